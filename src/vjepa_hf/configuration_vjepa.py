@@ -1,0 +1,161 @@
+"""V-JEPA model configuration."""
+
+from difflib import get_close_matches
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+# What transformers itself writes into a config.json or hands to a configuration beside the declared fields.
+_LIBRARY_KEYS = {
+    "_attn_implementation_internal", "_commit_hash", "_experts_implementation_internal", "_name_or_path",
+    "attn_implementation", "auto_map", "custom_pipelines", "experts_implementation", "model_type", "name_or_path",
+    "num_labels", "output_attentions", "quantization_config", "tie_word_embeddings", "torch_dtype", "use_cache",
+}  # fmt: skip
+
+
+@strict
+class VJEPAConfig(PreTrainedConfig):
+    r"""
+    Configuration of a V-JEPA model. The defaults are the published ViT-L/16 at 16 frames of 224 x 224 pixels.
+
+    Args:
+        hidden_size (`int`, defaults to 1024): Width D of the encoder.
+        num_hidden_layers (`int`, defaults to 24): Number of transformer layers of the encoder.
+        num_attention_heads (`int`, defaults to 16): Attention heads of the encoder and of the attentive pooler.
+        mlp_ratio (`float`, defaults to 4.0): Hidden width of the encoder's MLPs in units of `hidden_size`.
+        hidden_act (`str`, defaults to `"gelu"`): Activation of every MLP (exact GELU).
+        layer_norm_eps (`float`, defaults to 1e-6): Epsilon of the layer norms of encoder and predictor.
+        qkv_bias (`bool`, defaults to `True`): Whether queries, keys and values have a bias.
+        attention_probs_dropout_prob (`float`, defaults to 0.0): Dropout of attention weights, in training only.
+        drop_path_rate (`float`, defaults to 0.0): Stochastic depth of the encoder's last layer; grows from 0 linearly.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of the truncated normal initialization.
+        image_size (`int` or `(int, int)`, defaults to 224): Height and width in pixels. Also known as `crop_size`.
+        patch_size (`int`, defaults to 16): Height and width of a tubelet in pixels.
+        tubelet_size (`int`, defaults to 2): Length of a tubelet in frames.
+        num_frames (`int`, defaults to 16): Frames of a clip. Also known as `frames_per_clip`.
+        num_channels (`int`, defaults to 3): Channels of a frame. Also known as `in_chans`.
+        uniform_power (`bool`, defaults to `True`): Whether time, height and width get equal shares of the sin-cos
+            position embedding (released models) or one half, one quarter and one quarter.
+        pred_hidden_size (`int`, defaults to 384): Width of the predictor.
+        pred_num_hidden_layers (`int`, defaults to 12): Number of transformer layers of the predictor.
+        pred_num_attention_heads (`int`, *optional*): Attention heads of the predictor; `None` for the encoder's number.
+        pred_mlp_ratio (`float`, defaults to 4.0): Hidden width of the predictor's MLPs in units of `pred_hidden_size`.
+        pred_num_mask_tokens (`int`, defaults to 2): Number of mask tokens; mask kind `i` uses token `i` modulo this.
+        pred_zero_init_mask_tokens (`bool`, defaults to `True`): Whether mask tokens start at zero.
+        num_pooler_layers (`int`, defaults to 1): Layers of the attentive pooler: one cross-attention layer, preceded by
+            `num_pooler_layers - 1` self-attention layers over the tokens.
+        pooler_mlp_ratio (`float`, defaults to 4.0): Hidden width of the pooler's MLPs in units of `hidden_size`.
+        pooler_layer_norm_eps (`float`, defaults to 1e-5): Epsilon of the pooler's layer norms.
+
+    Raises:
+        ValueError: for an unknown name or values that do not fit together; the message names field and value.
+
+    Example:
+
+    ```python
+    >>> from vjepa_hf import VJEPAConfig, VJEPAModel
+
+    >>> config = VJEPAConfig(hidden_size=192, num_hidden_layers=12, num_attention_heads=3)
+    >>> model = VJEPAModel(config)
+    ```"""
+
+    model_type = "vjepa"
+    attribute_map = {"crop_size": "image_size", "frames_per_clip": "num_frames", "in_chans": "num_channels"}
+
+    hidden_size: int = 1024
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    mlp_ratio: float | int = 4.0
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-6
+    qkv_bias: bool = True
+    attention_probs_dropout_prob: float | int = 0.0
+    drop_path_rate: float | int = 0.0
+    initializer_range: float = 0.02
+    image_size: int | list[int] | tuple[int, int] = 224
+    patch_size: int = 16
+    tubelet_size: int = 2
+    num_frames: int = 16
+    num_channels: int = 3
+    uniform_power: bool = True
+    pred_hidden_size: int = 384
+    pred_num_hidden_layers: int = 12
+    pred_num_attention_heads: int | None = None
+    pred_mlp_ratio: float | int = 4.0
+    pred_num_mask_tokens: int = 2
+    pred_zero_init_mask_tokens: bool = True
+    num_pooler_layers: int = 1
+    pooler_mlp_ratio: float | int = 4.0
+    pooler_layer_norm_eps: float = 1e-5
+
+    def __post_init__(self, **kwargs):
+        self._check_names(kwargs)
+        super().__post_init__(**kwargs)
+        self._check_values()
+
+    @property
+    def grid_size(self) -> tuple[int, int, int]:
+        """Token grid (t, h, w) of a clip of the configured size."""
+        height, width = (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
+        return self.num_frames // self.tubelet_size, height // self.patch_size, width // self.patch_size
+
+    def _check_names(self, names) -> None:
+        known = set(self.__dataclass_fields__) | set(self.attribute_map) | _LIBRARY_KEYS
+        for name in names:
+            if name not in known:
+                close = get_close_matches(name, known, n=1)
+                hint = f"did you mean {close[0]}?" if close else "see the fields of VJEPAConfig."
+                raise ValueError(f"unknown field {name}={names[name]!r} in VJEPAConfig; {hint}")
+
+    def _check_values(self) -> None:
+        positive = (
+            "hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "layer_norm_eps", "patch_size",
+            "tubelet_size", "num_frames", "num_channels", "pred_hidden_size", "pred_num_hidden_layers",
+            "pred_mlp_ratio", "pred_num_mask_tokens", "num_pooler_layers", "pooler_mlp_ratio", "pooler_layer_norm_eps",
+        )  # fmt: skip
+        for name in positive:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+        if self.initializer_range < 0:
+            raise ValueError(f"initializer_range={self.initializer_range} must not be negative.")
+        for name in ("attention_probs_dropout_prob", "drop_path_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1).")
+        self._check_divisible()
+        self._check_widths()
+
+    def _check_divisible(self) -> None:
+        if self.num_frames % self.tubelet_size:
+            raise ValueError(
+                f"num_frames={self.num_frames} is not a multiple of tubelet_size={self.tubelet_size}; "
+                "choose a number of frames that tubelets fill."
+            )
+        sides = [self.image_size] if isinstance(self.image_size, int) else list(self.image_size)
+        if len(sides) > 2 or not sides:
+            raise ValueError(f"image_size={self.image_size} must be one number or (height, width).")
+        for side in sides:
+            if side <= 0 or side % self.patch_size:
+                raise ValueError(
+                    f"image_size={self.image_size} is not a positive multiple of patch_size={self.patch_size}; "
+                    "choose sides that patches fill."
+                )
+
+    def _check_widths(self) -> None:
+        heads = self.pred_num_attention_heads
+        if heads is not None and heads <= 0:
+            raise ValueError(f"pred_num_attention_heads={heads} must be positive, or None for the encoder's number.")
+        for width_name, heads_name, number in (
+            ("hidden_size", "num_attention_heads", self.num_attention_heads),
+            ("pred_hidden_size", "pred_num_attention_heads", heads or self.num_attention_heads),
+        ):
+            width = getattr(self, width_name)
+            if width % number:
+                raise ValueError(f"{width_name}={width} is not a multiple of {heads_name}={number}.")
+            if not self.uniform_power and width % 8:
+                raise ValueError(
+                    f"{width_name}={width} is not a multiple of 8, which position embeddings need with "
+                    "uniform_power=False; change the width or set uniform_power=True."
+                )
+
+
+__all__ = ["VJEPAConfig"]

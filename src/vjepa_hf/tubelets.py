@@ -1,0 +1,59 @@
+"""Clip <-> tubelet tokens and the arithmetic of the token grid: pure functions.
+
+A tubelet is a block of `tubelet_size` frames by `patch_size` x `patch_size` pixels. Tubelets do not overlap, so the
+3D convolution of the paper (section 3.3, kernel = stride) is a matrix product over flattened tubelets. Token order is
+time, then row, then column (column fastest); inside a token it is channel, frame, row, column, which is the order of
+a convolution weight `(D, C, tubelet_size, patch_size, patch_size)` after `flatten(1)`.
+"""
+
+import torch
+
+
+def grid_size(num_frames: int, height: int, width: int, tubelet_size: int, patch_size: int) -> tuple[int, int, int]:
+    """Size (t, h, w) of the token grid of a clip of `num_frames` frames of `height` x `width` pixels.
+
+    Raises:
+        ValueError: when a length is not a positive multiple of the tubelet's; nothing is ever cropped silently.
+    """
+    for name, length, step in (
+        ("num_frames", num_frames, tubelet_size),
+        ("height", height, patch_size),
+        ("width", width, patch_size),
+    ):
+        if length <= 0 or length % step:
+            unit = "tubelet_size" if name == "num_frames" else "patch_size"
+            nearest = max(step, length - length % step)
+            raise ValueError(
+                f"{name}={length} is not a positive multiple of {unit}={step}; pad or crop the clip, "
+                f"for example to {name}={nearest}."
+            )
+    return num_frames // tubelet_size, height // patch_size, width // patch_size
+
+
+def to_tubelets(video: torch.Tensor, tubelet_size: int, patch_size: int) -> torch.Tensor:
+    """Cut clips `(B, T, C, H, W)` into tubelet tokens `(B, N, C * tubelet_size * patch_size * patch_size)`."""
+    if video.ndim != 5:
+        raise ValueError(f"a batch of clips has the shape (B, T, C, H, W), got {tuple(video.shape)}.")
+    batch, num_frames, channels, height, width = video.shape
+    t, h, w = grid_size(num_frames, height, width, tubelet_size, patch_size)
+    blocks = video.reshape(batch, t, tubelet_size, channels, h, patch_size, w, patch_size)
+    # (B, t, tubelet, C, h, p, w, p) -> (B, t, h, w, C, tubelet, p, p)
+    return blocks.permute(0, 1, 4, 6, 3, 2, 5, 7).reshape(batch, t * h * w, -1)
+
+
+def from_tubelets(
+    tubelets: torch.Tensor, grid: tuple[int, int, int], tubelet_size: int, patch_size: int
+) -> torch.Tensor:
+    """Put tubelet tokens `(B, N, C * tubelet_size * patch_size**2)` together again as clips `(B, T, C, H, W)`."""
+    t, h, w = grid
+    if tubelets.ndim != 3 or tubelets.shape[1] != t * h * w:
+        raise ValueError(f"tubelets of the grid {grid} have the shape (B, {t * h * w}, ...), got {tuple(tubelets.shape)}.")
+    blocks = tubelets.reshape(len(tubelets), t, h, w, -1, tubelet_size, patch_size, patch_size)
+    # (B, t, h, w, C, tubelet, p, p) -> (B, t, tubelet, C, h, p, w, p)
+    frames = blocks.permute(0, 1, 5, 4, 2, 6, 3, 7)
+    return frames.reshape(len(tubelets), t * tubelet_size, -1, h * patch_size, w * patch_size)
+
+
+def take_tokens(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Keep the tokens `(B, K, D)` of `tokens` `(B, N, D)` that the index lists `mask` `(B, K)` name, in their order."""
+    return tokens.gather(1, mask.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))

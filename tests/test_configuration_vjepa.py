@@ -1,0 +1,66 @@
+"""pytest tests/test_configuration_vjepa.py"""
+
+import pytest
+
+from vjepa_hf import VJEPAConfig
+
+
+def test_defaults_are_the_published_vitl16():
+    config = VJEPAConfig()
+    assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (1024, 24, 16)
+    assert (config.pred_hidden_size, config.pred_num_hidden_layers, config.pred_num_attention_heads) == (384, 12, None)
+    assert config.grid_size == (8, 14, 14)
+    assert config.layer_norm_eps == 1e-6 and config.pooler_layer_norm_eps == 1e-5
+    assert config.uniform_power and config.pred_zero_init_mask_tokens
+
+
+def test_names_of_vjepa2_are_understood():
+    config = VJEPAConfig(crop_size=384, frames_per_clip=8, in_chans=4)
+    assert (config.image_size, config.num_frames, config.num_channels) == (384, 8, 4)
+    assert (config.crop_size, config.frames_per_clip, config.in_chans) == (384, 8, 4)
+
+
+def test_image_size_may_be_height_and_width():
+    assert VJEPAConfig(image_size=(64, 96)).grid_size == (8, 4, 6)
+
+
+def test_a_saved_configuration_loads_equal(tmp_path):
+    config = VJEPAConfig(image_size=[64, 96], num_labels=5, uniform_power=False)
+    config.save_pretrained(tmp_path)
+    loaded = VJEPAConfig.from_pretrained(tmp_path)
+    assert loaded.to_dict() == config.to_dict()
+    assert loaded.num_labels == 5
+
+
+def test_an_unknown_name_is_an_error_that_names_it_and_the_closest_field():
+    with pytest.raises(ValueError, match="unknown field hiden_size=64 .* did you mean hidden_size?"):
+        VJEPAConfig(hiden_size=64)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_frames": 15}, "num_frames=15 is not a multiple of tubelet_size=2"),
+        ({"image_size": 225}, "image_size=225 is not a positive multiple of patch_size=16"),
+        ({"image_size": (224, 30)}, r"image_size=\(224, 30\)"),
+        ({"image_size": [32, 32, 32]}, r"image_size=\[32, 32, 32\] must be one number"),
+        ({"hidden_size": 1000}, "hidden_size=1000 is not a multiple of num_attention_heads=16"),
+        ({"pred_hidden_size": 100}, "pred_hidden_size=100 is not a multiple of pred_num_attention_heads=16"),
+        ({"pred_num_attention_heads": 0}, "pred_num_attention_heads=0"),
+        ({"hidden_size": 36, "num_attention_heads": 2, "uniform_power": False}, "hidden_size=36 .*uniform_power=False"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers=0 must be positive"),
+        ({"num_pooler_layers": 0}, "num_pooler_layers=0 must be positive"),
+        ({"mlp_ratio": -1.0}, "mlp_ratio=-1.0 must be positive"),
+        ({"drop_path_rate": 1.0}, r"drop_path_rate=1.0 must lie in \[0, 1\)"),
+        ({"attention_probs_dropout_prob": -0.1}, "attention_probs_dropout_prob=-0.1"),
+        ({"initializer_range": -0.02}, "initializer_range=-0.02"),
+    ],
+)
+def test_values_that_do_not_fit_are_errors_naming_field_and_value(fields, message):
+    with pytest.raises(ValueError, match=message):
+        VJEPAConfig(**fields)
+
+
+def test_a_value_of_the_wrong_type_is_an_error_naming_the_field():
+    with pytest.raises(Exception, match="hidden_size"):
+        VJEPAConfig(hidden_size="wide")

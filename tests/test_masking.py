@@ -1,0 +1,190 @@
+"""pytest tests/test_masking.py"""
+
+import numpy as np
+import pytest
+import torch
+
+from vjepa_hf.masking import LONG_RANGE, SHORT_RANGE, CausalMask, MaskSampler, MultiBlockMask, TubeMask
+
+GRID = (8, 14, 14)
+NUM_TOKENS = 8 * 14 * 14
+
+
+def draw(mask, number, grid=GRID):
+    return np.stack([mask(grid, np.random.default_rng((7, index))) for index in range(number)])
+
+
+def keys(number, epoch=0):
+    return [(epoch, index) for index in range(number)]
+
+
+# Statistics of the published settings
+
+
+@pytest.mark.parametrize(("mask", "mean", "std"), [(SHORT_RANGE, 0.63, 0.077), (LONG_RANGE, 0.81, 0.072)])
+def test_masked_share_is_that_of_the_published_settings(mask, mean, std):
+    shares = draw(mask, 2000).mean(axis=1)
+    assert shares.mean() == pytest.approx(mean, abs=0.01)
+    assert shares.std() == pytest.approx(std, abs=0.006)
+
+
+@pytest.mark.parametrize(("mask", "name"), [(SHORT_RANGE, "short"), (LONG_RANGE, "long")])
+def test_block_sizes_are_as_frequent_as_in_metas_code(shared, mask, name):
+    theirs = np.load(shared / "fixtures" / "masks" / "masks.npz")[f"{name}.block_sizes"]
+    ours = [mask.block_size(GRID, np.random.default_rng((1, index))) for index in range(20000)]
+    sizes = {tuple(size) for size in theirs.tolist()} | set(ours)
+    assert len(sizes) >= 5
+    for size in sizes:
+        assert np.mean([other == size for other in ours]) == pytest.approx((theirs == size).all(1).mean(), abs=0.035), size
+
+
+@pytest.mark.parametrize(("mask", "scale"), [(SHORT_RANGE, 0.15), (LONG_RANGE, 0.7)])
+def test_blocks_have_the_asked_area_and_aspect_ratio(mask, scale):
+    sizes = np.array([mask.block_size(GRID, np.random.default_rng((1, index))) for index in range(2000)])
+    assert (sizes[:, 0] == 8).all(), "each block spans all time steps"
+    areas, ratios = sizes[:, 1] * sizes[:, 2] / 196, sizes[:, 1] / sizes[:, 2]
+    assert areas.mean() == pytest.approx(scale, abs=0.03)
+    assert ratios.min() > 0.6 and ratios.max() < 1.9
+    assert np.median(ratios) == pytest.approx(1.1, abs=0.15)
+
+
+def test_blocks_span_all_time_steps_so_masks_are_constant_in_time():
+    for target in draw(SHORT_RANGE, 20).reshape(20, *GRID):
+        assert (target == target[:1]).all()
+
+
+def test_temporal_scale_makes_shorter_blocks():
+    mask = MultiBlockMask(num_blocks=1, spatial_scale=(0.5, 0.5), temporal_scale=(0.5, 0.5))
+    steps = draw(mask, 50).reshape(50, *GRID).any(axis=(2, 3)).sum(axis=1)
+    assert (steps == 4).all()
+
+
+# Keep-rates over time
+
+
+def keep_rates(mode, batch=24, batches=12):
+    sampler = MaskSampler([SHORT_RANGE], GRID, seed=3, mode=mode)
+    kept = np.zeros(8)
+    for epoch in range(batches):
+        (context,), _ = sampler(keys(batch, epoch))
+        kept += np.bincount(context.flatten().numpy() // 196, minlength=8)
+    return kept / (batch * batches * 196)
+
+
+def test_default_mode_keeps_every_time_step_equally():
+    rates = keep_rates("subsample")
+    assert rates.max() / rates.min() < 1.1
+
+
+def test_reference_mode_loses_late_time_steps_as_metas_code_does():
+    rates = keep_rates("reference")
+    assert rates[0] == pytest.approx(0.37, abs=0.04)
+    assert rates[-1] < 0.05
+    assert (np.diff(rates) < 0.01).all()
+
+
+def test_both_modes_draw_the_same_masks_and_cut_them_to_the_same_length():
+    for ours, theirs in zip(*(MaskSampler([LONG_RANGE], GRID, mode=mode)(keys(6)) for mode in ("subsample", "reference"))):
+        assert ours[0].shape == theirs[0].shape
+        assert not torch.equal(ours[0], theirs[0])
+
+
+# Index lists
+
+
+@pytest.mark.parametrize("mask", [SHORT_RANGE, LONG_RANGE, TubeMask(0.9), CausalMask(3), CausalMask(4, SHORT_RANGE)])
+def test_context_and_targets_are_sorted_disjoint_indices_of_the_grid(mask):
+    (context,), (target,) = MaskSampler([mask], GRID)(keys(5))
+    assert context.dtype == target.dtype == torch.long
+    assert context.shape[0] == target.shape[0] == 5
+    for row, other in zip(context, target):
+        assert (row.diff() > 0).all() and (other.diff() > 0).all()
+        assert not set(row.tolist()) & set(other.tolist())
+        assert 0 <= min(row[0], other[0]) and max(row[-1], other[-1]) < NUM_TOKENS
+
+
+def test_a_single_clip_keeps_all_its_tokens():
+    (context,), (target,) = MaskSampler([SHORT_RANGE], GRID)(keys(1))
+    assert context.shape[1] + target.shape[1] == NUM_TOKENS
+
+
+def test_tube_mask_hides_the_same_positions_at_every_time_step():
+    target = draw(TubeMask(0.75), 1)[0].reshape(GRID)
+    assert target[0].sum() == 147 and (target == target[:1]).all()
+
+
+def test_causal_mask_predicts_the_future_from_the_past():
+    target = draw(CausalMask(3), 1)[0].reshape(GRID)
+    assert not target[:3].any() and target[3:].all()
+    blocks = draw(CausalMask(3, SHORT_RANGE), 1)[0].reshape(GRID)
+    assert blocks[:3].any() and not blocks[:3].all() and blocks[3:].all()
+
+
+# Randomness
+
+
+def test_masks_are_a_function_of_seed_epoch_sample_and_kind():
+    def context(seed=0, epoch=0, sample=5, masks=(SHORT_RANGE, SHORT_RANGE)):
+        return MaskSampler(masks, GRID, seed=seed)([(epoch, sample)])[0]
+
+    first, second = context()
+    assert torch.equal(first, context()[0])
+    assert not torch.equal(first, second)
+    for other in (context(seed=1), context(epoch=1), context(sample=6)):
+        assert not torch.equal(first, other[0])
+
+
+def test_masks_leave_the_global_generators_alone():
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    MaskSampler([SHORT_RANGE], GRID)(keys(3))
+    assert torch.equal(before[0], torch.get_rng_state()) and (before[1] == np.random.get_state()[1]).all()
+
+
+def test_masks_do_not_depend_on_how_a_group_is_split_into_batches():
+    sampler = MaskSampler([SHORT_RANGE, LONG_RANGE], GRID, seed=2)
+    whole = sampler(keys(8))
+    for kind in range(2):
+        for lists in range(2):
+            parts = [sampler(keys(8)[start : start + 2], group=keys(8))[lists][kind] for start in range(0, 8, 2)]
+            assert torch.equal(torch.cat(parts), whole[lists][kind])
+
+
+def test_a_larger_group_cuts_to_its_own_shortest_list():
+    sampler = MaskSampler([SHORT_RANGE], GRID)
+    alone, grouped = sampler(keys(2)), sampler(keys(2), group=keys(24))
+    assert grouped[0][0].shape[1] < alone[0][0].shape[1]
+
+
+# Errors
+
+
+def test_a_grid_too_small_for_the_mask_is_an_error_and_not_a_loop():
+    with pytest.raises(ValueError, match=r"the grid .* = \(2, 1, 1\) is too small for MultiBlockMask.*100 draws"):
+        MaskSampler([LONG_RANGE], (2, 1, 1))(keys(1))
+    with pytest.raises(ValueError, match="too small for CausalMask"):
+        MaskSampler([CausalMask(8)], GRID)(keys(1))
+
+
+def test_one_remaining_token_is_enough():
+    (context,), (target,) = MaskSampler([TubeMask(0.5)], (1, 1, 2))(keys(4))
+    assert context.shape == target.shape == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MultiBlockMask(0, (0.1, 0.1)), "num_blocks=0"),
+        (lambda: MultiBlockMask(1, (0.0, 0.1)), r"spatial_scale=\(0.0, 0.1\)"),
+        (lambda: MultiBlockMask(1, (0.5, 1.5)), r"spatial_scale=\(0.5, 1.5\)"),
+        (lambda: MultiBlockMask(1, (0.1, 0.1), temporal_scale=(0.9, 0.1)), r"temporal_scale=\(0.9, 0.1\)"),
+        (lambda: MultiBlockMask(1, (0.1, 0.1), aspect_ratio=(-1.0, 1.0)), r"aspect_ratio=\(-1.0, 1.0\)"),
+        (lambda: TubeMask(1.0), "ratio=1.0"),
+        (lambda: CausalMask(0), "num_context_steps=0"),
+        (lambda: MaskSampler([], GRID), "masks is empty"),
+        (lambda: MaskSampler([SHORT_RANGE], GRID, mode="prefix"), "mode='prefix' must be"),
+        (lambda: MaskSampler([SHORT_RANGE], GRID, seed=-1), "seed=-1"),
+    ],
+)
+def test_wrong_settings_are_errors_naming_field_and_value(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
