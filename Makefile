@@ -1,0 +1,41 @@
+# `make` alone prints what there is. VENV and PYTHON can be overridden: make test VENV=/path/to/venv PYTHON=python3.12
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+READY := $(VENV)/.vjepa_hf-installed
+SOURCES := src tests examples benchmarks
+# `make pretrain ARGS="--max_steps 100"` hands options on to the script; `make test ARGS="-k masking"` to pytest.
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup pretrain test check style bench
+
+help:  ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## Make the virtual environment and install the package with its development tools
+
+# Installed again only when the dependencies change: the package itself is editable.
+$(READY): setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+pretrain: $(READY)  ## Pretrain a tiny V-JEPA on a toy set it makes itself (minutes on two CPU cores)
+	$(BIN)/accelerate launch examples/pretrain.py $(ARGS)
+
+test: $(READY)  ## Run the whole test suite
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadgroup $(ARGS)
+
+check: $(READY)  ## Lint, formatting, layering and documentation coverage; changes nothing
+	$(BIN)/ruff check $(wildcard $(SOURCES))
+	$(BIN)/ruff format --check $(wildcard $(SOURCES))
+	$(BIN)/python -m pytest -q tests/test_layering.py tests/test_invariants.py
+
+style: $(READY)  ## Format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix $(wildcard $(SOURCES))
+	$(BIN)/ruff format $(wildcard $(SOURCES))
+
+bench: $(READY)  ## Run every benchmark; results go to benchmarks/results
+	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
