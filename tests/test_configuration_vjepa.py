@@ -47,7 +47,10 @@ def test_an_unknown_name_is_an_error_that_names_it_and_the_closest_field():
         ({"hidden_size": 1000}, "hidden_size=1000 is not a multiple of num_attention_heads=16"),
         ({"pred_hidden_size": 100}, "pred_hidden_size=100 is not a multiple of pred_num_attention_heads=16"),
         ({"pred_num_attention_heads": 0}, "pred_num_attention_heads=0"),
-        ({"hidden_size": 36, "num_attention_heads": 2, "uniform_power": False}, "hidden_size=36 .*uniform_power=False"),
+        (
+            {"hidden_size": 36, "num_attention_heads": 2, "uniform_power": False},
+            "hidden_size=36 .*uniform_power=False",
+        ),
         ({"num_hidden_layers": 0}, "num_hidden_layers=0 must be positive"),
         ({"num_pooler_layers": 0}, "num_pooler_layers=0 must be positive"),
         ({"mlp_ratio": -1.0}, "mlp_ratio=-1.0 must be positive"),

@@ -35,7 +35,9 @@ def test_block_sizes_are_as_frequent_as_in_metas_code(shared, mask, name):
     sizes = {tuple(size) for size in theirs.tolist()} | set(ours)
     assert len(sizes) >= 5
     for size in sizes:
-        assert np.mean([other == size for other in ours]) == pytest.approx((theirs == size).all(1).mean(), abs=0.035), size
+        assert np.mean([other == size for other in ours]) == pytest.approx(
+            (theirs == size).all(1).mean(), abs=0.035
+        ), size
 
 
 @pytest.mark.parametrize(("mask", "scale"), [(SHORT_RANGE, 0.15), (LONG_RANGE, 0.7)])
@@ -84,7 +86,8 @@ def test_reference_mode_loses_late_time_steps_as_metas_code_does():
 
 
 def test_both_modes_draw_the_same_masks_and_cut_them_to_the_same_length():
-    for ours, theirs in zip(*(MaskSampler([LONG_RANGE], GRID, mode=mode)(keys(6)) for mode in ("subsample", "reference"))):
+    subsampled, cut = (MaskSampler([LONG_RANGE], GRID, mode=mode)(keys(6)) for mode in ("subsample", "reference"))
+    for ours, theirs in zip(subsampled, cut, strict=True):
         assert ours[0].shape == theirs[0].shape
         assert not torch.equal(ours[0], theirs[0])
 
@@ -97,7 +100,7 @@ def test_context_and_targets_are_sorted_disjoint_indices_of_the_grid(mask):
     (context,), (target,) = MaskSampler([mask], GRID)(keys(5))
     assert context.dtype == target.dtype == torch.long
     assert context.shape[0] == target.shape[0] == 5
-    for row, other in zip(context, target):
+    for row, other in zip(context, target, strict=True):
         assert (row.diff() > 0).all() and (other.diff() > 0).all()
         assert not set(row.tolist()) & set(other.tolist())
         assert 0 <= min(row[0], other[0]) and max(row[-1], other[-1]) < NUM_TOKENS

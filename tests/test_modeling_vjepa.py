@@ -168,10 +168,12 @@ def test_gradient_checkpointing_changes_memory_not_gradients(tiny_pretraining_mo
     plain = tiny_pretraining_model.train()
     checkpointed = copy.deepcopy(plain)
     checkpointed.gradient_checkpointing_enable()
-    assert any(module.gradient_checkpointing for module in checkpointed.modules() if hasattr(module, "gradient_checkpointing"))
+    assert any(
+        module.gradient_checkpointing for module in checkpointed.modules() if hasattr(module, "gradient_checkpointing")
+    )
     for model in (plain, checkpointed):
         model(tiny_clip, [context], [target]).loss.backward()
-    for ours, other in zip(plain.parameters(), checkpointed.parameters()):
+    for ours, other in zip(plain.parameters(), checkpointed.parameters(), strict=True):
         assert (ours.grad is None) == (other.grad is None)
         if ours.grad is not None:
             torch.testing.assert_close(ours.grad, other.grad)
@@ -311,8 +313,9 @@ def test_gradient_reaches_context_encoder_and_predictor_only(tiny_pretraining_mo
 
 def test_both_encoders_start_equal(tiny_config):
     model = VJEPAForPreTraining(tiny_config)
-    for target, context in zip(model.vjepa.encoder.state_dict().values(), model.context_encoder.state_dict().values()):
-        assert torch.equal(target, context)
+    contexts = model.context_encoder.state_dict()
+    for name, target in model.vjepa.encoder.state_dict().items():
+        assert torch.equal(target, contexts[name])
 
 
 def test_update_moves_every_tensor_of_the_target_encoder_positions_included(tiny_pretraining_model):
@@ -377,9 +380,7 @@ def test_loss_of_views_is_the_mean_of_their_losses(tiny_classifier, tiny_clip):
 def test_average_of_views_respects_the_kind_of_problem():
     logits = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(average_views(logits, "regression"), logits.mean(1))
-    torch.testing.assert_close(
-        average_views(logits, "multi_label_classification").sigmoid(), logits.sigmoid().mean(1)
-    )
+    torch.testing.assert_close(average_views(logits, "multi_label_classification").sigmoid(), logits.sigmoid().mean(1))
     torch.testing.assert_close(average_views(logits, None).softmax(-1), logits.softmax(-1).mean(1))
 
 

@@ -26,9 +26,7 @@ def test_learning_rate_stays_final_after_the_end():
 
 def test_stretched_schedules_are_cut_before_their_final_values():
     last = 99
-    rate = learning_rate(
-        last, max_steps=100, warmup_steps=0, start=0.0, peak=1.0, final=0.0, schedule_scale=1.25
-    )
+    rate = learning_rate(last, max_steps=100, warmup_steps=0, start=0.0, peak=1.0, final=0.0, schedule_scale=1.25)
     assert rate == pytest.approx(0.5 * (1 + math.cos(math.pi * 100 / 125)))
     decay = weight_decay(last, max_steps=100, start=0.04, final=0.4, schedule_scale=1.25)
     assert decay == pytest.approx(0.4 - 0.36 * 0.5 * (1 + math.cos(math.pi * 0.8)))
@@ -46,4 +44,6 @@ def test_momentum_rises_linearly_from_its_start_and_stays_final():
 
 
 def test_equal_start_and_final_are_constant():
-    assert {ema_momentum(step, max_steps=9, start=0.99, final=0.99, schedule_scale=1.25) for step in range(20)} == {0.99}
+    assert {ema_momentum(step, max_steps=9, start=0.99, final=0.99, schedule_scale=1.25) for step in range(20)} == {
+        0.99
+    }

@@ -27,8 +27,8 @@ class VJEPAConfig(PreTrainedConfig):
         layer_norm_eps (`float`, defaults to 1e-6): Epsilon of the layer norms of encoder and predictor.
         qkv_bias (`bool`, defaults to `True`): Whether queries, keys and values have a bias.
         attention_probs_dropout_prob (`float`, defaults to 0.0): Dropout of attention weights, in training only.
-        drop_path_rate (`float`, defaults to 0.0): Stochastic depth of the encoder's last layer; grows from 0 linearly.
-        initializer_range (`float`, defaults to 0.02): Standard deviation of the truncated normal initialization.
+        drop_path_rate (`float`, defaults to 0.0): Stochastic depth of the last layer; grows from 0 linearly.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of the truncated normal start values.
         image_size (`int` or `(int, int)`, defaults to 224): Height and width in pixels. Also known as `crop_size`.
         patch_size (`int`, defaults to 16): Height and width of a tubelet in pixels.
         tubelet_size (`int`, defaults to 2): Length of a tubelet in frames.
@@ -38,11 +38,11 @@ class VJEPAConfig(PreTrainedConfig):
             position embedding (released models) or one half, one quarter and one quarter.
         pred_hidden_size (`int`, defaults to 384): Width of the predictor.
         pred_num_hidden_layers (`int`, defaults to 12): Number of transformer layers of the predictor.
-        pred_num_attention_heads (`int`, *optional*): Attention heads of the predictor; `None` for the encoder's number.
+        pred_num_attention_heads (`int`, *optional*): Attention heads of the predictor; `None` for the encoder's.
         pred_mlp_ratio (`float`, defaults to 4.0): Hidden width of the predictor's MLPs in units of `pred_hidden_size`.
         pred_num_mask_tokens (`int`, defaults to 2): Number of mask tokens; mask kind `i` uses token `i` modulo this.
         pred_zero_init_mask_tokens (`bool`, defaults to `True`): Whether mask tokens start at zero.
-        num_pooler_layers (`int`, defaults to 1): Layers of the attentive pooler: one cross-attention layer, preceded by
+        num_pooler_layers (`int`, defaults to 1): Layers of the attentive pooler: one cross-attention layer, after
             `num_pooler_layers - 1` self-attention layers over the tokens.
         pooler_mlp_ratio (`float`, defaults to 4.0): Hidden width of the pooler's MLPs in units of `hidden_size`.
         pooler_layer_norm_eps (`float`, defaults to 1e-5): Epsilon of the pooler's layer norms.

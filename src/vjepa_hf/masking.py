@@ -1,8 +1,8 @@
 """Which tokens are context and which are targets: per-clip generator in, index lists out.
 
-A mask kind is a small frozen object; called with a token grid and a `numpy.random.Generator` it returns a boolean array
-of N tokens, `True` for the targets to predict. `MaskSampler` draws one mask per clip and kind and cuts them to index
-lists of equal length. The masks of a clip are a function of (seed, epoch, sample id, kind) alone.
+A mask kind is a small frozen object; called with a token grid and a `numpy.random.Generator` it returns a boolean
+array of N tokens, `True` for the targets to predict. `MaskSampler` draws one mask per clip and kind and cuts them to
+index lists of equal length. The masks of a clip are a function of (seed, epoch, sample id, kind) alone.
 """
 
 from collections.abc import Sequence
@@ -103,9 +103,9 @@ class MaskSampler:
     """Draw context and target index lists for batches of clips.
 
     Clips of a batch need lists of equal length, so every list is cut to the shortest of its *group*. With
-    `mode="subsample"` the tokens to leave out are drawn at random; with `mode="reference"` the last ones in raster order
-    are left out, as Meta's code does, which removes late frames first. A group may be larger than a batch: when the
-    clips of one optimizer step form a group, the masks do not depend on how the step is split over processes and
+    `mode="subsample"` the tokens to leave out are drawn at random; with `mode="reference"` the last ones in raster
+    order are left out, as Meta's code does, which removes late frames first. A group may be larger than a batch: when
+    the clips of one optimizer step form a group, the masks do not depend on how the step is split over processes and
     accumulation.
     """
 

@@ -71,16 +71,14 @@ def sincos_positions(grid: tuple[int, int, int], width: int, uniform_power: bool
     parts = (part, part, part) if uniform_power else (width // 2, width // 4, width // 4)
     coordinates = torch.meshgrid(*(torch.arange(length, dtype=torch.float64) for length in grid), indexing="ij")
     tables = []
-    for coordinate, part in zip(coordinates, parts):
+    for coordinate, part in zip(coordinates, parts, strict=True):
         frequencies = 10000.0 ** (-torch.arange(part // 2, dtype=torch.float64) / (part / 2))
         angles = coordinate.reshape(-1, 1) * frequencies
         tables += [angles.sin(), angles.cos()]
     return torch.cat(tables, dim=1)[:, :width].float()
 
 
-def resize_positions(
-    table: torch.Tensor, grid: tuple[int, int, int], new_grid: tuple[int, int, int]
-) -> torch.Tensor:
+def resize_positions(table: torch.Tensor, grid: tuple[int, int, int], new_grid: tuple[int, int, int]) -> torch.Tensor:
     """Resample a position table `(N, D)` of `grid` to `new_grid`, trilinearly and by explicit size."""
     if grid == new_grid:
         return table
@@ -416,7 +414,7 @@ class VJEPAModel(VJEPAPreTrainedModel):
     `encoder` is the target (moving average) encoder of a pretraining run, the one to evaluate and to build on.
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^context_encoder\."]
+    _keys_to_ignore_on_load_unexpected = [r"^context_encoder\.", r"^pooler\.", r"^classifier\."]
 
     def __init__(self, config: VJEPAConfig, add_predictor: bool = True):
         super().__init__(config)
@@ -455,7 +453,9 @@ class VJEPAModel(VJEPAPreTrainedModel):
         Raises:
             ValueError: for inputs that do not fit each other or the configuration.
         """
-        output_hidden_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        output_hidden_states = (
+            self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        )
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         if output_attentions and self.config._attn_implementation != "eager":
             raise ValueError(
@@ -524,9 +524,11 @@ def check_mask(name: str, mask: torch.Tensor | None, tubelets: torch.Tensor) -> 
 class VJEPAForPreTraining(VJEPAPreTrainedModel):
     """The V-JEPA objective: predict the target encoder's features of masked tokens from context tokens.
 
-    `vjepa` holds the target encoder and the predictor; `context_encoder` is the encoder that is trained. A saved folder
-    therefore loads as `VJEPAModel` with the target encoder as its encoder.
+    `vjepa` holds the target encoder and the predictor; `context_encoder` is the encoder that is trained. A saved
+    folder therefore loads as `VJEPAModel` with the target encoder as its encoder.
     """
+
+    _keys_to_ignore_on_load_unexpected = [r"^pooler\.", r"^classifier\."]
 
     def __init__(self, config: VJEPAConfig):
         super().__init__(config)
@@ -582,7 +584,7 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         targets = self.encode_targets(tubelets, grid)
 
         outputs = VJEPAForPreTrainingOutput(losses=(), predictions=(), targets=(), context_hidden_states=())
-        for index, (context_mask, target_mask) in enumerate(zip(context_masks, target_masks)):
+        for index, (context_mask, target_mask) in enumerate(zip(context_masks, target_masks, strict=True)):
             context = self.context_encoder(tubelets, grid, context_mask).last_hidden_state
             prediction = self.vjepa.predictor(context, grid, context_mask, target_mask, index)
             target = take_tokens(targets, target_mask)

@@ -47,7 +47,9 @@ def from_tubelets(
     """Put tubelet tokens `(B, N, C * tubelet_size * patch_size**2)` together again as clips `(B, T, C, H, W)`."""
     t, h, w = grid
     if tubelets.ndim != 3 or tubelets.shape[1] != t * h * w:
-        raise ValueError(f"tubelets of the grid {grid} have the shape (B, {t * h * w}, ...), got {tuple(tubelets.shape)}.")
+        raise ValueError(
+            f"tubelets of the grid {grid} have the shape (B, {t * h * w}, ...), got {tuple(tubelets.shape)}."
+        )
     blocks = tubelets.reshape(len(tubelets), t, h, w, -1, tubelet_size, patch_size, patch_size)
     # (B, t, h, w, C, tubelet, p, p) -> (B, t, tubelet, C, h, p, w, p)
     frames = blocks.permute(0, 1, 5, 4, 2, 6, 3, 7)
@@ -55,5 +57,5 @@ def from_tubelets(
 
 
 def take_tokens(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Keep the tokens `(B, K, D)` of `tokens` `(B, N, D)` that the index lists `mask` `(B, K)` name, in their order."""
+    """Tokens `(B, K, D)` of `tokens` `(B, N, D)` that the index lists `mask` `(B, K)` name, in their order."""
     return tokens.gather(1, mask.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))

@@ -1,0 +1,36 @@
+"""V-JEPA for Hugging Face: learn from unlabelled video by predicting the features of hidden regions.
+
+Importing the package registers its classes with the `Auto*` classes of transformers and does nothing else.
+"""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForPreTraining,
+    AutoModelForVideoClassification,
+    AutoVideoProcessor,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
+
+from .configuration_vjepa import VJEPAConfig
+from .modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel, VJEPAPreTrainedModel
+from .video_processing_vjepa import VJEPAVideoProcessor
+
+__version__ = "0.1.0"
+
+AutoConfig.register(VJEPAConfig.model_type, VJEPAConfig, exist_ok=True)
+AutoModel.register(VJEPAConfig, VJEPAModel, exist_ok=True)
+AutoModelForPreTraining.register(VJEPAConfig, VJEPAForPreTraining, exist_ok=True)
+AutoModelForVideoClassification.register(VJEPAConfig, VJEPAForVideoClassification, exist_ok=True)
+AutoVideoProcessor.register(VJEPAConfig, VJEPAVideoProcessor, exist_ok=True)
+# The pipeline looks supported classes up by name, and would log that this one is not.
+MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES[VJEPAConfig.model_type] = VJEPAForVideoClassification.__name__
+
+__all__ = [
+    "VJEPAConfig",
+    "VJEPAForPreTraining",
+    "VJEPAForVideoClassification",
+    "VJEPAModel",
+    "VJEPAPreTrainedModel",
+    "VJEPAVideoProcessor",
+]
