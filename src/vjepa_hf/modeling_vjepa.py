@@ -375,6 +375,8 @@ class VJEPAAttentivePooler(nn.Module):
 
 
 class VJEPAPreTrainedModel(PreTrainedModel):
+    """What all models share: configuration, initialization, and what transformers may do with them."""
+
     config: VJEPAConfig
     config_class = VJEPAConfig
     base_model_prefix = "vjepa"
@@ -606,9 +608,10 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         """Move the target encoder to `momentum * target + (1 - momentum) * context`, position tables included."""
         if not 0.0 <= momentum <= 1.0:
             raise ValueError(f"momentum={momentum} must lie in [0, 1].")
-        targets = [*self.vjepa.encoder.parameters(), *self.vjepa.encoder.buffers()]
-        contexts = [*self.context_encoder.parameters(), *self.context_encoder.buffers()]
-        torch._foreach_lerp_(targets, contexts, 1.0 - momentum)
+        target, context = self.vjepa.encoder, self.context_encoder
+        torch._foreach_lerp_(list(target.parameters()), list(context.parameters()), 1.0 - momentum)
+        # Apart from the parameters, which are of another kind of tensor where a run shards them.
+        torch._foreach_lerp_(list(target.buffers()), list(context.buffers()), 1.0 - momentum)
 
 
 class VJEPAForVideoClassification(VJEPAPreTrainedModel):
