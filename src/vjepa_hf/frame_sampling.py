@@ -1,0 +1,159 @@
+"""Which frame numbers make a clip. Pure integer functions of the video's length; nothing here opens a file.
+
+Every function returns int64 frame numbers of shape (V, T): V clips of T frames, each number in [0, total_frames).
+A clip that starts at `start` covers the frames [start, start + span), with `span` from `clip_span`.
+"""
+
+import numpy as np
+
+SHORT_VIDEO_POLICIES = ("repeat_last", "wrap", "error")
+
+
+def step_from_seconds(seconds_between_frames: float, fps: float) -> float:
+    """Frames between two frames of a clip, so that clips last equally long at any frame rate.
+
+    The result may be fractional; `frame_offsets` rounds each offset by itself, so rounding never adds up.
+
+    Raises:
+        ValueError: `seconds_between_frames` or `fps` is not positive.
+    """
+    if not (seconds_between_frames > 0 and fps > 0):
+        raise ValueError(f"seconds_between_frames={seconds_between_frames} and fps={fps} must both be positive.")
+    return seconds_between_frames * fps
+
+
+def frame_offsets(num_frames: int, frame_step: float) -> np.ndarray:
+    """Frame numbers of a clip relative to its first frame: 0, step, 2 * step, ... rounded half up. Shape (T,).
+
+    Raises:
+        ValueError: `num_frames` is below one or `frame_step` is not positive.
+    """
+    if num_frames < 1:
+        raise ValueError(f"num_frames={num_frames} must be at least 1.")
+    if not frame_step > 0:
+        raise ValueError(f"frame_step={frame_step} must be positive.")
+    return np.floor(np.arange(num_frames) * frame_step + 0.5).astype(np.int64)
+
+
+def clip_span(num_frames: int, frame_step: float) -> int:
+    """Frames from the first to the last frame of a clip, both counted: 61 for 16 frames at step 4."""
+    return int(frame_offsets(num_frames, frame_step)[-1]) + 1
+
+
+def regular_clips(
+    total_frames: int, num_frames: int, frame_step: float, num_clips: int = 1, short_video: str = "repeat_last"
+) -> np.ndarray:
+    """Clips evenly spaced from the first to the last possible start; a single clip sits in the middle.
+
+    Args:
+        total_frames: Frames in the video.
+        num_frames: Frames per clip, T.
+        frame_step: Distance between two frames of a clip, in frames.
+        num_clips: Clips per video, V.
+        short_video: What to do when the video has fewer frames than a clip spans, see `place_clips`.
+
+    Raises:
+        ValueError: A count is below one, or the video is too short and `short_video` is "error".
+    """
+    last_start = _last_start(total_frames, num_frames, frame_step, num_clips)
+    if num_clips == 1:
+        starts = np.array([last_start // 2])
+    else:
+        starts = np.arange(num_clips) * last_start // (num_clips - 1)
+    return place_clips(starts, total_frames, num_frames, frame_step, short_video)
+
+
+def random_clips(
+    total_frames: int,
+    num_frames: int,
+    frame_step: float,
+    generator: np.random.Generator,
+    num_clips: int = 1,
+    short_video: str = "repeat_last",
+) -> np.ndarray:
+    """Clips at independent starts, each uniform over [0, last possible start], in the order they were drawn.
+
+    Arguments and errors as in `regular_clips`; `generator` is the only source of randomness.
+    """
+    last_start = _last_start(total_frames, num_frames, frame_step, num_clips)
+    starts = generator.integers(0, last_start + 1, size=num_clips)
+    return place_clips(starts, total_frames, num_frames, frame_step, short_video)
+
+
+def place_clips(
+    starts: np.ndarray, total_frames: int, num_frames: int, frame_step: float, short_video: str = "repeat_last"
+) -> np.ndarray:
+    """Frame numbers of the clips that begin at `starts` (V,), frames beyond the end replaced by the policy.
+
+    With 5 frames in the video, clips of 4 at step 2, start 0:
+        "repeat_last"   0 2 4 4   the last frame of the video again and again
+        "wrap"          0 2 4 1   the video plays in a loop
+        "error"         ValueError
+    """
+    if short_video not in SHORT_VIDEO_POLICIES:
+        raise ValueError(f"short_video={short_video!r} must be one of {SHORT_VIDEO_POLICIES}.")
+    indices = np.asarray(starts, dtype=np.int64)[:, None] + frame_offsets(num_frames, frame_step)
+    if indices.max() < total_frames:
+        return indices
+    if short_video == "repeat_last":
+        return np.minimum(indices, total_frames - 1)
+    if short_video == "wrap":
+        return indices % total_frames
+    raise ValueError(
+        f"The video has {total_frames} frames but a clip of num_frames={num_frames} at frame_step={frame_step} spans "
+        f"{clip_span(num_frames, frame_step)}; use fewer frames, a smaller step or short_video='repeat_last'."
+    )
+
+
+def reference_clips(
+    total_frames: int,
+    num_frames: int,
+    frame_step: int,
+    num_clips: int = 1,
+    allow_overlap: bool = False,
+    generator: np.random.Generator | None = None,
+) -> np.ndarray:
+    """The frame numbers Meta's V-JEPA data loader asks for; only for reproducing its numbers.
+
+    The video is cut into `num_clips` equal segments with one clip each. The rule differs from `regular_clips` in
+    three ways: steps are uneven (a clip of 16 at step 4 reaches over 64 frames, so steps are 4 and sometimes 5), a
+    segment no longer than that is squeezed in and its last frame repeated, and a segment of zero frames shows the
+    last frame of the video. Without `generator` every clip starts its segment; with it the start is drawn.
+
+    Raises:
+        ValueError: A count is below one.
+    """
+    _last_start(total_frames, num_frames, frame_step, num_clips)
+    reach = num_frames * frame_step
+    segment = total_frames // num_clips
+    if segment > reach:
+        starts = np.arange(num_clips) * segment
+        if generator is not None:
+            starts = starts + generator.integers(0, segment - reach, size=num_clips)
+        offsets = _stretched(num_frames, num_frames, reach)
+    elif allow_overlap:
+        usable = min(reach, total_frames) - 1
+        stride = max(0, total_frames - reach) // max(1, num_clips - 1)
+        starts = np.arange(num_clips) * stride
+        offsets = _stretched(usable // frame_step, num_frames, usable)
+    else:
+        starts = np.arange(num_clips) * segment
+        offsets = _stretched(segment // frame_step, num_frames, segment)
+    # A segment of zero frames asks for frame -1, which a video reader understands as the last one.
+    return (starts[:, None] + offsets) % total_frames
+
+
+def _stretched(num_spread: int, num_frames: int, length: int) -> np.ndarray:
+    """`num_spread` numbers spread over [0, length] and the rest at its end, all cut to `length - 1`."""
+    spread = np.linspace(0, length, num=num_spread)
+    padded = np.concatenate([spread, np.full(num_frames - num_spread, length, dtype=float)])
+    return np.minimum(padded, length - 1).astype(np.int64)
+
+
+def _last_start(total_frames: int, num_frames: int, frame_step: float, num_clips: int) -> int:
+    """The last start at which a clip still ends inside the video; 0 when it is longer than the video."""
+    if total_frames < 1:
+        raise ValueError(f"total_frames={total_frames} must be at least 1: a video without frames gives no clip.")
+    if num_clips < 1:
+        raise ValueError(f"num_clips={num_clips} must be at least 1.")
+    return max(0, total_frames - clip_span(num_frames, frame_step))

@@ -1,0 +1,127 @@
+"""Which frame numbers make a clip."""
+
+import json
+
+import numpy as np
+import pytest
+
+from vjepa_hf.frame_sampling import (
+    clip_span,
+    frame_offsets,
+    place_clips,
+    random_clips,
+    reference_clips,
+    regular_clips,
+    step_from_seconds,
+)
+
+
+def test_offsets_are_multiples_of_the_step():
+    assert frame_offsets(5, 4).tolist() == [0, 4, 8, 12, 16]
+    assert clip_span(5, 4) == 17
+
+
+def test_fractional_steps_are_rounded_one_by_one_so_that_errors_do_not_add_up():
+    assert frame_offsets(5, 2.5).tolist() == [0, 3, 5, 8, 10]
+    assert frame_offsets(4, 0.5).tolist() == [0, 1, 1, 2]
+
+
+def test_clips_of_equal_seconds_cover_equal_time_at_any_frame_rate():
+    spans = [(clip_span(16, step_from_seconds(0.125, fps)) - 1) / fps for fps in (8, 24, 30, 60)]
+    assert np.allclose(spans, 15 * 0.125, atol=1 / 24)
+
+
+def test_a_single_regular_clip_is_the_middle_of_the_video():
+    assert regular_clips(20, 4, 2).tolist() == [[6, 8, 10, 12]]
+
+
+def test_several_regular_clips_reach_from_the_first_to_the_last_frame():
+    assert regular_clips(20, 4, 2, num_clips=3).tolist() == [[0, 2, 4, 6], [6, 8, 10, 12], [13, 15, 17, 19]]
+
+
+def test_a_clip_as_long_as_the_video_is_not_short():
+    assert regular_clips(7, 4, 2, num_clips=2, short_video="error").tolist() == [[0, 2, 4, 6]] * 2
+
+
+@pytest.mark.parametrize(
+    "short_video, indices", [("repeat_last", [0, 2, 4, 4, 4]), ("wrap", [0, 2, 4, 1, 3])], ids=["repeat_last", "wrap"]
+)
+def test_short_videos_follow_their_policy(short_video, indices):
+    generator = np.random.default_rng(0)
+    assert regular_clips(5, 5, 2, num_clips=2, short_video=short_video).tolist() == [indices] * 2
+    assert random_clips(5, 5, 2, generator, num_clips=2, short_video=short_video).tolist() == [indices] * 2
+
+
+def test_a_video_of_one_frame_gives_a_still_clip():
+    for short_video in ("repeat_last", "wrap"):
+        assert regular_clips(1, 4, 4, short_video=short_video).tolist() == [[0, 0, 0, 0]]
+
+
+def test_random_clips_reach_every_start_and_no_other_frame():
+    clips = random_clips(20, 4, 2, np.random.default_rng(0), num_clips=2000)
+    assert set(clips[:, 0].tolist()) == set(range(14))
+    assert clips.max() == 19
+    assert (np.diff(clips, axis=1) == 2).all()
+
+
+def test_random_clips_are_a_function_of_the_generator():
+    def draw(seed):
+        return random_clips(500, 16, 4, np.random.default_rng(seed), num_clips=3).tolist()
+
+    assert draw(1) == draw(1) != draw(2)
+
+
+def test_clips_may_start_anywhere():
+    assert place_clips(np.array([3, 9]), 12, 3, 2).tolist() == [[3, 5, 7], [9, 11, 11]]
+
+
+def test_the_reference_rule_reproduces_every_recorded_frame_number(shared):
+    rows = json.loads((shared / "fixtures/data/frame_indices.json").read_text())["random_clip_sampling_false"]
+    assert len(rows) == 42
+    for row in rows:
+        clips = reference_clips(
+            row["length"], row["frames_per_clip"], row["frame_step"], row["num_clips"], row["allow_clip_overlap"]
+        )
+        # -1 is how the reference asks for the last frame when it has cut a video into segments of no frames.
+        assert clips.tolist() == (np.array(row["clips"]) % row["length"]).tolist(), row
+
+
+def test_the_reference_rule_draws_starts_from_the_recorded_range(shared):
+    rows = json.loads((shared / "fixtures/data/frame_indices.json").read_text())["random_clip_sampling_true"]
+    assert rows
+    for row in rows:
+        generator = np.random.default_rng(0)
+        starts = np.concatenate(
+            [
+                reference_clips(row["length"], 16, 4, row["num_clips"], generator=generator)[:, 0]
+                - np.arange(row["num_clips"]) * row["partition"]
+                for _ in range(3000)
+            ]
+        )
+        assert [starts.min(), starts.max()] == row["possible_start_offsets"]
+
+
+def test_the_reference_rule_has_uneven_steps_and_ours_has_not():
+    assert set(np.diff(reference_clips(300, 16, 4)[0])) == {4, 5}
+    assert set(np.diff(regular_clips(300, 16, 4)[0])) == {4}
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: regular_clips(0, 16, 4), "total_frames=0"),
+        (lambda: regular_clips(10, 0, 4), "num_frames=0"),
+        (lambda: regular_clips(10, 4, 0), "frame_step=0"),
+        (lambda: regular_clips(10, 4, -1), "frame_step=-1"),
+        (lambda: regular_clips(10, 4, 4, num_clips=0), "num_clips=0"),
+        (lambda: regular_clips(10, 4, 4, short_video="loop"), "short_video='loop' must be one of"),
+        (lambda: regular_clips(12, 4, 4, short_video="error"), "12 frames .* num_frames=4 .* frame_step=4 spans 13"),
+        (lambda: random_clips(0, 16, 4, np.random.default_rng(0)), "total_frames=0"),
+        (lambda: reference_clips(0, 16, 4), "total_frames=0"),
+        (lambda: step_from_seconds(0, 30), "seconds_between_frames=0"),
+        (lambda: step_from_seconds(0.1, 0), "fps=0"),
+    ],
+)
+def test_impossible_requests_name_the_value(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

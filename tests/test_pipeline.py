@@ -1,0 +1,102 @@
+"""`pipeline("video-classification")` on files, as a user on a machine with pip packages only runs it."""
+
+import pytest
+import torch
+from transformers import pipeline
+
+from video_files import write_video
+from vjepa_hf import VJEPAForVideoClassification, VJEPAVideoProcessor
+from vjepa_hf.video_io import VideoDecodeError
+
+LABELS = {0: "left", 1: "right", 2: "still"}
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """A video that is longer than a clip of 4 frames at step 4, and one that is shorter."""
+    folder = tmp_path_factory.mktemp("videos")
+    return [write_video(folder / "long one.mp4", num_frames=40), write_video(folder / "short.mp4", num_frames=5)]
+
+
+@pytest.fixture
+def folder(tiny_config, tmp_path):
+    """A classifier as it lies on a disk: weights, configuration and processor."""
+    torch.manual_seed(0)
+    tiny_config.id2label = LABELS
+    tiny_config.label2id = {label: index for index, label in LABELS.items()}
+    VJEPAForVideoClassification(tiny_config).save_pretrained(tmp_path)
+    VJEPAVideoProcessor(crop_size=32, num_frames=4, patch_size=8).save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def classify(folder):
+    return pipeline("video-classification", model=str(folder))
+
+
+def test_a_path_gives_labels_with_probabilities(classify, videos):
+    answer = classify(str(videos[0]))
+    assert {row["label"] for row in answer} == set(LABELS.values())
+    assert sum(row["score"] for row in answer) == pytest.approx(1)
+    assert answer == sorted(answer, key=lambda row: -row["score"])
+
+
+def test_a_url_gives_the_answer_of_the_path(classify, videos):
+    assert classify(videos[0].as_uri()) == classify(str(videos[0]))
+
+
+def test_a_list_gives_one_answer_for_each(classify, videos):
+    paths = [str(path) for path in videos]
+    assert classify(paths) == [classify(path) for path in paths]
+
+
+def test_a_clip_shorter_than_asked_is_classified(classify, videos):
+    assert len(classify(str(videos[1]))) == 3
+    assert len(classify(str(videos[1]), num_frames=8)) == 3
+
+
+def test_more_labels_than_there_are_can_be_asked_for(classify, videos):
+    assert len(classify(str(videos[0]), top_k=99)) == 3
+    assert len(classify(str(videos[0]), top_k=1)) == 1
+
+
+def test_the_answer_is_that_of_the_model_on_the_middle_of_the_video(classify, folder, videos):
+    processor = VJEPAVideoProcessor.from_pretrained(folder)
+    model = VJEPAForVideoClassification.from_pretrained(folder).eval()
+    inputs = processor(videos[0], return_metadata=True)
+    assert inputs.pop("video_metadata")[0].frames_indices.tolist() == [13, 17, 21, 25]
+    with torch.no_grad():
+        probabilities = model(**inputs).logits[0].softmax(-1)
+    for row in classify(str(videos[0])):
+        assert row["score"] == pytest.approx(probabilities[model.config.label2id[row["label"]]].item(), abs=1e-6)
+
+
+def test_several_clips_are_averaged(folder, videos):
+    VJEPAVideoProcessor(crop_size=32, num_frames=4, patch_size=8, num_clips=3).save_pretrained(folder)
+    processor = VJEPAVideoProcessor.from_pretrained(folder)
+    model = VJEPAForVideoClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        expected = model(processor(videos[0])["pixel_values_videos"][0]).logits.softmax(-1).mean(0)
+    for row in pipeline("video-classification", model=str(folder))(str(videos[0])):
+        assert row["score"] == pytest.approx(expected[model.config.label2id[row["label"]]].item(), abs=1e-5)
+
+
+def test_arrays_are_classified_too(classify, videos):
+    frames = VJEPAVideoProcessor(
+        num_frames=4, do_resize=False, do_center_crop=False, do_rescale=False, do_normalize=False
+    )(videos[0], return_tensors="np")["pixel_values_videos"][0]
+    assert classify(frames) == classify(str(videos[0]))
+
+
+def test_an_unreadable_file_is_named_and_not_skipped(classify, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    with pytest.raises(VideoDecodeError, match="broken.mp4"):
+        classify(str(broken))
+
+
+def test_real_clips_are_classified(classify, shared):
+    paths = [*sorted((shared / "videos/actions").rglob("*.mp4"))[::200], *(shared / "videos/long").glob("*.mp4")]
+    assert len(paths) >= 3
+    answers = classify([str(path) for path in paths])
+    assert len(answers) == len(paths) and all(len(answer) == 3 for answer in answers)

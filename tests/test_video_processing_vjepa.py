@@ -1,0 +1,304 @@
+"""The video processor: from anything that is a video to the tensors of the model."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoVideoProcessor
+from transformers.image_utils import PILImageResampling
+
+from video_files import picture, read_all, write_video
+from vjepa_hf import VJEPAVideoProcessor
+from vjepa_hf.tubelets import to_tubelets
+from vjepa_hf.video_io import VideoDecodeError
+
+MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    """70 frames of 48 x 64."""
+    return write_video(tmp_path_factory.mktemp("videos") / "video.mp4", num_frames=70, options={"g": "12"})
+
+
+@pytest.fixture(scope="module")
+def frames(video):
+    return read_all(video)
+
+
+@pytest.fixture
+def processor():
+    """Crops of 32 x 32; keeps the other defaults: 16 frames, step 4, one clip."""
+    return VJEPAVideoProcessor(crop_size=32)
+
+
+@pytest.fixture
+def plain():
+    """Nothing but the choice of frames: what comes out are the pixels of the video."""
+    return VJEPAVideoProcessor(do_resize=False, do_center_crop=False, do_rescale=False, do_normalize=False)
+
+
+def chosen(output, frames) -> list[int]:
+    """Which frames a plain clip shows, by comparison with all frames."""
+    clip = output["pixel_values_videos"][0].permute(0, 2, 3, 1).numpy()
+    return [int(np.flatnonzero((frames == frame).all(axis=(1, 2, 3)))[0]) for frame in clip]
+
+
+class TestInputs:
+    def test_every_kind_of_file_gives_the_same_clip(self, processor, video):
+        expected = processor(str(video))["pixel_values_videos"]
+        assert expected.shape == (1, 16, 3, 32, 32) and expected.dtype == torch.float32
+        data = video.read_bytes()
+        for source in (video, video.as_uri(), data, io.BytesIO(data)):
+            assert torch.equal(processor(source)["pixel_values_videos"], expected)
+
+    def test_every_kind_of_array_gives_the_clip_of_the_file(self, processor, video, frames):
+        expected = processor(video)["pixel_values_videos"]
+        tensor = torch.from_numpy(frames)
+        images = [Image.fromarray(frame) for frame in frames]
+        for array in (frames, tensor, tensor.permute(0, 3, 1, 2), frames.transpose(0, 3, 1, 2), images, list(frames)):
+            assert torch.equal(processor(array)["pixel_values_videos"], expected)
+
+    def test_lists_are_batches(self, processor, video, frames):
+        images = [Image.fromarray(frame) for frame in frames]
+        one = processor(video)["pixel_values_videos"]
+        for batch in ([video, video], [frames, frames], np.stack([frames] * 2), [images, images], [video, frames]):
+            assert torch.equal(processor(batch)["pixel_values_videos"], torch.cat([one, one]))
+
+    def test_an_image_is_a_still_clip(self, processor, frames):
+        image = Image.fromarray(frames[3])
+        still = processor(image)["pixel_values_videos"]
+        assert still.shape == (1, 16, 3, 32, 32)
+        assert (still == still[:, :1]).all()
+        for same in (frames[3], frames[3:4], torch.from_numpy(frames[3]), [image], [[image]]):
+            assert torch.equal(processor(same)["pixel_values_videos"], still)
+        assert torch.equal(processor(image, short_video="error")["pixel_values_videos"], still)
+        assert processor([[image], [image]])["pixel_values_videos"].shape == (2, 16, 3, 32, 32)
+
+    def test_gray_and_palette_images_become_rgb(self, processor):
+        for mode in ("L", "P", "RGBA"):
+            image = Image.new(mode, (40, 40))
+            assert processor(image)["pixel_values_videos"].shape == (1, 16, 3, 32, 32)
+
+    @pytest.mark.parametrize("num_channels", [1, 2, 4, 12])
+    def test_any_number_of_channels_that_the_means_have(self, num_channels):
+        processor = VJEPAVideoProcessor(
+            crop_size=16, image_mean=[0.5] * num_channels, image_std=[0.25] * num_channels, return_tubelets=True
+        )
+        video = np.random.default_rng(0).integers(0, 256, (16, 20, 24, num_channels), dtype=np.uint8)
+        output = processor(video)
+        assert output["pixel_values_videos"].shape == (1, 16, num_channels, 16, 16)
+        assert output["tubelets"].shape == (1, 8, num_channels * 2 * 16 * 16)
+
+    def test_layout_can_be_named_where_it_is_ambiguous(self, plain):
+        video = np.random.default_rng(0).integers(0, 256, (16, 3, 5, 3), dtype=np.uint8)
+        assert plain(video)["pixel_values_videos"].shape == (1, 16, 3, 5, 3)
+        assert plain(video, input_data_format="channels_last")["pixel_values_videos"].shape == (1, 16, 3, 3, 5)
+
+
+class TestFrames:
+    def test_the_clip_is_the_middle_of_the_video_at_the_step(self, plain, video, frames):
+        assert chosen(plain(video), frames) == list(range(4, 65, 4))
+
+    def test_arguments_of_the_call_win(self, plain, video, frames):
+        assert chosen(plain(video, num_frames=3, frame_step=10), frames) == [24, 34, 44]
+
+    def test_fps_replaces_the_step(self, plain, video, frames):
+        assert chosen(plain(video, num_frames=3, fps=3), frames) == [24, 34, 44]
+        assert chosen(
+            plain(frames, num_frames=3, fps=3, video_metadata={"total_num_frames": 70, "fps": 30}), frames
+        ) == [
+            24,
+            34,
+            44,
+        ]
+
+    @pytest.mark.parametrize(
+        "short_video, expected", [("repeat_last", [0, 30, 60, 69, 69]), ("wrap", [0, 30, 60, 20, 50])]
+    )
+    def test_short_videos_follow_the_policy(self, plain, video, frames, short_video, expected):
+        output = plain(video, num_frames=5, frame_step=30, short_video=short_video)
+        assert chosen(output, frames) == expected
+        with pytest.raises(ValueError, match="70 frames but a clip of num_frames=5 at frame_step=30 spans 121"):
+            plain(video, num_frames=5, frame_step=30, short_video="error")
+
+    def test_several_clips_get_an_axis_of_their_own(self, processor, plain, video, frames):
+        assert processor(video, num_clips=3)["pixel_values_videos"].shape == (1, 3, 16, 3, 32, 32)
+        clips = plain(video, num_clips=2, num_frames=4)["pixel_values_videos"][0]
+        for clip, start in zip(clips, (0, 57), strict=True):
+            assert chosen({"pixel_values_videos": clip[None]}, frames) == [start + 4 * number for number in range(4)]
+
+    def test_an_array_of_as_many_frames_as_a_clip_is_the_clip(self, plain, frames):
+        assert chosen(plain(frames[:16]), frames) == list(range(16))
+        assert plain(frames[:16], num_clips=2)["pixel_values_videos"].shape == (1, 2, 16, 3, 48, 64)
+
+    def test_sampling_can_be_left_out(self, plain, video, frames):
+        assert chosen(plain(video, do_sample_frames=False), frames) == list(range(70))
+        assert chosen(plain(frames[:7], do_sample_frames=False), frames) == list(range(7))
+
+    def test_metadata_says_which_frames_were_taken(self, processor, video):
+        (metadata,) = processor(video, return_metadata=True, num_frames=2)["video_metadata"]
+        assert (metadata.total_num_frames, metadata.fps, metadata.height, metadata.width) == (70, 30, 48, 64)
+        assert metadata.frames_indices.tolist() == [32, 36]
+
+
+class TestPixels:
+    @pytest.mark.parametrize("case", ["land120", "land240", "port160", "square40"])
+    def test_the_default_equals_the_reference_evaluation_transform_exactly(self, shared, case):
+        tensors = load_file(shared / "fixtures/data/transforms.safetensors")
+        settings = json.loads((shared / "fixtures/data/transforms.json").read_text())["eval"][f"{case}.views1"]
+        processor = VJEPAVideoProcessor(crop_size=settings["crop_size"], do_sample_frames=False)
+        output = processor(tensors[f"eval.{case}.input"])["pixel_values_videos"][0]
+        assert torch.equal(output.transpose(0, 1), tensors[f"eval.{case}.views1.view0"])
+
+    def test_smoothing_would_not_equal_it(self, processor, frames):
+        assert not torch.equal(
+            processor(frames)["pixel_values_videos"], processor(frames, antialias=True)["pixel_values_videos"]
+        )
+
+    def test_resizing_is_bilinear_to_within_a_gray_level(self):
+        video = torch.randint(0, 256, (2, 3, 37, 53), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        for size in ((20, 24), (37, 53), (80, 61), (1, 200)):
+            processor = VJEPAVideoProcessor(size=size, do_sample_frames=False, do_rescale=False, do_normalize=False)
+            output = processor(video)["pixel_values_videos"][0]
+            expected = torch.nn.functional.interpolate(video.float(), size, mode="bilinear")
+            assert (output - expected).abs().max() < 1
+
+    def test_float_pixels_are_treated_alike(self, processor, frames):
+        assert torch.allclose(
+            processor(frames.astype(np.float32))["pixel_values_videos"],
+            processor(frames)["pixel_values_videos"],
+            atol=1.01 / 255 / 0.224,
+        )
+
+    def test_normalization_is_the_stated_one(self, frames):
+        processor = VJEPAVideoProcessor(do_resize=False, do_center_crop=False, num_frames=70)
+        expected = (torch.from_numpy(frames) / 255 - MEAN) / STD
+        assert torch.allclose(processor(frames)["pixel_values_videos"][0], expected.permute(0, 3, 1, 2), atol=1e-6)
+
+    @pytest.mark.parametrize("resample", [PILImageResampling.BICUBIC, PILImageResampling.NEAREST, 2])
+    def test_other_filters_work(self, processor, frames, resample):
+        assert processor(frames, resample=resample)["pixel_values_videos"].shape == (1, 16, 3, 32, 32)
+
+
+class TestSizes:
+    @pytest.mark.parametrize(
+        "arguments, expected",
+        [
+            ({}, (224, 224)),
+            ({"crop_size": 32}, (32, 32)),
+            ({"crop_size": (32, 48)}, (32, 48)),
+            ({"crop_size": (48, 32)}, (48, 32)),
+            ({"crop_size": (16, 96)}, (16, 96)),
+            ({"crop_size": {"height": 20, "width": 24}}, (20, 24)),
+            ({"size": 40}, (40, 40)),
+            ({"size": {"shortest_edge": 40}}, (40, 40)),
+            ({"size": (40, 30)}, (40, 30)),
+            ({"size": 40, "crop_size": 32}, (32, 32)),
+            ({"size": 40, "do_center_crop": False}, (40, 53)),
+            ({"do_resize": False, "do_center_crop": False}, (48, 64)),
+        ],
+    )
+    def test_sizes_are_respected(self, video, arguments, expected):
+        assert VJEPAVideoProcessor(**arguments)(video)["pixel_values_videos"].shape[-2:] == expected
+
+    def test_the_crop_leaves_the_reference_margin(self, frames):
+        output = VJEPAVideoProcessor(crop_size=224, do_center_crop=False)(frames)
+        assert output["pixel_values_videos"].shape[-2:] == (256, 341)
+
+    def test_a_crop_that_does_not_fit_is_an_error_and_not_padding(self, video):
+        with pytest.raises(ValueError, match="crop_size=.*64.* larger than the frames, which are 50 x 66"):
+            VJEPAVideoProcessor(size=50, crop_size=64)(video)
+
+
+class TestTubelets:
+    def test_tubelets_are_those_of_the_clip(self, processor, video):
+        output = processor(video, return_tubelets=True, tubelet_size=4, patch_size=8)
+        assert torch.equal(output["tubelets"], to_tubelets(output["pixel_values_videos"], 4, 8))
+        assert output["tubelets"].shape == (1, 4 * 4 * 4, 3 * 4 * 8 * 8)
+
+    def test_several_clips_have_tubelets_each(self, processor, video):
+        output = processor([video, video], return_tubelets=True, num_clips=3)
+        assert output["tubelets"].shape == (2, 3, 8 * 2 * 2, 1536)
+        assert torch.equal(output["tubelets"][1, 2], to_tubelets(output["pixel_values_videos"][1], 2, 16)[2])
+
+    def test_they_come_only_when_asked_for(self, processor, video):
+        assert set(processor(video)) == {"pixel_values_videos"}
+
+    def test_a_clip_that_tubelets_do_not_fill_is_an_error(self, processor, video):
+        with pytest.raises(ValueError, match="num_frames=15"):
+            processor(video, num_frames=15, return_tubelets=True)
+
+
+class TestSaving:
+    def test_a_saved_processor_comes_back_with_every_setting(self, tmp_path):
+        settings = {
+            "crop_size": {"height": 48, "width": 80},
+            "num_frames": 8,
+            "frame_step": 2,
+            "num_clips": 2,
+            "short_video": "wrap",
+            "antialias": True,
+            "return_tubelets": True,
+            "tubelet_size": 4,
+            "patch_size": 8,
+            "image_mean": [0.1, 0.2, 0.3],
+        }
+        saved = VJEPAVideoProcessor(**settings)
+        saved.save_pretrained(tmp_path)
+        loaded = VJEPAVideoProcessor.from_pretrained(tmp_path)
+        assert loaded.to_dict() == saved.to_dict()
+        assert settings.items() <= {**loaded.to_dict(), "image_mean": list(loaded.image_mean)}.items()
+        assert VJEPAVideoProcessor.from_pretrained(tmp_path, num_clips=5).num_clips == 5
+        assert isinstance(AutoVideoProcessor.from_pretrained(tmp_path), VJEPAVideoProcessor)
+
+    def test_a_saved_crop_still_decides_the_size(self, tmp_path, frames):
+        VJEPAVideoProcessor(crop_size=112).save_pretrained(tmp_path)
+        loaded = VJEPAVideoProcessor.from_pretrained(tmp_path, crop_size=64)
+        assert loaded(frames, do_center_crop=False)["pixel_values_videos"].shape[-2:] == (73, 97)
+
+    def test_numpy_and_lists_can_be_asked_for(self, processor, video):
+        assert isinstance(processor(video, return_tensors="np")["pixel_values_videos"], np.ndarray)
+        assert isinstance(processor(video, return_tensors=None)["pixel_values_videos"], list)
+
+
+class TestErrors:
+    @pytest.mark.parametrize("nothing", [None, [], 7, np.zeros(3)])
+    def test_what_is_not_a_video_is_refused(self, processor, nothing):
+        with pytest.raises(ValueError, match="is not a path, URL"):
+            processor(nothing)
+
+    def test_an_unreadable_file_is_named(self, processor, tmp_path):
+        with pytest.raises(VideoDecodeError, match="missing.mp4"):
+            processor(tmp_path / "missing.mp4")
+
+    def test_unknown_arguments_are_refused(self, processor, video):
+        with pytest.raises(TypeError, match="frame_stride"):
+            processor(video, frame_stride=4)
+
+    def test_unknown_frame_rates_are_not_guessed(self, processor, frames):
+        with pytest.raises(ValueError, match="fps=4"):
+            processor(frames, fps=4)
+
+    def test_a_wrong_number_of_channels_is_explained(self, processor):
+        with pytest.raises(ValueError, match="no axis of 3 channels"):
+            processor(np.zeros((16, 20, 20, 4), dtype=np.uint8))
+
+    def test_pixels_that_are_rescaled_already_are_noticed(self, processor, frames):
+        with pytest.raises(ValueError, match="do_rescale=False"):
+            processor(frames / 255)
+        assert processor(frames / 255, do_rescale=False)["pixel_values_videos"].abs().max() < 3
+
+    def test_metadata_must_be_one_for_each_video(self, processor, frames):
+        with pytest.raises(ValueError, match="1 entries for 2 videos"):
+            processor([frames, frames], video_metadata=[{"total_num_frames": 70}])
+
+
+def test_pictures_of_the_test_pattern_differ(frames):
+    """The comparison by which these tests find frames again would prove nothing on frames that look alike."""
+    assert len({frame.tobytes() for frame in frames}) == len(frames) == 70
+    assert not np.array_equal(picture(0, 8, 8), picture(0, 8, 8)[::-1])

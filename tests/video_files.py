@@ -1,0 +1,65 @@
+"""Small video files for the tests, written and read with PyAV alone, so that they judge `vjepa_hf.video_io`."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+
+def write_video(
+    path: Path,
+    num_frames: int = 40,
+    height: int = 48,
+    width: int = 64,
+    fps: int = 30,
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    rotation: int = 0,
+    times: list[int] | None = None,
+) -> Path:
+    """Encode a moving pattern. `times` are presentation times in thousandths of a second, by default evenly spaced."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=fps, options=options or {})
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for number in range(num_frames):
+            frame = av.VideoFrame.from_ndarray(picture(number, height, width), format="rgb24")
+            frame.pts = number if times is None else times[number]
+            frame.time_base = Fraction(1, fps if times is None else 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def picture(number: int, height: int, width: int) -> np.ndarray:
+    """Frame `number` of the pattern, uint8 (H, W, 3): no two frames are alike, and up differs from down."""
+    rows, columns = np.mgrid[:height, :width]
+    red = (columns * 255 // width + 5 * number) % 256
+    green = np.where((columns - 3 * number) % width < width // 4, 220, 30)
+    blue = rows * 255 // height
+    return np.stack([red, green, blue], axis=-1).astype(np.uint8)
+
+
+def write_audio(path: Path) -> Path:
+    """A quarter of a second of silence, a file without any picture."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 2000), dtype=np.int16), format="s16", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def read_all(path: Path) -> np.ndarray:
+    """Every frame of a full decode from the beginning, upright, uint8 (T, H, W, 3)."""
+    with av.open(str(path)) as container:
+        frames = [
+            np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90) for frame in container.decode(video=0)
+        ]
+    return np.stack(frames)
