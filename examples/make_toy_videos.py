@@ -1,0 +1,200 @@
+"""Write a small labelled set of real H.264 videos: a flock of textured shapes moving over moving clutter.
+
+    python examples/make_toy_videos.py output/toy_videos
+
+Each video has two labels. `motion` is the direction in which the flock moves: no single frame tells it.
+`appearance` is what its shapes look like, form and texture: every frame tells it. The two are drawn independently.
+
+The shapes of a flock share these two and nothing else: each has its own place, size, color, and phase of its texture.
+They are brighter than the ground, so that where a shape is can be told of a hidden region from the visible ones by
+whoever knows how the flock moves. The frame is a torus: what leaves on one side comes in on the other, so where a shape
+is says nothing about where it goes. The clutter is made of ripples, each with its own velocity: there is no background,
+brightness or camera motion that one frame could give away for the whole clip.
+"""
+
+import csv
+from pathlib import Path
+from typing import Annotated
+
+import av
+import numpy as np
+import typer
+
+MOTIONS = ("east", "south-east", "south", "south-west", "west", "north-west", "north", "north-east")
+SHAPES = ("disk", "square", "triangle", "cross")
+TEXTURES = ("striped", "checked")
+APPEARANCES = tuple(f"{texture} {shape}" for shape in SHAPES for texture in TEXTURES)
+
+FRAMES_PER_SECOND = 12
+ENCODER_OPTIONS = {"crf": "18", "preset": "veryfast", "tune": "zerolatency"}
+FLOCK = 3  # shapes of a video
+CLUTTER = 3  # ripples of a video
+GROUND = 0.25  # gray level between black, 0, and white, 1
+
+# Ranges of uniform draws, in sides of the frame: a set of another size shows the same in more pixels.
+RADIUS = (0.18, 0.24)
+SPEED = (0.05, 0.094)  # a frame: less than half a period of the texture, or it would seem to move backwards
+TEXTURE_PERIOD = (0.16, 0.25)
+RIPPLE_SPEED = (0.0, 0.063)
+RIPPLE_WIDTH = (0.19, 0.38)
+RIPPLE_PERIOD = (0.25, 0.63)
+
+
+def signed_distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Distance to the outline of a shape of radius 1, negative inside; `x` points right and `y` down."""
+    if shape == "disk":
+        return np.hypot(x, y) - 1.0
+    if shape == "square":
+        return np.maximum(abs(x), abs(y)) - 0.85
+    if shape == "triangle":
+        return np.maximum(0.87 * abs(x) - 0.5 * y, y) - 0.55
+    upright, lying = np.maximum(abs(x) - 0.35, abs(y) - 1.0), np.maximum(abs(x) - 1.0, abs(y) - 0.35)
+    return np.minimum(upright, lying)  # a cross
+
+
+def texture_wave(texture: str, x: np.ndarray, y: np.ndarray, angle: float, period: float) -> np.ndarray:
+    """A pattern in [-1, 1] fixed to the shape, so that it moves along."""
+    along = np.cos(angle) * x + np.sin(angle) * y
+    across = np.cos(angle) * y - np.sin(angle) * x
+    wave = np.sin(2 * np.pi * along / period)
+    return wave if texture == "striped" else wave * np.sin(2 * np.pi * across / period)
+
+
+def centers_on_torus(generator: np.random.Generator, heading: float, speed: float, num_frames: int) -> np.ndarray:
+    """Centers (2, T) as x and y of something that starts anywhere and moves straight on, in sides of the frame."""
+    velocity = speed * np.array([np.cos(heading), np.sin(heading)])
+    return (generator.uniform(0, 1, (2, 1)) + velocity[:, None] * np.arange(num_frames)) % 1
+
+
+def offsets_on_torus(centers: np.ndarray, size: int) -> np.ndarray:
+    """Offsets of the pixels' columns and rows from `centers` (2, T), the short way round: (2, T, size), in sides."""
+    return ((np.arange(size) + 0.5) / size - centers[:, :, None] + 0.5) % 1 - 0.5
+
+
+def render_clutter(generator: np.random.Generator, num_frames: int, size: int) -> np.ndarray:
+    """Moving ripples on the ground, (T, C, H, W).
+
+    A ripple, a wave under a Gaussian, is the real part of f(x) g(y) with complex f and g, so a matrix product over
+    (real, imaginary) renders all of them.
+    """
+    columns, rows, colors = [], [], []
+    for _ in range(CLUTTER):
+        heading, speed = generator.uniform(0, 2 * np.pi), generator.uniform(*RIPPLE_SPEED)
+        x, y = offsets_on_torus(centers_on_torus(generator, heading, speed, num_frames), size)  # (T, W), (T, H)
+        angle, phase = generator.uniform(0, 2 * np.pi, 2)
+        width, frequency = generator.uniform(*RIPPLE_WIDTH), 2j * np.pi / generator.uniform(*RIPPLE_PERIOD)
+        columns.append(np.exp(-0.5 * (x / width) ** 2 + frequency * np.cos(angle) * x))
+        rows.append(np.exp(-0.5 * (y / width) ** 2 + frequency * np.sin(angle) * y + 1j * phase))
+        colors.append(generator.uniform(-0.15, 0.15, 3))
+    f, g, color = np.array(columns), np.array(rows), np.array(colors).T  # (K, T, W), (K, T, H), (C, K)
+    f = np.concatenate([f.real, -f.imag]).transpose(1, 0, 2)  # (T, 2K, W)
+    g = np.concatenate([g.real, g.imag]).transpose(1, 2, 0)  # (T, H, 2K)
+    return GROUND + (g[:, None] * np.tile(color, 2)[:, None]) @ f[:, None]
+
+
+def render_video(
+    generator: np.random.Generator, appearance: str, motion: str, num_frames: int, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """One video: frames (T, H, W, C) uint8, and boxes (T, FLOCK, 4) as x0, y0, x1, y1.
+
+    Boxes are in pixels, half open, cut at the border of the frame; where the border divides a shape, its box holds the
+    part with its center. Later shapes lie on top of earlier ones.
+    """
+    texture, shape = appearance.split()
+    heading, speed = 2 * np.pi * MOTIONS.index(motion) / len(MOTIONS), generator.uniform(*SPEED)
+    frames = render_clutter(generator, num_frames, size)
+    boxes = []
+    for _ in range(FLOCK):
+        radius = generator.uniform(*RADIUS)
+        centers = centers_on_torus(generator, heading, speed, num_frames)
+        x, y = offsets_on_torus(centers, size)
+        x, y = x[:, None, :], y[:, :, None]  # (T, 1, W), (T, H, 1)
+        edge = size * radius  # the outline is one pixel soft
+        inside = np.clip(0.5 - edge * signed_distance(shape, x / radius, y / radius), 0, 1)[:, None]
+        wave = texture_wave(texture, x, y, generator.uniform(0, np.pi), generator.uniform(*TEXTURE_PERIOD))[:, None]
+        color = generator.uniform(0.7, 1.0, (3, 1, 1))
+        frames += inside * (color * (0.75 + 0.25 * wave) - frames)  # the texture takes away up to half of the light
+        boxes.append(np.concatenate([centers - radius, centers + radius]).T)
+    frames = np.round(255 * np.clip(frames, 0, 1)).astype(np.uint8).transpose(0, 2, 3, 1)
+    return frames, np.clip(np.round(size * np.stack(boxes, axis=1)), 0, size).astype(int)
+
+
+def write_video(path: Path, frames: np.ndarray) -> None:
+    """Write frames (T, H, W, C) uint8 as H.264.
+
+    One thread and no look-ahead: with either, the same frames do not always give the same bytes.
+    """
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options=ENCODER_OPTIONS)
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        stream.codec_context.thread_count = 1
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+
+
+def balanced_labels(generator: np.random.Generator, count: int) -> list[tuple[str, str]]:
+    """`count` pairs (appearance, motion) in random order; each pair occurs equally often, give or take one."""
+    pairs = [(appearance, motion) for appearance in APPEARANCES for motion in MOTIONS]
+    rounds = [generator.permutation(len(pairs)) for _ in range(-(-count // len(pairs)))]
+    return [pairs[i] for i in np.concatenate(rounds)[:count]] if count else []
+
+
+def write_table(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def make_toy_videos(
+    output: str | Path, num_train: int = 2000, num_test: int = 512, seed: int = 0, num_frames: int = 16, size: int = 32
+) -> Path:
+    """Write `train/*.mp4`, `test/*.mp4`, `boxes.csv`, `test.csv` and, last, as the sign of a whole set, `train.csv`.
+
+    `train.csv` and `test.csv` have the columns video (path relative to `output`), appearance, motion; `boxes.csv` has
+    video, frame, shape, x0, y0, x1, y1. Every video is a function of (seed, split, index), whatever their number.
+
+    Args:
+        output: folder to write; files of the same names are replaced.
+        num_train: videos to learn from.
+        num_test: videos to judge by.
+        seed: another seed, another set.
+        num_frames: frames of each video.
+        size: height and width in pixels, even, because H.264 in 4:2:0 halves the colors' resolution.
+
+    Raises:
+        ValueError: `size` is odd or below 16.
+    """
+    if size % 2 or size < 16:
+        raise ValueError(f"size={size} must be an even number of pixels, 16 or more")
+    output = Path(output)
+    tables: dict[str, list[tuple]] = {"boxes": []}
+    for split_number, (split, count) in enumerate((("train", num_train), ("test", num_test))):
+        (output / split).mkdir(parents=True, exist_ok=True)
+        tables[split] = []
+        for index, pair in enumerate(balanced_labels(np.random.default_rng([seed, split_number]), count)):
+            name = f"{split}/{index:06d}.mp4"
+            frames, boxes = render_video(np.random.default_rng([seed, split_number, index]), *pair, num_frames, size)
+            write_video(output / name, frames)
+            tables[split].append((name, *pair))
+            tables["boxes"] += [(name, *place, *boxes[place]) for place in np.ndindex(boxes.shape[:2])]
+    write_table(output / "boxes.csv", ("video", "frame", "shape", "x0", "y0", "x1", "y1"), tables["boxes"])
+    for split in ("test", "train"):
+        write_table(output / f"{split}.csv", ("video", "appearance", "motion"), tables[split])
+    return output
+
+
+def main(
+    output: Annotated[Path, typer.Argument(help="folder to write")],
+    num_train: Annotated[int, typer.Option(help="videos to learn from")] = 2000,
+    num_test: Annotated[int, typer.Option(help="videos to judge by")] = 512,
+    seed: Annotated[int, typer.Option(help="another seed, another set")] = 0,
+    num_frames: Annotated[int, typer.Option(help="frames of each video")] = 16,
+    size: Annotated[int, typer.Option(help="height and width in pixels")] = 32,
+) -> None:
+    """Write a toy set of labelled H.264 videos."""
+    make_toy_videos(output, num_train, num_test, seed, num_frames, size)
+    typer.echo(f"{num_train} + {num_test} videos in {output}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

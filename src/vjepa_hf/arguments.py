@@ -1,0 +1,213 @@
+"""What a pretraining run can be told: one YAML file, then the command line, then a copy beside the checkpoints.
+
+A key lives in exactly one of the dataclasses below and has the same name in the YAML file and on the command line.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+
+
+def _help(text: str, default: Any) -> Any:
+    """A dataclass field with its help text; lists are copied for each instance."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class ModelArguments:
+    """The fields of `VJEPAConfig` that a run chooses."""
+
+    image_size: list[int] = _help("side of the square frame, or height and width, in pixels", [224])
+    num_frames: int = _help("frames of a clip", 16)
+    patch_size: int = _help("side of a tubelet, in pixels", 16)
+    tubelet_size: int = _help("frames of a tubelet", 2)
+    hidden_size: int = _help("width of the encoder", 1024)
+    num_hidden_layers: int = _help("blocks of the encoder", 24)
+    num_attention_heads: int = _help("heads of the encoder, and of the predictor", 16)
+    mlp_ratio: float = _help("hidden width of an MLP over the width of its block", 4.0)
+    initializer_range: float = _help("standard deviation of the start values of weights", 0.02)
+    drop_path_rate: float = _help("stochastic depth at the last block of the context encoder", 0.0)
+    pred_hidden_size: int = _help("width of the predictor", 384)
+    pred_num_hidden_layers: int = _help("blocks of the predictor", 12)
+    attn_implementation: str = _help("attention of transformers: sdpa, eager, flash_attention_2, ...", "sdpa")
+
+    def __post_init__(self) -> None:
+        if len(self.image_size) not in (1, 2):
+            raise ValueError(f"image_size must be one side or height and width, got {self.image_size}")
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.image_size[0], self.image_size[-1]
+
+
+@dataclass
+class DataArguments:
+    """Which videos are read and how a clip is cut out of one."""
+
+    videos: str | None = _help("folder of videos, or a list: csv, tsv, jsonl, or lines 'path label'", None)
+    video_column: str | None = _help("column of a list that holds the path or URL; None: video or path", None)
+    frame_step: int = _help("frames from one frame of the clip to the next", 4)
+    short_video: Literal["repeat_last", "wrap", "error"] = _help("what fills a clip longer than its video", "wrap")
+    crop_scale: list[float] = _help("lower and upper share of the frame's area that a crop covers", [0.3, 1.0])
+    crop_aspect_ratio: list[float] = _help("lower and upper width / height of a crop", [0.75, 1.35])
+    flip_probability: float = _help("chance that a clip is mirrored", 0.5)
+    num_workers: int = _help("processes that decode, for each training process", 8)
+    max_decode_attempts: int = _help("videos tried in place of an unreadable one before the run stops", 10)
+    max_failed_share: float = _help("share of unreadable videos above which the run stops", 0.05)
+
+
+@dataclass
+class MaskArguments:
+    """The masks of 3D multi-block masking; one entry a mask kind in both lists."""
+
+    mask_num_blocks: list[int] = _help("blocks whose union is hidden, for each mask kind", [8, 2])
+    mask_block_scale: list[float] = _help("share of the frame that one block covers, for each mask kind", [0.15, 0.7])
+    mask_aspect_ratio: list[float] = _help("lower and upper height / width of a block", [0.75, 1.5])
+    mask_mode: Literal["subsample", "reference"] = _help("how lists of tokens are cut to one length", "subsample")
+    mask_group_size: int | None = _help("clips that share one token count; None: all of an optimizer step", None)
+
+    def __post_init__(self) -> None:
+        if len(self.mask_num_blocks) != len(self.mask_block_scale):
+            raise ValueError(
+                f"mask_num_blocks {self.mask_num_blocks} and mask_block_scale {self.mask_block_scale} must have one "
+                "entry for each mask kind"
+            )
+
+
+@dataclass
+class OptimizationArguments:
+    """AdamW, its schedules over optimizer steps, and the target encoder's average."""
+
+    max_steps: int = _help("optimizer steps of the run", 90_000)
+    warmup_steps: int = _help("steps over which the learning rate rises linearly", 12_000)
+    schedule_scale: float = _help("the schedules are laid out over this times max_steps and cut at max_steps", 1.25)
+    start_learning_rate: float = _help("learning rate at the first step", 2e-4)
+    learning_rate: float = _help("learning rate at the end of the warm-up", 6.25e-4)
+    final_learning_rate: float = _help("learning rate at the end of the stretched schedule", 1e-6)
+    predictor_learning_rate_scale: float = _help("learning rate of the predictor over that of the encoder", 1.0)
+    weight_decay: float = _help("weight decay at the first step", 0.04)
+    final_weight_decay: float = _help("weight decay at the end of the stretched schedule", 0.4)
+    ema_momentum: float = _help("momentum of the target encoder at the first step", 0.998)
+    final_ema_momentum: float = _help("momentum of the target encoder at the end of the stretched schedule", 1.0)
+    adam_beta1: float = _help("decay of AdamW's first moment", 0.9)
+    adam_beta2: float = _help("decay of AdamW's second moment", 0.999)
+    adam_epsilon: float = _help("AdamW's epsilon", 1e-8)
+    per_device_batch_size: int = _help("clips of one forward pass on one device", 24)
+    gradient_accumulation_steps: int = _help("forward passes of one optimizer step", 1)
+    max_grad_norm: float = _help("largest gradient norm of context encoder and of predictor; inf never clips", 10.0)
+    clip_after_warmup: bool = _help("clip only once the warm-up is over, as the released runs did", True)
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "per_device_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.warmup_steps <= self.max_steps:
+            raise ValueError(f"warmup_steps must lie in [0, max_steps={self.max_steps}], got {self.warmup_steps}")
+
+
+@dataclass
+class RunArguments:
+    """Where results go, how often, and in which arithmetic."""
+
+    output_dir: str = _help("folder of the checkpoints, the log, the curves and the exported model", "output/pretrain")
+    seed: int = _help("every random choice is a function of it, the epoch and the sample", 0)
+    mixed_precision: Literal["no", "fp16", "bf16"] = _help("arithmetic of the forward pass", "no")
+    cpu_threads: int | None = _help("threads of each process on CPU; None: as the launcher set them", None)
+    gradient_checkpointing: bool = _help("recompute activations in the backward pass to save memory", False)
+    logging_steps: int = _help("optimizer steps from one line of the log to the next", 10)
+    health_steps: int = _help("optimizer steps from one health line to the next", 100)
+    save_steps: int = _help("optimizer steps from one checkpoint to the next", 1000)
+    save_total_limit: int = _help("newest checkpoints that are kept", 2)
+    resume: bool = _help("continue from the newest checkpoint in output_dir", False)
+    overwrite_output_dir: bool = _help("delete what output_dir holds and start anew", False)
+    report_to: list[str] = _help("trackers of accelerate: tensorboard, wandb, ...", [])
+
+    def __post_init__(self) -> None:
+        for name in ("logging_steps", "health_steps", "save_steps", "save_total_limit"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+        if self.resume and self.overwrite_output_dir:
+            raise ValueError("resume and overwrite_output_dir exclude each other: choose one")
+
+
+@dataclass
+class PretrainingArguments:
+    """All arguments of a pretraining run, by concern."""
+
+    model: ModelArguments
+    data: DataArguments
+    masks: MaskArguments
+    optimization: OptimizationArguments
+    run: RunArguments
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every key with its resolved value, flat, as in the YAML file."""
+        return {key: value for part in dataclasses.asdict(self).values() for key, value in part.items()}
+
+    def save(self, path: str | Path) -> None:
+        """Write the resolved arguments as a YAML file that `--config` reads back."""
+        Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False))
+
+
+PARTS = (ModelArguments, DataArguments, MaskArguments, OptimizationArguments, RunArguments)
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; `--help` lists all arguments")
+
+
+def parse_arguments(
+    command_line: Sequence[str] | None = None, default_config: str | Path | None = None
+) -> PretrainingArguments:
+    """Read `--config FILE.yaml` first, then let the other arguments of the command line override it.
+
+    Args:
+        command_line: arguments without the program's name; None takes those of the process.
+        default_config: the YAML file used when there is no `--config`.
+
+    Raises:
+        ValueError: a key that does not exist, or a value that is of the wrong type or out of its range.
+    """
+    finder = _Parser((), add_help=False, allow_abbrev=False)
+    finder.add_argument("--config", default=default_config, help="YAML file with any of the arguments below")
+    config, overrides = finder.parse_known_args(command_line)
+    parser = _Parser(PARTS, parents=[finder], allow_abbrev=False)
+    if config.config is not None:
+        # The file becomes arguments in front of the command line, so one parser checks both.
+        values = _read_yaml(config.config)
+        parser.set_defaults(**{key: value for key, value in values.items() if value in (None, [])})
+        overrides = [word for item in values.items() for word in _as_words(*item)] + overrides
+    *parts, _, unknown = parser.parse_args_into_dataclasses(
+        overrides, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        parser.error(f"unknown argument {unknown[0]!r}")
+    return PretrainingArguments(*parts)
+
+
+def _read_yaml(path: str | Path) -> dict[str, Any]:
+    values = yaml.safe_load(Path(path).read_text()) or {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected lines `key: value`, found a {type(values).__name__}")
+    known = {field.name for part in PARTS for field in dataclasses.fields(part)}
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{path}: unknown key {key!r}; known keys are {', '.join(sorted(known))}")
+    return values
+
+
+def _as_words(key: str, value: Any) -> list[str]:
+    if value in (None, []):
+        return []
+    return [f"--{key}", *map(str, value if isinstance(value, list) else [value])]

@@ -1,0 +1,52 @@
+"""Metrics of classification as `evaluate.Metric`s that need no download.
+
+    top1 = TopKAccuracy(k=1)
+    top1.add_batch(predictions=logits, references=labels)
+    top1.compute()  # {"top_1_accuracy": 0.5, "num_samples": 2}
+
+Every result says over how many samples it was taken, so that a missing video cannot go unnoticed.
+"""
+
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+
+
+class _LogitMetric(evaluate.Metric):
+    """A metric whose predictions are logits, one row of L numbers a sample, and whose references are class indices."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(config_name=type(self).__name__, keep_in_memory=True, **kwargs)
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = {"predictions": datasets.List(datasets.Value("float32")), "references": datasets.Value("int64")}
+        return evaluate.MetricInfo(
+            description=type(self).__doc__ or "", citation="", features=datasets.Features(features)
+        )
+
+
+class TopKAccuracy(_LogitMetric):
+    """Share of samples whose class is among the `k` highest logits; with fewer than `k` classes it is 1."""
+
+    def __init__(self, k: int = 1, **kwargs: Any) -> None:
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        self.k = k
+        super().__init__(**kwargs)
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float | int]:
+        best = np.argsort(-np.asarray(predictions), axis=1, kind="stable")[:, : self.k]
+        hits = (best == np.asarray(references)[:, None]).any(axis=1)
+        return {f"top_{self.k}_accuracy": float(hits.mean()), "num_samples": len(hits)}
+
+
+class MeanClassAccuracy(_LogitMetric):
+    """Mean over the classes that occur of the share of their samples classified right: rare classes count alike."""
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float | int]:
+        references = np.asarray(references)
+        hits = np.asarray(predictions).argmax(axis=1) == references
+        per_class = [hits[references == label].mean() for label in np.unique(references)]
+        return {"mean_class_accuracy": float(np.mean(per_class)), "num_samples": len(hits)}

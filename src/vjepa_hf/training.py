@@ -1,0 +1,392 @@
+"""The parts of a training run that a loop should not spell out: parameter groups, checkpoints, export, log, meters."""
+
+import json
+import math
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from .arguments import DataArguments, MaskArguments, ModelArguments, OptimizationArguments, PretrainingArguments
+from .configuration_vjepa import VJEPAConfig
+from .masking import MaskSampler, MultiBlockMask
+from .modeling_vjepa import VJEPAForPreTraining
+from .schedules import ema_momentum, learning_rate, weight_decay
+from .video_processing_vjepa import VJEPAVideoProcessor
+
+ARGUMENTS_FILE = "arguments.yaml"
+
+# --- model ---------------------------------------------------------------------------------------------------------
+
+
+def model_config(model: ModelArguments, num_mask_kinds: int) -> VJEPAConfig:
+    """The configuration that a run asks for, with one mask token a mask kind."""
+    return VJEPAConfig(
+        image_size=model.frame_size,
+        num_frames=model.num_frames,
+        patch_size=model.patch_size,
+        tubelet_size=model.tubelet_size,
+        hidden_size=model.hidden_size,
+        num_hidden_layers=model.num_hidden_layers,
+        num_attention_heads=model.num_attention_heads,
+        mlp_ratio=model.mlp_ratio,
+        initializer_range=model.initializer_range,
+        drop_path_rate=model.drop_path_rate,
+        pred_hidden_size=model.pred_hidden_size,
+        pred_num_hidden_layers=model.pred_num_hidden_layers,
+        pred_num_mask_tokens=num_mask_kinds,
+        attn_implementation=model.attn_implementation,
+    )
+
+
+def make_processor(config: VJEPAConfig, data: DataArguments) -> VJEPAVideoProcessor:
+    """The processor that gives a model the clips it was trained on: same size, same number of frames, same step."""
+    height, width = config.image_size
+    return VJEPAVideoProcessor(
+        crop_size={"height": height, "width": width},
+        num_frames=config.num_frames,
+        frame_step=data.frame_step,
+        tubelet_size=config.tubelet_size,
+        patch_size=config.patch_size,
+    )
+
+
+def mask_sampler(masks: MaskArguments, grid_size: tuple[int, int, int], seed: int) -> MaskSampler:
+    """The masks that a run asks for, on the token grid (t, h, w) of its clips."""
+    kinds = [
+        MultiBlockMask(num_blocks, (scale, scale), aspect_ratio=tuple(masks.mask_aspect_ratio))
+        for num_blocks, scale in zip(masks.mask_num_blocks, masks.mask_block_scale, strict=True)
+    ]
+    return MaskSampler(kinds, grid_size, seed, masks.mask_mode)
+
+
+# --- optimizer -----------------------------------------------------------------------------------------------------
+
+
+def parameter_groups(module: torch.nn.Module, learning_rate_scale: float = 1.0) -> list[dict[str, Any]]:
+    """Trainable parameters in two groups for AdamW: biases and 1-D parameters are never decayed.
+
+    Mask tokens have more than one dimension and are decayed, as in the released runs. `decay` and
+    `learning_rate_scale` tell `set_hyperparameters` what a group gets.
+    """
+    named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    plain = [parameter for name, parameter in named if name.endswith("bias") or parameter.ndim == 1]
+    decayed = [parameter for name, parameter in named if not (name.endswith("bias") or parameter.ndim == 1)]
+    return [
+        {"params": decayed, "decay": True, "learning_rate_scale": learning_rate_scale},
+        {"params": plain, "decay": False, "learning_rate_scale": learning_rate_scale, "weight_decay": 0.0},
+    ]
+
+
+def make_optimizer(model: VJEPAForPreTraining, optimization: OptimizationArguments) -> torch.optim.AdamW:
+    """AdamW over `parameter_groups`; learning rate and weight decay are set for every step, from the first."""
+    groups = parameter_groups(model.context_encoder)
+    groups += parameter_groups(model.vjepa.predictor, optimization.predictor_learning_rate_scale)
+    return torch.optim.AdamW(
+        groups,
+        lr=optimization.start_learning_rate,
+        betas=(optimization.adam_beta1, optimization.adam_beta2),
+        eps=optimization.adam_epsilon,
+    )
+
+
+def hyperparameters(step: int, optimization: OptimizationArguments) -> dict[str, float]:
+    """`learning_rate`, `weight_decay` and `ema_momentum` of a step, counted from 0."""
+    layout = {"max_steps": optimization.max_steps, "schedule_scale": optimization.schedule_scale}
+    return {
+        "learning_rate": learning_rate(
+            step,
+            warmup_steps=optimization.warmup_steps,
+            start=optimization.start_learning_rate,
+            peak=optimization.learning_rate,
+            final=optimization.final_learning_rate,
+            **layout,
+        ),
+        "weight_decay": weight_decay(
+            step, start=optimization.weight_decay, final=optimization.final_weight_decay, **layout
+        ),
+        "ema_momentum": ema_momentum(
+            step, start=optimization.ema_momentum, final=optimization.final_ema_momentum, **layout
+        ),
+    }
+
+
+def set_hyperparameters(optimizer: torch.optim.Optimizer, values: dict[str, float]) -> None:
+    """Write the values of this step into the groups made by `parameter_groups`."""
+    for group in optimizer.param_groups:
+        group["lr"] = values["learning_rate"] * group["learning_rate_scale"]
+        group["weight_decay"] = values["weight_decay"] if group["decay"] else 0.0
+
+
+def max_grad_norm(step: int, optimization: OptimizationArguments) -> float:
+    """The norm to clip at in a step; inf while there is no clipping."""
+    off = optimization.clip_after_warmup and step < optimization.warmup_steps
+    return math.inf if off else optimization.max_grad_norm
+
+
+def clip_gradients(model: VJEPAForPreTraining, max_norm: float) -> dict[str, torch.Tensor]:
+    """Clip the unscaled gradients of context encoder and predictor, each by itself, and return their norms before."""
+    parts = {"context_encoder": model.context_encoder, "predictor": model.vjepa.predictor}
+    clip = torch.nn.utils.clip_grad_norm_
+    return {f"{name}_grad_norm": clip(part.parameters(), max_norm) for name, part in parts.items()}
+
+
+# --- checkpoints ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: optimizer steps taken, and clips drawn by all processes together."""
+
+    step: int = 0
+    clips: int = 0
+
+    def after_step(self, clips: int) -> "Progress":
+        """The progress after one more optimizer step."""
+        return Progress(self.step + 1, self.clips + clips)
+
+
+def prepare_output_dir(accelerator: Accelerator, args: PretrainingArguments) -> None:
+    """Make the folder of a run and write its arguments there; never touch what is there unless told so.
+
+    Raises:
+        ValueError: the folder holds something and neither `resume` nor `overwrite_output_dir` is set; or there is
+            nothing to resume from, or nothing that a run wrote and that could be overwritten; or several processes
+            were launched that do not know each other.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if launched != accelerator.num_processes:
+        raise ValueError(
+            f"{launched} processes were launched but each knows of {accelerator.num_processes}, so all would write "
+            "the same folder: this device has no way to join them; launch one process"
+        )
+    output_dir = Path(args.run.output_dir)
+    if accelerator.is_main_process:
+        occupied = output_dir.exists() and any(output_dir.iterdir())
+        if args.run.resume:
+            latest_checkpoint(output_dir)
+        elif occupied and not args.run.overwrite_output_dir:
+            raise ValueError(
+                f"output_dir {str(output_dir)!r} is not empty: add --resume to continue that run, "
+                "--overwrite_output_dir to delete it, or choose another folder"
+            )
+        elif occupied:
+            if not (output_dir / ARGUMENTS_FILE).exists():
+                raise ValueError(f"output_dir {str(output_dir)!r} holds no run, so it is not deleted; do it yourself")
+            shutil.rmtree(output_dir)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        args.save(output_dir / ARGUMENTS_FILE)
+    accelerator.wait_for_everyone()
+
+
+def latest_checkpoint(output_dir: str | Path) -> Path:
+    """The newest checkpoint of a run.
+
+    Raises:
+        ValueError: there is none.
+    """
+    checkpoints = list_checkpoints(output_dir)
+    if not checkpoints:
+        raise ValueError(f"no checkpoint to resume from in output_dir {str(output_dir)!r}; start without --resume")
+    return checkpoints[-1]
+
+
+def list_checkpoints(output_dir: str | Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first. Half-written ones bear another name until they are whole."""
+    return sorted((Path(output_dir) / "checkpoints").glob("step_*"))
+
+
+def save_checkpoint(accelerator: Accelerator, output_dir: str | Path, progress: Progress, keep: int) -> None:
+    """Save everything a resumed run needs, then drop all but the newest `keep` checkpoints. All processes call it.
+
+    The folder gets its name only once it is whole, so a run that dies while saving leaves the previous one newest.
+    """
+    folder = Path(output_dir) / "checkpoints" / f"step_{progress.step:08d}"
+    unfinished = folder.with_name(f"unfinished_{folder.name}")
+    if accelerator.is_main_process:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(unfinished))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        (unfinished / "progress.json").write_text(json.dumps(asdict(progress)))
+        _flush(unfinished)
+        if folder.exists():
+            shutil.rmtree(folder)
+        unfinished.rename(folder)
+        for old in list_checkpoints(output_dir)[:-keep]:
+            shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+
+
+def load_checkpoint(accelerator: Accelerator, output_dir: str | Path) -> Progress:
+    """Load the newest checkpoint into what `accelerator.prepare` returned. Anything that does not fit is an error."""
+    folder = latest_checkpoint(output_dir)
+    accelerator.load_state(str(folder))
+    accelerator.step = 0  # checkpoints lie between optimizer steps, whatever the accumulation was then and is now
+    return Progress(**json.loads((folder / "progress.json").read_text()))
+
+
+def export(accelerator: Accelerator, model: torch.nn.Module, processor: Any, output_dir: str | Path) -> None:
+    """Write the model and its processor to the top of the run's folder, for `from_pretrained`. All processes call it.
+
+    Files appear under their names only once they are whole.
+    """
+    state = accelerator.get_state_dict(model)
+    if not accelerator.is_main_process:
+        return
+    unfinished = Path(output_dir) / "unfinished_export"
+    accelerator.unwrap_model(model).save_pretrained(unfinished, state_dict=state)
+    processor.save_pretrained(unfinished)
+    for file in unfinished.iterdir():
+        file.replace(Path(output_dir) / file.name)
+    unfinished.rmdir()
+
+
+def _flush(folder: Path) -> None:
+    """Bring every file of a folder to the disk, so that a name given next never stands for half a checkpoint."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+# --- start ---------------------------------------------------------------------------------------------------------
+
+
+def run_summary(accelerator: Accelerator, args: PretrainingArguments, num_videos: int, model: torch.nn.Module) -> str:
+    """What is about to happen, in a few lines, so that a wrong setting is seen before it costs a day."""
+    optimization = args.optimization
+    num_parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    batch = optimization.per_device_batch_size, accelerator.num_processes, optimization.gradient_accumulation_steps
+    clips = math.prod(batch) * optimization.max_steps
+    lines = [
+        f"{num_videos:,} videos, {num_parameters:,} trained parameters",
+        f"{accelerator.num_processes} processes, device {accelerator.device.type}, mixed precision "
+        f"{accelerator.mixed_precision}",
+        f"{math.prod(batch)} clips a step = {batch[0]} a device x {batch[1]} processes x {batch[2]} accumulated",
+        f"{clips:,} clips in {optimization.max_steps:,} steps = {clips / num_videos:.1f} epochs",
+    ]
+    last = optimization.max_steps - 1
+    for name, step in (("first", 0), ("warm-up end", min(optimization.warmup_steps, last)), ("last", last)):
+        values = hyperparameters(step, optimization)
+        lines.append(
+            f"{name + ' step':<16} {step:>8}: lr {values['learning_rate']:.3e}, weight decay "
+            f"{values['weight_decay']:.4f}, EMA momentum {values['ema_momentum']:.6f}"
+        )
+    return "\n".join(lines)
+
+
+# --- log -----------------------------------------------------------------------------------------------------------
+
+
+class RunLog:
+    """What a run tells: a progress bar, trackers, and one JSON object a line in `log.jsonl`.
+
+    All of it comes from the main process. A resumed run first drops the lines that it will write again.
+    """
+
+    def __init__(self, accelerator: Accelerator, args: PretrainingArguments, first_step: int) -> None:
+        self.accelerator = accelerator
+        self.path = Path(args.run.output_dir) / "log.jsonl"
+        self.bar = tqdm(
+            total=args.optimization.max_steps,
+            initial=first_step,
+            unit="step",
+            disable=not accelerator.is_main_process,
+        )
+        if accelerator.is_main_process:
+            rows = read_log(self.path) if self.path.exists() else []
+            self.path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] <= first_step))
+        if args.run.report_to:
+            accelerator.init_trackers("vjepa", config={key: str(value) for key, value in args.to_dict().items()})
+
+    def write(self, step: int, figures: dict[str, float]) -> None:
+        """Record figures of a step."""
+        self.accelerator.log(figures, step=step)
+        if self.accelerator.is_main_process:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step} | figures) + "\n")
+
+    def write_progress(self, step: int, figures: dict[str, float]) -> None:
+        """Record figures of a step and show those that one watches beside the progress bar."""
+        self.write(step, figures)
+        self.bar.set_postfix_str(
+            f"loss {figures['loss']:.4f}, {figures['clips_per_second']:.1f} clips/s, "
+            f"data wait {figures['data_wait']:.0%}, {figures['memory_gib']:.1f} GiB"
+        )
+
+    def write_health(self, step: int, figures: dict[str, float], alarms: Sequence[str]) -> None:
+        """Record the health line of a step and print it, with its alarms."""
+        self.write(step, figures)
+        self.say(f"step {step} health: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
+        for alarm in alarms:
+            self.say(f"WARNING {alarm}")
+
+    def say(self, text: str) -> None:
+        """Print a line above the progress bar."""
+        if self.accelerator.is_main_process:
+            self.bar.write(text)
+
+    def close(self) -> None:
+        self.bar.close()
+        self.accelerator.end_training()
+
+
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    """All rows of a `log.jsonl`."""
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+class Throughput:
+    """Clips a second, and the share of time spent waiting for data, since the last reading."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self.started, self.waited, self.clips = time.perf_counter(), 0.0, 0
+
+    def timed(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Pass batches through and measure the wait for each."""
+        batches = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
+
+    def read(self) -> dict[str, float]:
+        """`clips_per_second` and `data_wait` since the last call."""
+        elapsed = time.perf_counter() - self.started
+        figures = {"clips_per_second": self.clips / elapsed, "data_wait": self.waited / elapsed}
+        self._reset()
+        return figures
+
+
+def progress_figures(
+    accelerator: Accelerator, losses: Sequence[torch.Tensor], norms: dict[str, torch.Tensor], throughput: Throughput
+) -> dict[str, float]:
+    """`loss` over forward passes and processes, gradient norms, throughput and memory, as plain numbers."""
+    loss = accelerator.reduce(torch.stack(list(losses)).mean(), "mean")
+    figures = {"loss": loss.item()} | {name: norm.item() for name, norm in norms.items()}
+    return figures | throughput.read() | {"memory_gib": memory_gib(accelerator.device)}
+
+
+def memory_gib(device: torch.device) -> float:
+    """Peak memory so far in GiB: of the accelerator, or of this process when there is none."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)

@@ -1,0 +1,106 @@
+"""Pictures: the curves of a run, and masks over a clip."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+
+matplotlib.use("Agg")  # files only: a training node has no screen
+from matplotlib import pyplot  # noqa: E402
+
+CURVES = (
+    (("loss",), "loss (L1)"),
+    (("learning_rate",), "learning rate"),
+    (("weight_decay",), "weight decay"),
+    (("ema_momentum",), "EMA momentum"),
+    (("target_std", "prediction_std"), "feature std over tokens"),
+    (("target_rank", "prediction_rank"), "effective rank"),
+    (("loss_ratio",), "loss / loss of the mean target"),
+    (("context_encoder_grad_norm", "predictor_grad_norm"), "gradient norm"),
+    (("clips_per_second",), "clips per second"),
+)
+
+
+def plot_curves(rows: Sequence[dict[str, Any]], path: str | Path, title: str = "") -> None:
+    """Draw every figure of a run's log over its steps into one PNG.
+
+    Args:
+        rows: of `training.read_log`; a row draws the figures that it has.
+        path: of the PNG.
+        title: above the curves.
+    """
+    figure, axes = pyplot.subplots(3, 3, figsize=(13, 9), sharex=True, layout="constrained")
+    for axis, (names, label) in zip(axes.flat, CURVES, strict=True):
+        for name in names:
+            points = [(row["step"], row[name]) for row in rows if name in row]
+            axis.plot(*zip(*points, strict=True) if points else ([], []), label=name)
+        axis.set_title(label, fontsize=10)
+        axis.grid(alpha=0.3)
+        if len(names) > 1:
+            axis.legend(fontsize=8)
+    for axis in axes[-1]:
+        axis.set_xlabel("optimizer step")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+
+
+def shade_masked(
+    video: torch.Tensor, context_mask: torch.Tensor, tubelet_size: int, patch_size: int, dimming: float = 0.15
+) -> torch.Tensor:
+    """Darken the tubelets that the context encoder does not see.
+
+    Args:
+        video: uint8 `(T, C, H, W)`.
+        context_mask: kept token indices `(K,)`, counted time step by time step, row by row.
+        tubelet_size: frames of a tubelet.
+        patch_size: side of a tubelet, in pixels.
+        dimming: brightness of hidden tubelets.
+
+    Returns:
+        uint8 `(T, C, H, W)`.
+    """
+    T, _, H, W = video.shape
+    t, h, w = T // tubelet_size, H // patch_size, W // patch_size
+    brightness = torch.full((t * h * w,), dimming)
+    brightness[context_mask.cpu()] = 1.0
+    # (t, h, w) tokens -> (T, 1, H, W) pixels
+    brightness = brightness.view(t, 1, h, w).repeat_interleave(tubelet_size, dim=0)
+    brightness = brightness.repeat_interleave(patch_size, dim=2).repeat_interleave(patch_size, dim=3)
+    return (video.float() * brightness).round().to(torch.uint8)
+
+
+def plot_masks(
+    video: torch.Tensor,
+    context_masks: dict[str, torch.Tensor],
+    path: str | Path,
+    tubelet_size: int,
+    patch_size: int,
+    num_columns: int = 8,
+) -> None:
+    """Draw a clip, and below it the clip as each mask lets the context encoder see it, into one PNG.
+
+    Args:
+        video: uint8 `(T, C, H, W)`, RGB.
+        context_masks: name of a row -> kept token indices `(K,)`.
+        path: of the PNG.
+        tubelet_size: frames of a tubelet.
+        patch_size: side of a tubelet, in pixels.
+        num_columns: frames shown, evenly spaced.
+    """
+    rows = {"clip": video} | {
+        name: shade_masked(video, mask, tubelet_size, patch_size) for name, mask in context_masks.items()
+    }
+    columns = np.linspace(0, len(video) - 1, num_columns).round().astype(int)
+    size = (1.4 * num_columns, 1.5 * len(rows))
+    figure, axes = pyplot.subplots(len(rows), num_columns, figsize=size, layout="constrained", squeeze=False)
+    for row, (name, frames) in zip(axes, rows.items(), strict=True):
+        for axis, frame in zip(row, frames[columns], strict=True):
+            axis.imshow(frame.permute(1, 2, 0).numpy())
+            axis.set(xticks=[], yticks=[])
+        row[0].set_ylabel(name)
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)

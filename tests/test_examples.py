@@ -1,0 +1,157 @@
+"""The examples as users run them: pretrain, resume, probe, pipeline; through each launcher; on one and two processes.
+
+pytest tests/test_examples.py
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import pipeline
+
+import vjepa_hf
+from vjepa_hf.training import list_checkpoints, read_log
+
+pytestmark = pytest.mark.slow
+
+TINY = {
+    "image_size": "32",
+    "num_frames": "4",
+    "patch_size": "8",
+    "hidden_size": "32",
+    "num_hidden_layers": "2",
+    "num_attention_heads": "2",
+    "pred_hidden_size": "16",
+    "pred_num_hidden_layers": "1",
+    "mask_num_blocks": "4 1",
+    "frame_step": "2",
+    "num_workers": "1",
+    "max_steps": "6",
+    "warmup_steps": "2",
+    "per_device_batch_size": "4",
+    "logging_steps": "1",
+    "health_steps": "3",
+    "save_steps": "3",
+    "cpu_threads": "1",
+}
+ACCELERATE = ("accelerate", "launch")
+TWO_PROCESSES = ("accelerate", "launch", "--multi_gpu", "--num_processes", "2")
+TORCHRUN = ("torchrun", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")
+PYTHON = ("python",)
+
+
+def pretrain(run_example, launcher, toy_videos, output, *more: str, **changes: str):
+    options = TINY | {"videos": toy_videos / "train.csv", "output_dir": output} | changes
+    words = [word for key, value in options.items() for word in (f"--{key}", *str(value).split())]
+    return run_example(*launcher, "examples/pretrain.py", *words, *more)
+
+
+@pytest.fixture(scope="module")
+def finished_run(run_example, toy_videos, tmp_path_factory) -> Path:
+    """Six steps in one go, on one process of `accelerate launch`."""
+    output = tmp_path_factory.mktemp("pretrain") / "run"
+    result = pretrain(run_example, ACCELERATE, toy_videos, output)
+    assert f'VJEPAModel.from_pretrained("{output}")' in result.stdout
+    assert "warm-up end step" in result.stdout and "health:" in result.stderr + result.stdout
+    return output
+
+
+@pytest.fixture(scope="module")
+def lists(toy_videos, tmp_path_factory) -> list[Path]:
+    """A training and a test list with two classes that both have: so few toy videos miss some motions."""
+    folder = tmp_path_factory.mktemp("lists")
+    for split in ("train", "test"):
+        paths = sorted((toy_videos / split).glob("*.mp4"))
+        rows = [f"{path},{('left', 'right')[number % 2]}" for number, path in enumerate(paths)]
+        (folder / f"{split}.csv").write_text("\n".join(["video,side", *rows]) + "\n")
+    return [folder / "train.csv", folder / "test.csv"]
+
+
+def losses(output: Path) -> list[float]:
+    return [row["loss"] for row in read_log(output / "log.jsonl") if "loss" in row]
+
+
+def difference(first: Path, second: Path) -> float:
+    a, b = (load_file(folder / "model.safetensors") for folder in (first, second))
+    assert a.keys() == b.keys()
+    return max((a[name].double() - b[name].double()).abs().max().item() for name in a)
+
+
+def test_a_run_leaves_arguments_log_curves_checkpoints_and_a_model_that_loads(finished_run):
+    assert {"arguments.yaml", "log.jsonl", "curves.png", "checkpoints", "config.json", "model.safetensors"} <= {
+        path.name for path in finished_run.iterdir()
+    }
+    assert [folder.name for folder in list_checkpoints(finished_run)] == ["step_00000003", "step_00000006"]
+    assert len(losses(finished_run)) == 6
+    model = vjepa_hf.VJEPAModel.from_pretrained(finished_run)
+    processor = vjepa_hf.VJEPAVideoProcessor.from_pretrained(finished_run)
+    clip = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+    with torch.no_grad():
+        assert model(**processor(clip)).last_hidden_state.shape == (1, 32, 32)
+
+
+def test_a_resumed_run_equals_the_straight_one_bit_by_bit(run_example, toy_videos, finished_run, tmp_path):
+    output = tmp_path / "run"
+    pretrain(run_example, PYTHON, toy_videos, output)
+    last = list_checkpoints(output)[-1]
+    last.rename(last.with_name("gone"))
+    pretrain(run_example, ACCELERATE, toy_videos, output, "--resume")
+    assert losses(output) == losses(finished_run)
+    assert difference(output, finished_run) == 0
+
+
+@pytest.mark.parametrize("launcher", [TWO_PROCESSES, TORCHRUN], ids=["accelerate", "torchrun"])
+def test_two_processes_with_half_the_batch_give_the_same_model(
+    run_example, toy_videos, finished_run, tmp_path, launcher
+):
+    pretrain(run_example, launcher, toy_videos, tmp_path / "run", per_device_batch_size="2")
+    assert losses(tmp_path / "run") == pytest.approx(losses(finished_run), abs=1e-5)
+    assert difference(tmp_path / "run", finished_run) < 1e-5
+
+
+def test_accumulation_gives_the_same_model(run_example, toy_videos, finished_run, tmp_path):
+    more = {"per_device_batch_size": "2", "gradient_accumulation_steps": "2", "gradient_checkpointing": "true"}
+    pretrain(run_example, PYTHON, toy_videos, tmp_path / "run", **more)
+    assert losses(tmp_path / "run") == pytest.approx(losses(finished_run), abs=1e-5)
+    assert difference(tmp_path / "run", finished_run) < 1e-5
+
+
+def test_another_seed_gives_another_model(run_example, toy_videos, finished_run, tmp_path):
+    pretrain(run_example, PYTHON, toy_videos, tmp_path / "run", seed="1", max_steps="2", num_workers="0")
+    assert losses(tmp_path / "run")[0] != losses(finished_run)[0]
+
+
+@pytest.mark.parametrize("launcher", [ACCELERATE, TWO_PROCESSES], ids=["one", "two"])
+def test_a_probe_of_the_run_answers_in_the_pipeline(run_example, toy_videos, lists, finished_run, tmp_path, launcher):
+    options = ["--label", "side", "--labels-per-class", "4", "--epochs", "3", "--output", tmp_path / "probe"]
+    run_example(*launcher, "examples/probe.py", finished_run, *lists, *options)
+    result = json.loads((tmp_path / "probe" / "result.json").read_text())
+    assert result["num_samples"] == result["test_videos"] == 8 and result["train_videos"] == 8
+    video = str(sorted((toy_videos / "test").glob("*.mp4"))[0])
+    answers = pipeline("video-classification", model=str(tmp_path / "probe"))(video, top_k=3)
+    assert {answer["label"] for answer in answers} == {"left", "right"}
+    printed = run_example("python", "examples/classify_video.py", tmp_path / "probe", video).stdout
+    assert answers[0]["label"] in printed
+
+
+def test_a_random_encoder_can_be_judged_beside(run_example, lists, finished_run, tmp_path):
+    options = ["--label", "side", "--epochs", "1", "--random-init", "--output", tmp_path / "probe"]
+    run_example("python", "examples/probe.py", finished_run, *lists, *options)
+    assert json.loads((tmp_path / "probe" / "result.json").read_text())["random_init"] is True
+
+
+def test_an_unreadable_video_is_named_once_and_too_many_end_the_run(run_example, toy_videos, tmp_path):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for path in sorted((toy_videos / "train").glob("*.mp4"))[:3]:
+        (videos / path.name).write_bytes(path.read_bytes())
+    (videos / "broken.mp4").write_bytes(b"not a video")
+    options = {"videos": videos, "max_steps": "8", "save_steps": "8"}
+    result = pretrain(run_example, PYTHON, toy_videos, tmp_path / "run", max_failed_share="0.9", **options)
+    assert result.stderr.count("took another video for an unreadable one") == 1 and "broken.mp4" in result.stderr
+    words = [word for key, value in (TINY | options).items() for word in (f"--{key}", *str(value).split())]
+    words += ["--output_dir", tmp_path / "strict", "--max_failed_share", "0.1", "--max_steps", "60"]
+    failed = run_example("python", "examples/pretrain.py", *words, expect_failure=True)
+    assert "max_failed_share=0.1" in failed.stderr

@@ -1,0 +1,35 @@
+"""Metrics equal hand-counted numbers and say how many samples they cover.
+
+pytest tests/test_metrics.py
+"""
+
+import numpy as np
+import pytest
+
+from vjepa_hf.metrics import MeanClassAccuracy, TopKAccuracy
+
+LOGITS = np.array([[3.0, 2.0, 1.0], [1.0, 3.0, 2.0], [3.0, 1.0, 2.0], [2.0, 3.0, 1.0]])
+LABELS = [0, 2, 1, 1]
+
+
+@pytest.mark.parametrize("k, accuracy", [(1, 0.5), (2, 0.75), (3, 1.0), (9, 1.0)])
+def test_top_k_counts_the_class_among_the_k_highest(k, accuracy):
+    result = TopKAccuracy(k=k).compute(predictions=LOGITS, references=LABELS)
+    assert result == {f"top_{k}_accuracy": accuracy, "num_samples": 4}
+
+
+def test_mean_class_accuracy_weighs_classes_alike():
+    result = MeanClassAccuracy().compute(predictions=LOGITS, references=LABELS)
+    assert result == {"mean_class_accuracy": pytest.approx((1.0 + 0.5 + 0.0) / 3), "num_samples": 4}
+
+
+def test_batches_add_up_to_the_whole():
+    metric = TopKAccuracy(k=1)
+    metric.add_batch(predictions=LOGITS[:3], references=LABELS[:3])
+    metric.add_batch(predictions=LOGITS[3:], references=LABELS[3:])
+    assert metric.compute() == TopKAccuracy(k=1).compute(predictions=LOGITS, references=LABELS)
+
+
+def test_k_below_one_is_an_error():
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+        TopKAccuracy(k=0)

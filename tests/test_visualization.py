@@ -1,0 +1,44 @@
+"""Pictures are files, and masks are drawn where the encoder's tokens are.
+
+pytest tests/test_visualization.py
+"""
+
+import torch
+from PIL import Image
+
+from vjepa_hf.visualization import CURVES, plot_curves, plot_masks, shade_masked
+
+
+def test_only_hidden_tubelets_are_darkened():
+    video = torch.full((4, 3, 16, 24), 200, dtype=torch.uint8)
+    # grid 2 x 2 x 3; token 7 = time step 1, row 0, column 1
+    shaded = shade_masked(video, torch.tensor([7]), tubelet_size=2, patch_size=8)
+    kept = shaded == 200
+    assert kept[2:, :, :8, 8:16].all()
+    assert kept.sum() == 2 * 3 * 8 * 8
+    assert (shaded[~kept] == 30).all()
+
+
+def test_masks_over_a_clip_become_a_picture(tmp_path):
+    video = torch.randint(256, (4, 3, 16, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    plot_masks(video, {"short": torch.tensor([0, 5]), "long": torch.tensor([11])}, tmp_path / "masks.png", 2, 8, 4)
+    with Image.open(tmp_path / "masks.png") as picture:
+        assert picture.width > picture.height > 100
+
+
+def test_curves_are_drawn_from_rows_that_each_have_some_figures(tmp_path):
+    rows = [{"step": 1, "loss": 0.9, "learning_rate": 1e-4}, {"step": 2, "target_std": 0.5}, {"step": 2, "loss": 0.8}]
+    plot_curves(rows, tmp_path / "curves.png", title="a run")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.size == (1300, 900)
+
+
+def test_every_curve_is_a_figure_that_a_run_logs():
+    from vjepa_hf.arguments import OptimizationArguments
+    from vjepa_hf.diagnostics import health
+    from vjepa_hf.training import Throughput, hyperparameters
+
+    tokens = torch.rand(1, 8, 4, generator=torch.Generator().manual_seed(0))
+    logged = {"loss", "context_encoder_grad_norm", "predictor_grad_norm", *Throughput().read()}
+    logged |= {*hyperparameters(0, OptimizationArguments()), *health([tokens], [tokens])}
+    assert {name for names, _ in CURVES for name in names} <= logged
