@@ -18,7 +18,6 @@ setup: $(READY)  ## Make the virtual environment and install the package with it
 # Installed again only when the dependencies change: the package itself is editable.
 $(READY): setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	@touch $@
 

@@ -1,0 +1,32 @@
+"""The code on the pages runs, in the order in which a reader meets it."""
+
+import re
+
+import pytest
+
+from house import REPO
+
+
+def python_blocks(page: str) -> str:
+    """All Python of a page as one program, on the lines where the page has it, so that errors point into the page."""
+    lines, inside = [], False
+    for line in page.splitlines():
+        opens, closes = line == "```python", line == "```"
+        lines.append(line if inside and not closes else "")
+        inside = opens or inside and not closes
+    return "\n".join(lines)
+
+
+def test_walk_of_one_clip_runs_and_has_the_shapes_it_claims(toy_video_path, tmp_path):
+    page = REPO / "docs" / "index.md"
+    program = python_blocks(page.read_text())
+    assert program.count("assert") > 8
+    exec(compile(program, page, "exec"), {"video": toy_video_path, "folder": tmp_path})
+
+
+def test_walk_catches_a_wrong_shape(toy_video_path, tmp_path):
+    program = python_blocks((REPO / "docs" / "index.md").read_text())
+    wrong = re.sub(r"\(1, 256, 96\)", "(1, 255, 96)", program)
+    assert wrong != program
+    with pytest.raises(AssertionError):
+        exec(compile(wrong, "wrong", "exec"), {"video": toy_video_path, "folder": tmp_path})
