@@ -1,0 +1,684 @@
+"""Checkpoints of Meta's V-JEPA code in and out: `.pth.tar` files <-> folders that `from_pretrained` loads.
+
+Both directions are strict. Every name in a file is used or reported as dropped with its reason; a missing, unknown or
+misshapen tensor is an error, and nothing is left behind where the folder would have been.
+
+Letters in shapes: N tokens, D encoder width, P predictor width, L labels.
+"""
+
+import hashlib
+import json
+import math
+import os
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors.torch import load_file
+
+from .class_names import NO_NAMES, class_names
+from .configuration_vjepa import VJEPAConfig
+from .modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, sincos_positions
+from .released_checkpoints import ENCODERS, LICENSE, download, encoder_url, probe_url
+from .video_processing_vjepa import VJEPAVideoProcessor
+
+State = dict[str, torch.Tensor]
+
+# Parts of Meta's files -> the beginning of our names for them.
+PARTS = {
+    "encoder": "context_encoder.",
+    "predictor": "vjepa.predictor.",
+    "target_encoder": "vjepa.encoder.",
+    "classifier": "",
+}
+REQUIRED = ("encoder", "predictor", "target_encoder")
+# Beginnings of names, theirs and ours. What is not listed has the same name in both.
+_RENAMED = {
+    "encoder": (
+        ("patch_embed.proj.", "embeddings.projection."),
+        ("pos_embed", "embeddings.position_embeddings"),
+        ("blocks.", "layers."),
+    ),
+    "predictor": (
+        ("predictor_pos_embed", "position_embeddings"),
+        ("predictor_embed.", "embed."),
+        ("predictor_blocks.", "layers."),
+        ("predictor_norm.", "norm."),
+        ("predictor_proj.", "proj."),
+    ),
+    "classifier": (
+        ("pooler.cross_attention_block.xattn.", "pooler.cross_attention_layer.attention."),
+        ("pooler.cross_attention_block.", "pooler.cross_attention_layer."),
+        ("linear.", "classifier."),
+    ),
+}
+_RENAMED["target_encoder"] = _RENAMED["encoder"]
+
+RUN_STATE = ("opt", "scaler", "epoch", "loss", "batch_size", "world_size", "lr")
+RUN_STATE_REASON = "state of the run that wrote the file, which a model does not need"
+UNUSED_PROJECTION = "pooler.cross_attention_block.xattn.proj."
+UNUSED_REASON = "the cross-attention output projection of the probe, which Meta's code stores but never applies"
+
+# Heads cannot be seen in shapes; these are the ones of the published sizes (Ti, S, B, L, H, g, G).
+HEADS_OF_WIDTH = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
+
+
+# What Meta's code fixes and its files cannot say.
+FIXED = {
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-6,
+    "pooler_layer_norm_eps": 1e-5,
+    "num_pooler_layers": 1,
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that weights come from, and where that is from: an address, or the name of a local file."""
+
+    path: Path
+    origin: str
+    released_as: str | None = None
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion did; printing it tells a user all there is to know.
+
+    Attributes:
+        output: the folder or file that was written.
+        parts: number of weights in each part, without position tables.
+        dropped: what was left out -> why.
+        notes: everything else worth knowing.
+    """
+
+    output: Path
+    parts: dict[str, int]
+    dropped: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"wrote {self.output}"]
+        lines += [f"  {part}: {count:,} weights" for part, count in self.parts.items()]
+        lines += [f"  dropped {line}" for line in self.dropped_lines()]
+        return "\n".join(lines + [f"  {note}" for note in self.notes])
+
+    def dropped_lines(self) -> list[str]:
+        """One line for each reason, with the names that it holds for."""
+        names = {}
+        for name, reason in self.dropped.items():
+            names.setdefault(reason, []).append(name)
+        return [f"{', '.join(dropped)}: {reason}" for reason, dropped in names.items()]
+
+
+# --- Meta's file -> our folder -------------------------------------------------------------------------------------
+
+
+def convert(
+    checkpoint: str | Path,
+    output: str | Path,
+    probe: str | Path | None = None,
+    num_attention_heads: int | None = None,
+    num_frames: int | None = None,
+    image_size: int | Sequence[int] | None = None,
+    uniform_power: bool | None = None,
+    labels: str | Path | None = None,
+    license: str = LICENSE,
+    download_dir: str | Path | None = None,
+) -> Conversion:
+    """Convert a pretraining checkpoint of Meta's V-JEPA code, and on request a probe, to one folder.
+
+    The folder loads as `VJEPAForPreTraining`, as `VJEPAModel` (the target encoder) and, with a probe, as
+    `VJEPAForVideoClassification`.
+
+    Args:
+        checkpoint: a `.pth.tar` file, or the name of a released model: "vitl16", "vith16", "vith16-384".
+        output: the folder to write; must not exist or be empty.
+        probe: a probe's `.pth.tar` file or, for a released model, "k400", "ssv2", "in1k", "places205" or "inat21".
+        num_attention_heads: heads of the encoder; needed where its width is not that of a published size.
+        num_frames: frames of a clip; like the next two only needed where the position tables do not tell.
+        image_size: side of the frames in pixels, or (height, width).
+        uniform_power: which sin-cos split the position tables have, see `VJEPAConfig`.
+        labels: class names of the probe: a text file with one name a line, or "ssv2" or "in1k".
+        license: of the weights, written into the model card.
+        download_dir: where released files are kept, see `download`.
+
+    Raises:
+        ValueError: a file is not such a checkpoint, or something in it is missing, unknown or of the wrong shape.
+        FileExistsError: `output` holds something.
+        DownloadError: a released file could not be downloaded.
+    """
+    output = Path(output)
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise FileExistsError(f"output {str(output)!r} already holds something; choose another folder.")
+    sources = _locate(checkpoint, probe, download_dir)
+
+    parts, dropped = read_checkpoint(sources[0].path)
+    if probe is not None:
+        probe_parts, probe_dropped = read_checkpoint(sources[1].path, required=("classifier",))
+        parts["classifier"] = probe_parts["classifier"]
+        dropped |= {f"{name} of the probe": reason for name, reason in probe_dropped.items()}
+    config = infer_config(parts, num_attention_heads, num_frames, image_size, uniform_power)
+    check_parts(parts, config)
+    notes = [
+        f"clips of {config.num_frames} frames of {config.image_size} pixels, {config.num_attention_heads} heads, "
+        f"uniform_power={config.uniform_power}"
+    ]
+    if "classifier" in parts:
+        dropped[f"{UNUSED_PROJECTION}*"] = UNUSED_REASON
+        notes.append(_name_labels(config, labels, sources[-1].released_as))
+    elif labels:
+        raise ValueError(f"labels={str(labels)!r} name the classes of a probe; add one with probe=...")
+    notes.append(f"license of the weights: {license}")
+
+    report = Conversion(output, _count(parts), dropped, notes)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # Written beside its place and moved there whole, so that a failure leaves nothing behind.
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
+        folder = Path(scratch) / "folder"
+        folder.mkdir()
+        save_torch_state_dict(_unshared(from_meta(parts)), folder)
+        config.save_pretrained(folder)
+        make_processor(config).save_pretrained(folder)
+        (folder / "README.md").write_text(model_card(config, report, sources, license))
+        os.replace(folder, output)
+    return report
+
+
+def _locate(checkpoint: str | Path, probe: str | Path | None, folder: str | Path | None) -> list[Source]:
+    """The one or two files to read, downloaded where a released one is named."""
+    encoder = str(checkpoint) if str(checkpoint) in ENCODERS and not Path(checkpoint).exists() else None
+    if not encoder and not Path(checkpoint).is_file():
+        raise ValueError(f"checkpoint={str(checkpoint)!r} is neither a file nor one of the released {ENCODERS}.")
+    urls = [(checkpoint, encoder_url(encoder) if encoder else None)]
+    if probe is not None:
+        released = not Path(probe).is_file()
+        urls.append((probe, probe_url(str(checkpoint), str(probe)) if released else None))
+    return [
+        Source(download(url, folder), url, str(name)) if url else Source(Path(name), Path(name).name)
+        for name, url in urls
+    ]
+
+
+def read_checkpoint(path: str | Path, required: Iterable[str] = REQUIRED) -> tuple[dict[str, State], dict[str, str]]:
+    """Parts of a file by their own names without the prefixes of a distributed run, and what is dropped and why.
+
+    A file with a classifier and no pretraining run may lack the context encoder and the predictor.
+
+    Raises:
+        ValueError: the file is no checkpoint, lacks a part, or holds one nobody knows.
+    """
+    # `weights_only`: nothing in a downloaded file is ever executed. `mmap`: weights are read when they are written.
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not a whole PyTorch checkpoint (zip format): truncated, or something else.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"{path} is not a checkpoint of weights only, or is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not the dict of a V-JEPA checkpoint.")
+
+    parts = {part: _strip(part, content[part]) for part in PARTS if part in content}
+    alone = {"target_encoder", "classifier"}  # a classifier that was written without its pretraining run
+    missing = [part for part in required if part not in parts]
+    if missing and not (set(required) == set(REQUIRED) and set(parts) == alone):
+        holds = ", ".join(map(str, content)) or "nothing"
+        raise ValueError(f"{path} has no {' and no '.join(missing)}; it holds {holds}.")
+    dropped = {}
+    for name, value in content.items():
+        if name in RUN_STATE:
+            dropped[name] = RUN_STATE_REASON
+        elif name not in parts:
+            if _holds_tensors(value):
+                raise ValueError(f"{path}: {name!r} holds weights that are no part of V-JEPA; remove it to go on.")
+            dropped[name] = "unknown to V-JEPA, holds no weights"
+    return parts, dropped
+
+
+def _holds_tensors(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(map(_holds_tensors, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_tensors, value))
+    return isinstance(value, torch.Tensor)
+
+
+def _strip(part: str, state: object) -> State:
+    """A part's tensors without `module.` and `backbone.` before their names."""
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"{part!r} is not a state dict of tensors.")
+    stripped = {name.removeprefix("module.").removeprefix("backbone."): value for name, value in state.items()}
+    if len(stripped) != len(state):
+        raise ValueError(f"{part!r} holds tensors that differ in their prefix only.")
+    return stripped
+
+
+# --- configuration -------------------------------------------------------------------------------------------------
+
+
+def infer_config(
+    parts: dict[str, State],
+    num_attention_heads: int | None = None,
+    num_frames: int | None = None,
+    image_size: int | Sequence[int] | None = None,
+    uniform_power: bool | None = None,
+) -> VJEPAConfig:
+    """The configuration that shapes and position tables of a checkpoint tell; the arguments are as in `convert`.
+
+    Raises:
+        ValueError: something cannot be told; the message names the argument that has to say it.
+    """
+    width, num_channels, tubelet_size, patch_size, patch_width = _shape(
+        parts, "target_encoder", "patch_embed.proj.weight", 5
+    )
+    if patch_size != patch_width:
+        raise ValueError(f"patches of {patch_size} x {patch_width} pixels are not square; V-JEPA's are.")
+    heads = num_attention_heads or HEADS_OF_WIDTH.get(width)
+    if heads is None:
+        raise ValueError(
+            f"the number of attention heads cannot be told from hidden_size={width}, which is not that of a published "
+            "size; pass num_attention_heads (--num-attention-heads)."
+        )
+    fields = {
+        "hidden_size": width,
+        "num_hidden_layers": _depth(parts["target_encoder"], "blocks."),
+        "num_attention_heads": heads,
+        "mlp_ratio": _ratio(width, _shape(parts, "target_encoder", "blocks.0.mlp.fc1.weight", 2)[0]),
+        "qkv_bias": "blocks.0.attn.qkv.bias" in parts["target_encoder"],
+        "patch_size": patch_size,
+        "tubelet_size": tubelet_size,
+        "num_channels": num_channels,
+    }
+    if "predictor" in parts:
+        pred_width = _shape(parts, "predictor", "predictor_embed.weight", 2)[0]
+        pred_hidden = _shape(parts, "predictor", "predictor_blocks.0.mlp.fc1.weight", 2)[0]
+        fields |= {
+            "pred_hidden_size": pred_width,
+            "pred_num_hidden_layers": _depth(parts["predictor"], "predictor_blocks."),
+            "pred_mlp_ratio": _ratio(pred_width, pred_hidden),
+            "pred_num_mask_tokens": _depth(parts["predictor"], "mask_tokens."),
+        }
+    if "classifier" in parts:
+        pooler_hidden = _shape(parts, "classifier", "pooler.cross_attention_block.mlp.fc1.weight", 2)[0]
+        fields |= {
+            "pooler_mlp_ratio": _ratio(width, pooler_hidden),
+            "num_labels": _shape(parts, "classifier", "linear.weight", 2)[0],
+        }
+    (t, h, w), fields["uniform_power"] = _infer_grid(
+        parts,
+        t=num_frames and _whole("num_frames", num_frames, tubelet_size),
+        sides=image_size and [_whole("image_size", side, patch_size) for side in _sides(image_size)],
+        uniform_power=uniform_power,
+    )
+    fields["num_frames"] = t * tubelet_size
+    fields["image_size"] = h * patch_size if h == w else (h * patch_size, w * patch_size)
+    classes = [VJEPAForPreTraining] * ("encoder" in parts) + [VJEPAForVideoClassification] * ("classifier" in parts)
+    return VJEPAConfig(
+        **fields,
+        architectures=[classes[-1].__name__],
+        dtype=parts["target_encoder"]["patch_embed.proj.weight"].dtype,
+    )
+
+
+def _shape(parts: dict[str, State], part: str, name: str, ndim: int) -> torch.Size:
+    """Shape of a tensor that the configuration is read from."""
+    if name not in parts[part]:
+        raise ValueError(f"{part!r} has no {name!r}; it is no V-JEPA checkpoint, or not a whole one.")
+    shape = parts[part][name].shape
+    if len(shape) != ndim:
+        raise ValueError(f"{part}.{name} has the shape {tuple(shape)}, expected {ndim} dimensions.")
+    return shape
+
+
+def _depth(state: State, beginning: str) -> int:
+    """Number of blocks whose names begin like this, at least one; `check_parts` finds gaps in the numbering."""
+    numbers = {name.removeprefix(beginning).split(".")[0] for name in state if name.startswith(beginning)}
+    return max(1, len(numbers))
+
+
+def _ratio(width: int, hidden: int) -> float:
+    """A ratio with `int(width * ratio) == hidden`."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
+
+
+def _sides(image_size: int | Sequence[int]) -> list[int]:
+    sides = [image_size] if isinstance(image_size, int) else list(image_size)
+    if len(sides) not in (1, 2):
+        raise ValueError(f"image_size={image_size} must be one number or height and width.")
+    return sides * 2 if len(sides) == 1 else sides
+
+
+def _whole(name: str, length: int, unit: int) -> int:
+    if length % unit:
+        raise ValueError(f"{name}={length} is not a multiple of {unit}, the size of the checkpoint's tubelets.")
+    return length // unit
+
+
+def _infer_grid(
+    parts: dict[str, State], t: int | None, sides: list[int] | None, uniform_power: bool | None
+) -> tuple[tuple[int, int, int], bool]:
+    """Token grid (t, h, w) and sin-cos split whose formula the stored position tables are, or resemble most."""
+    tables = [parts["target_encoder"].get("pos_embed"), parts.get("predictor", {}).get("predictor_pos_embed")]
+    tables = [table[0].float() for table in tables if table is not None and table.ndim == 3]
+    if not tables:
+        raise ValueError("'target_encoder' has no 'pos_embed' of shape (1, N, D); it is no whole V-JEPA checkpoint.")
+    num_tokens = len(tables[0])
+    splits = [split for split in (True, False) if uniform_power in (None, split)]
+    if any(table.shape[1] % 8 for table in tables):
+        splits = [split for split in splits if split]  # the other one needs widths of whole eighths
+    grids = [grid for grid in _grids(num_tokens) if t in (None, grid[0]) and (not sides or list(grid[1:]) == sides)]
+    if not grids or not splits:
+        raise ValueError(
+            f"{num_tokens} tokens do not fit the given num_frames, image_size and uniform_power; correct or omit them."
+        )
+    scores = {}
+    for grid in grids:
+        for split in splits:
+            scores[grid, split] = min(_resemblance(table, grid, split) for table in tables if len(table) == num_tokens)
+            if scores[grid, split] > 0.999:
+                return grid, split
+    # Tables with other values: one candidate has to stand out.
+    best, *others = sorted(scores, key=scores.get, reverse=True)
+    if others and scores[best] - scores[others[0]] < 0.05:
+        raise ValueError(
+            "the position tables resemble no sin-cos formula, so the shape of a clip cannot be told from them; pass "
+            "num_frames (--num-frames), image_size (--image-size) and uniform_power (--uniform-power or "
+            "--no-uniform-power)."
+        )
+    return best
+
+
+def _grids(num_tokens: int) -> list[tuple[int, int, int]]:
+    """Every grid of so many tokens: square ones first, large sides first."""
+    divisors = [number for number in range(1, num_tokens + 1) if num_tokens % number == 0]
+    grids = [(num_tokens // (h * w), h, w) for h in divisors for w in divisors if num_tokens % (h * w) == 0]
+    return sorted(grids, key=lambda grid: (grid[1] != grid[2], -grid[1], -grid[2]))
+
+
+def _resemblance(table: torch.Tensor, grid: tuple[int, int, int], uniform_power: bool) -> float:
+    """Correlation of how a position table (N, D) and the formula vary over the tokens: 1 where they are equal."""
+    formula = sincos_positions(grid, table.shape[1], uniform_power)
+    ours, theirs = (values - values.mean(dim=0) for values in (formula, table))
+    return torch.nn.functional.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0).item()
+
+
+def make_processor(config: VJEPAConfig) -> VJEPAVideoProcessor:
+    """The evaluation transform for clips of the configured size."""
+    side = config.image_size
+    return VJEPAVideoProcessor(
+        num_frames=config.num_frames,
+        crop_size=side if isinstance(side, int) else {"height": side[0], "width": side[1]},
+        tubelet_size=config.tubelet_size,
+        patch_size=config.patch_size,
+    )
+
+
+# --- names ---------------------------------------------------------------------------------------------------------
+
+
+def from_meta(parts: dict[str, State]) -> State:
+    """Our state dict from the parts of Meta's, position tables as they are stored."""
+    ours = {}
+    for part, state in parts.items():
+        mask_tokens = {}
+        for name, value in state.items():
+            if name.startswith(UNUSED_PROJECTION):
+                continue
+            if name.startswith("mask_tokens."):
+                mask_tokens[int(name.removeprefix("mask_tokens."))] = value[0, 0]
+            else:
+                # Theirs carry a dimension for the batch: (1, N, D) -> (N, D)
+                ours[PARTS[part] + _rename(part, name)] = value[0] if name.endswith("pos_embed") else value
+        if mask_tokens:
+            # (P), one tensor a mask kind -> (kinds, P)
+            ours[PARTS[part] + "mask_tokens"] = torch.stack([mask_tokens[kind] for kind in sorted(mask_tokens)])
+    return ours
+
+
+def _unshared(state: State) -> State:
+    """The same tensors without shared memory, of which a file would hold only one name."""
+    memory, separate = set(), {}
+    for name, value in state.items():
+        pointer = value.untyped_storage().data_ptr()
+        separate[name] = value.clone() if pointer in memory else value
+        memory.add(pointer)
+    return separate
+
+
+def to_meta(state: State) -> dict[str, State]:
+    """The parts of Meta's checkpoints from our state dict, without prefixes; the exact inverse of `from_meta`.
+
+    In place of the unused projection of a probe there is an identity: applied or not, it changes nothing.
+    """
+    parts = {}
+    # Longest beginnings first: what begins with none of the others belongs to the classifier, which has none.
+    for part, beginning in sorted(PARTS.items(), key=lambda item: -len(item[1])):
+        names = [name for name in state if name.startswith(beginning)]
+        theirs = {}
+        for name, value in ((name, state[name]) for name in names):
+            short = name.removeprefix(beginning)
+            if short == "mask_tokens":
+                theirs |= {f"mask_tokens.{kind}": token[None, None] for kind, token in enumerate(value)}
+            else:
+                batched = value[None] if short.endswith("position_embeddings") else value
+                theirs[_rename(part, short, back=True)] = batched
+        query = theirs.get("pooler.cross_attention_block.xattn.q.weight")
+        if query is not None:
+            theirs[f"{UNUSED_PROJECTION}weight"] = torch.eye(len(query), dtype=query.dtype, device=query.device)
+            theirs[f"{UNUSED_PROJECTION}bias"] = torch.zeros(len(query), dtype=query.dtype, device=query.device)
+        if theirs:
+            parts[part] = theirs
+        state = {name: value for name, value in state.items() if name not in names}
+    return parts
+
+
+def _rename(part: str, name: str, back: bool = False) -> str:
+    pairs = [(ours, theirs) if back else (theirs, ours) for theirs, ours in _RENAMED[part]]
+    for old, new in pairs:
+        if name.startswith(old):
+            name = new + name.removeprefix(old)
+            break
+    return name if part == "classifier" else name.replace(*(".attention.", ".attn.")[:: 1 if back else -1])
+
+
+def check_parts(parts: dict[str, State], config: VJEPAConfig) -> None:
+    """Compare names and shapes of every tensor with what a model of this configuration has.
+
+    Raises:
+        ValueError: naming all that is missing, unknown, of another shape or not floating point.
+    """
+    expected = _expected_parts(config)
+    faults = []
+    for part, state in parts.items():
+        for name, value in state.items():
+            if name not in expected[part]:
+                faults.append(f"{part}.{name} is unknown")
+            elif value.shape != expected[part][name].shape:
+                shapes = tuple(value.shape), tuple(expected[part][name].shape)
+                faults.append(f"{part}.{name} has the shape {shapes[0]}, expected {shapes[1]}")
+            elif not value.is_floating_point():
+                faults.append(f"{part}.{name} holds {value.dtype}, expected floating point")
+        faults += [f"{part}.{name} is missing" for name in expected[part] if name not in state]
+    if faults:
+        more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
+        raise ValueError(f"not the weights of a V-JEPA model: {'; '.join(faults[:8])}{more}.")
+
+
+def _expected_parts(config: VJEPAConfig) -> dict[str, State]:
+    """Names and shapes of every part, as tensors without memory."""
+    with torch.device("meta"):
+        state = VJEPAForVideoClassification(config).state_dict() | VJEPAForPreTraining(config).state_dict()
+    return to_meta(state)
+
+
+def _count(parts: dict[str, State]) -> dict[str, int]:
+    return {
+        part: sum(value.numel() for name, value in state.items() if not name.endswith("pos_embed"))
+        for part, state in parts.items()
+    }
+
+
+# --- our folder -> Meta's file -------------------------------------------------------------------------------------
+
+
+def export_to_meta(folder: str | Path, output: str | Path) -> Conversion:
+    """Write the weights of a folder as one file in the layout of Meta's V-JEPA code.
+
+    A pretraining folder gives `encoder`, `predictor` and `target_encoder`, a classifier `target_encoder` and
+    `classifier`, a folder with all of them all four; the names carry the prefixes that Meta's loaders expect. The file
+    also holds a fresh optimizer state, without which Meta's training program would start anew from random weights.
+
+    Raises:
+        ValueError: the folder holds no V-JEPA weights, or others than its configuration says.
+        FileExistsError: `output` exists.
+    """
+    folder, output = Path(folder), Path(output)
+    if output.exists():
+        raise FileExistsError(f"output {str(output)!r} exists; choose another name.")
+    state, config = _read_folder(folder)
+    for name, value in FIXED.items():
+        if getattr(config, name) != value:
+            raise ValueError(f"{name}={getattr(config, name)}, but Meta's code knows only {value}.")
+    if (config.pred_num_attention_heads or config.num_attention_heads) != config.num_attention_heads:
+        raise ValueError(
+            f"pred_num_attention_heads={config.pred_num_attention_heads}: Meta's predictors have as many heads as "
+            f"their encoder, here {config.num_attention_heads}."
+        )
+    parts = to_meta(state)
+    check_parts(parts, config)
+
+    prefixes = {"classifier": "module."}
+    content = {
+        part: {prefixes.get(part, "module.backbone.") + name: value for name, value in parts[part].items()}
+        for part in PARTS
+        if part in parts
+    }
+    content |= {"opt": _fresh_optimizer_state(parts), "scaler": _fresh_scaler_state(), "epoch": 0, "loss": 0.0}
+    content |= {"batch_size": 1, "world_size": 1, "lr": 0.0}
+    notes = ["opt, scaler and epoch are those of a run that has not started"]
+    if "classifier" in parts:
+        notes.append(f"{UNUSED_PROJECTION}* is an identity: Meta's code expects it and never applies it")
+    notes += [f"no {part}: the folder holds none" for part in REQUIRED if part not in parts]
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
+        torch.save(content, Path(scratch) / "checkpoint")
+        os.replace(Path(scratch) / "checkpoint", output)
+    return Conversion(output, _count(parts), notes=notes)
+
+
+def _read_folder(folder: Path) -> tuple[State, VJEPAConfig]:
+    """All tensors of a folder by the names of `VJEPAForPreTraining` and `VJEPAForVideoClassification`."""
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files or not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is no folder written by save_pretrained: no config.json or no model.safetensors.")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        files = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    state = {}
+    for file in files:
+        state |= load_file(file)
+    if any(name.startswith("encoder.") for name in state):  # saved as a bare VJEPAModel
+        state = {f"vjepa.{name}": value for name, value in state.items()}
+    return state, VJEPAConfig.from_pretrained(folder)
+
+
+def _fresh_optimizer_state(parts: dict[str, State]) -> dict:
+    """State of the AdamW of Meta's training program before its first step: four groups, no moments."""
+    groups = []
+    for decayed in (True, False):
+        for part in ("encoder", "predictor"):
+            values = [
+                torch.nn.Parameter(torch.empty(0))
+                for name, value in parts.get(part, {}).items()
+                if decayed == ("bias" not in name and value.ndim > 1)
+            ]
+            groups.append({"params": values} | ({} if decayed else {"WD_exclude": True, "weight_decay": 0}))
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups).state_dict() if groups else {"state": {}, "param_groups": []}
+
+
+def _fresh_scaler_state() -> dict:
+    """State of PyTorch's gradient scaler before its first step; runs without mixed precision do not read it."""
+    growth = {"growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000}
+    return {"scale": 65536.0, "_growth_tracker": 0} | growth
+
+
+# --- model card ----------------------------------------------------------------------------------------------------
+
+
+def _name_labels(config: VJEPAConfig, labels: str | Path | None, probe: str | None) -> str:
+    """Write class names into the configuration where they are known, and say what was done.
+
+    `probe` is the name of a released probe. The number of a class is never given a name by guessing.
+    """
+    if labels is not None and Path(labels).is_file():
+        names = Path(labels).read_text().splitlines()
+    else:
+        names = class_names(str(labels or probe))
+        if names is None and labels is not None:
+            raise ValueError(f"labels={str(labels)!r} is neither a text file nor one of ssv2 and in1k.")
+    if names is None:
+        return f"classes are called LABEL_i: {NO_NAMES.get(str(probe), 'a probe file does not hold their names')}"
+    if len(names) != config.num_labels or len(set(names)) != len(names):
+        raise ValueError(
+            f"labels={str(labels or probe)!r} has {len(set(names))} different names for {config.num_labels} classes."
+        )
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: index for index, name in enumerate(names)}
+    return f"classes are named after {labels or probe}"
+
+
+def model_card(config: VJEPAConfig, report: Conversion, sources: list[Source], license: str) -> str:
+    """Text of the README.md beside converted weights: what they are, where from, what was left out, whose license."""
+    classifier = "classifier" in report.parts
+    side = config.image_size if isinstance(config.image_size, int) else " x ".join(map(str, config.image_size))
+    lines = [
+        "---",
+        f"license: {license.lower().replace(' ', '-')}",
+        "library_name: transformers",
+        f"pipeline_tag: {'video-classification' if classifier else 'feature-extraction'}",
+        "tags: [video, v-jepa, vjepa_hf]",
+        "---",
+        "",
+        "# V-JEPA, converted with vjepa_hf",
+        "",
+        f"Width {config.hidden_size}, {config.num_hidden_layers} layers, {config.num_attention_heads} heads; clips of "
+        f"{config.num_frames} frames, {side} pixels, tubelets of {config.tubelet_size} x {config.patch_size} x "
+        f"{config.patch_size}.",
+        "",
+        "```python",
+        "from vjepa_hf import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel, VJEPAVideoProcessor",
+        "",
+        "processor = VJEPAVideoProcessor.from_pretrained(folder)",
+        "model = VJEPAModel.from_pretrained(folder)  # the target encoder",
+        'features = model(**processor("some.mp4")).last_hidden_state',
+    ]
+    if "encoder" in report.parts:
+        lines.append("pretraining = VJEPAForPreTraining.from_pretrained(folder)")
+    if classifier:
+        lines.append("classifier = VJEPAForVideoClassification.from_pretrained(folder)")
+    lines += ["```", "", "## Source", "", "| file | bytes | sha256 |", "|---|---|---|"]
+    lines += [f"| {source.origin} | {source.path.stat().st_size:,} | `{_sha256(source.path)}` |" for source in sources]
+    lines += ["", "## Weights", "", "Without position tables, which are carried as stored.", ""]
+    lines += [f"- {part}: {count:,}" for part, count in report.parts.items()]
+    lines += ["", "## Notes", ""] + [f"- {note}" for note in report.notes]
+    lines += ["", "## Left out", ""] + [f"- {line}" for line in report.dropped_lines()]
+    lines += ["", "## License", "", f"The weights are under {license}, the license of their source."]
+    if license == LICENSE:
+        lines += ["Meta released its V-JEPA weights for non-commercial use; converting them does not change that."]
+    return "\n".join(lines) + "\n"
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()

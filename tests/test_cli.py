@@ -1,0 +1,74 @@
+"""The commands do what they say: versions, features in a file, and a report about the videos of a source.
+
+pytest tests/test_cli.py
+"""
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from vjepa_hf import VJEPAModel, VJEPAVideoProcessor
+from vjepa_hf.cli import app
+from vjepa_hf.data import load_videos
+
+
+def run(*words: str, exit_code: int = 0) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == exit_code, result.output
+    return result.output
+
+
+def test_env_names_versions_and_whether_torchcodec_is_used():
+    output = run("env")
+    assert torch.__version__.split("+")[0] in output
+    (line,) = (line for line in output.splitlines() if line.startswith("torchcodec"))
+    assert "not installed" in line or "used" in line
+
+
+@pytest.fixture
+def model_folder(tiny_config, tmp_path):
+    torch.manual_seed(0)
+    VJEPAModel(tiny_config).save_pretrained(tmp_path / "model")
+    VJEPAVideoProcessor(crop_size=32, num_frames=4, frame_step=2).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("num_clips", [1, 3])
+def test_features_are_those_of_the_model_on_its_grid(model_folder, toy_video_path, tmp_path, num_clips):
+    output = tmp_path / "features.safetensors"
+    run("features", toy_video_path, "-o", output, "--model", model_folder, "--num-clips", num_clips)
+    features = load_file(output)["features"]
+    assert features.shape == (num_clips, 2, 4, 4, 48)
+    pixels = VJEPAVideoProcessor.from_pretrained(model_folder)(str(toy_video_path), num_clips=num_clips)
+    with torch.no_grad():
+        clips = pixels["pixel_values_videos"].reshape(num_clips, 4, 3, 32, 32)
+        expected = VJEPAModel.from_pretrained(model_folder)(clips).last_hidden_state
+    torch.testing.assert_close(features.flatten(1, 3), expected)
+
+
+@pytest.fixture
+def folder_with_a_broken_video(toy_video_path, tmp_path):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    shutil.copy(toy_video_path, folder / "good one.mp4")
+    (folder / "broken.mp4").write_bytes(b"not a video")
+    return folder
+
+
+def test_check_data_names_broken_and_short_videos_and_lists_the_others(folder_with_a_broken_video, tmp_path):
+    cleaned = tmp_path / "clean.csv"
+    words = ["check-data", folder_with_a_broken_video, "--num-frames", 500, "--num-workers", 1, "-o", cleaned]
+    output = run(*words, exit_code=1)
+    assert "unreadable" in output and "broken.mp4" in output
+    assert "short" in output and "a clip spans 1997" in output
+    assert "2 videos: 1 unreadable, 1 shorter than a clip" in output
+    assert load_videos(cleaned)["video"] == [str(folder_with_a_broken_video / "good one.mp4")]
+
+
+def test_check_data_ends_well_when_all_is_well(folder_with_a_broken_video):
+    (folder_with_a_broken_video / "broken.mp4").unlink()
+    output = run("check-data", folder_with_a_broken_video, "--num-frames", 4, "--num-workers", 1)
+    assert "1 videos: 0 unreadable, 0 shorter than a clip" in output
