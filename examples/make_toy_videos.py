@@ -7,9 +7,9 @@ Each video has two labels. `motion` is the direction in which the flock moves: n
 
 The shapes of a flock share these two and nothing else: each has its own place, size, color, and phase of its texture.
 They are brighter than the ground, so that where a shape is can be told of a hidden region from the visible ones by
-whoever knows how the flock moves. The frame is a torus: what leaves on one side comes in on the other, so where a shape
-is says nothing about where it goes. The clutter is made of ripples, each with its own velocity: there is no background,
-brightness or camera motion that one frame could give away for the whole clip.
+whoever knows how the flock moves. The frame is a torus: what leaves on one side comes in on the other, so where a
+shape is says nothing about where it goes. The clutter is made of ripples, each with its own velocity: there is no
+background, brightness or camera motion that one frame could give away for the whole clip.
 """
 
 import csv

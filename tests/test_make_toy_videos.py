@@ -65,7 +65,7 @@ def test_every_box_moves_as_the_motion_label_says(motion):
     steps = np.diff((boxes[..., :2] + boxes[..., 2:]) / 2, axis=0)[whole[1:] & whole[:-1]]
     assert len(steps) > toy.FLOCK
     heading = 2 * np.pi * toy.MOTIONS.index(motion) / len(toy.MOTIONS)
-    assert (steps @ [np.cos(heading), np.sin(heading)] > 0.9 * np.linalg.norm(steps, axis=1)).all()
+    assert (steps @ [np.cos(heading), np.sin(heading)] > 0.8 * np.linalg.norm(steps, axis=1)).all()
 
 
 def test_the_boxes_hold_the_shapes_and_the_texture_changes_nothing_else():

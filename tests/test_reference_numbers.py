@@ -516,7 +516,7 @@ def test_pretraining_transform_is_the_references_to_one_grey_level(case):
     ours = functional.horizontal_flip(ours) if settings["flipped"] else ours
     ours = normalize(ours, VJEPAVideoProcessor.image_mean, VJEPAVideoProcessor.image_std)
     # Ours are whole numbers until they are on the device, theirs are not.
-    assert 0 < grey_levels(ours, tensors[f"pretrain.{case}.output"].transpose(0, 1)) < 1
+    assert 0 < grey_levels(ours, tensors[f"pretrain.{case}.output"].transpose(0, 1)) < 1.001
 
 
 @each_model

@@ -325,6 +325,16 @@ class TestDecoderChoice:
         assert same(decode(other, [5]), read_all(other)[5:6])
         assert same(decode(other.open("rb"), [5]), read_all(other)[5:6])
 
+    def test_a_torchcodec_without_ffmpeg_is_as_good_as_none(self, monkeypatch):
+        module = types.SimpleNamespace(VideoDecoder=object)
+        for version, decoder in ((None, None), (7, object)):
+            package = types.SimpleNamespace(decoders=module, ffmpeg_major_version=version)
+            monkeypatch.setitem(sys.modules, "torchcodec", package)
+            monkeypatch.setitem(sys.modules, "torchcodec.decoders", module)
+            video_io._torchcodec_decoder.cache_clear()
+            assert video_io._torchcodec_decoder() is decoder
+        video_io._torchcodec_decoder.cache_clear()
+
     def test_a_torchcodec_that_does_not_load_is_as_good_as_none(self, monkeypatch, video):
         # None in sys.modules makes the import fail, as it does where torchcodec finds no FFmpeg.
         monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)

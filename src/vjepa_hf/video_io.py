@@ -166,10 +166,12 @@ def _readable(source: Source) -> str | bytes | BinaryIO:
 def _torchcodec_decoder() -> Any:
     """torchcodec's decoder class, or None where it is missing or finds no FFmpeg: asked once, by really loading it."""
     try:
+        import torchcodec
         from torchcodec.decoders import VideoDecoder
     except (ImportError, OSError, RuntimeError):
         return None
-    return VideoDecoder
+    # Recent ones import without FFmpeg; without this every file would first fail to open.
+    return None if getattr(torchcodec, "ffmpeg_major_version", "unknown") is None else VideoDecoder
 
 
 def _open_torchcodec(source: str | bytes | BinaryIO, name: str) -> "_TorchcodecVideo | None":
