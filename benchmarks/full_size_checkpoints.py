@@ -106,8 +106,8 @@ def main() -> None:
                 command = [sys.executable, __file__, "--step", name, step, folder]
                 lines.append(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
                 print(lines[-1], flush=True)
-    if args.output:
-        args.output.write_text("\n".join(lines) + "\n")
+                if args.output:  # after every step: the large ones take long
+                    args.output.write_text("\n".join(lines) + "\n")
 
 
 def commit() -> str:
