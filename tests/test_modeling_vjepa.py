@@ -421,6 +421,13 @@ def test_pretraining_folder_loads_as_model_with_the_target_encoder(tiny_pretrain
     assert torch.equal(run(model, tiny_clip)[0], run(tiny_pretraining_model.vjepa, tiny_clip)[0])
 
 
+def test_pretraining_folder_loads_without_its_predictor_and_without_a_word(tiny_pretraining_model, tmp_path):
+    tiny_pretraining_model.save_pretrained(tmp_path)
+    model, report = VJEPAModel.from_pretrained(tmp_path, add_predictor=False, output_loading_info=True)
+    assert model.predictor is None
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+
+
 def test_pretraining_folder_loads_as_classifier_with_the_target_encoder(tiny_pretraining_model, tmp_path):
     tiny_pretraining_model.save_pretrained(tmp_path)
     model, report = VJEPAForVideoClassification.from_pretrained(tmp_path, num_labels=5, output_loading_info=True)

@@ -422,6 +422,9 @@ class VJEPAModel(VJEPAPreTrainedModel):
         super().__init__(config)
         self.encoder = VJEPAEncoder(config)
         self.predictor = VJEPAPredictor(config) if add_predictor else None
+        if not add_predictor:
+            ignored = type(self)._keys_to_ignore_on_load_unexpected
+            self._keys_to_ignore_on_load_unexpected = [*ignored, r"^(vjepa\.)?predictor\."]
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -617,7 +620,7 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
 class VJEPAForVideoClassification(VJEPAPreTrainedModel):
     """Encoder, attentive pooler and a linear classifier (paper, section 4.3)."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^context_encoder\.", r"^vjepa\.predictor\."]
+    _keys_to_ignore_on_load_unexpected = [r"^context_encoder\."]
 
     def __init__(self, config: VJEPAConfig):
         super().__init__(config)

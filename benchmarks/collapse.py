@@ -1,0 +1,199 @@
+"""Train the naive objective beside the real one: does it collapse, and does the health line say so?
+
+    python benchmarks/collapse.py --output benchmarks/results/collapse.md
+
+Naive means that the target comes from the context encoder itself, with gradient, and nothing is averaged: predicting
+features then has the trivial solution of features that are all alike. Both runs start from the same weights and see
+the same clips, masks and learning rates, those of examples/configs/tiny_cpu.yaml.
+"""
+
+import argparse
+import copy
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from accelerate import Accelerator
+from transformers.utils import ModelOutput
+
+from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, data, diagnostics, training
+from vjepa_hf.arguments import PretrainingArguments, parse_arguments
+from vjepa_hf.evaluation import encode_labels, extract_features, few_labels, probe_logits, train_probe
+from vjepa_hf.transforms import RandomResizedCropFlip, normalize
+
+transformers.utils.logging.disable_progress_bar()
+HERE = Path(__file__).parent
+EXAMPLES = HERE.parent / "examples"
+
+
+class NaivePreTraining(VJEPAForPreTraining):
+    """The objective without stop-gradient and without averaging."""
+
+    def encode_targets(self, tubelets: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
+        """Layer-normed features `(B, N, D)` of the context encoder, through which the gradient flows."""
+        features = self.context_encoder(tubelets, grid).last_hidden_state
+        return torch.nn.functional.layer_norm(features, features.shape[-1:])
+
+    def update_target_encoder(self, momentum: float) -> None:
+        """The target encoder is the context encoder, whatever momentum is asked for."""
+        super().update_target_encoder(0.0)
+
+
+@dataclass
+class Run:
+    """One objective: its model, its optimizer, and a row of figures for each time it was looked at."""
+
+    name: str
+    model: VJEPAForPreTraining
+    optimizer: torch.optim.AdamW
+    losses: list[float] = field(default_factory=list)
+    rows: list[str] = field(default_factory=list)
+
+
+def start(name: str, model_class: type[VJEPAForPreTraining], args: PretrainingArguments, config: VJEPAConfig) -> Run:
+    """A run from the weights that the seed gives, the same for every objective."""
+    torch.manual_seed(args.run.seed)
+    model = model_class(copy.deepcopy(config))
+    return Run(name, model, training.make_optimizer(model, args.optimization))
+
+
+def batches(args: PretrainingArguments, videos, config: VJEPAConfig) -> torch.utils.data.DataLoader:
+    """The batches of examples/pretrain.py."""
+    source = args.data
+    augment = RandomResizedCropFlip(
+        config.image_size, source.crop_scale, source.crop_aspect_ratio, source.flip_probability
+    )
+    clips = data.VideoClipDataset(
+        videos, config.num_frames, source.frame_step, augment, args.run.seed, source.short_video
+    )
+    sampler = data.ClipBatchSampler(
+        len(videos), args.optimization.per_device_batch_size, args.optimization.max_steps, args.run.seed
+    )
+    collate = data.PretrainingCollator(training.mask_sampler(args.masks, config.grid_size, args.run.seed))
+    return torch.utils.data.DataLoader(
+        clips, batch_sampler=sampler, num_workers=source.num_workers, collate_fn=collate
+    )
+
+
+def train_step(run: Run, batch: dict, pixels: torch.Tensor, step: int, args: PretrainingArguments) -> ModelOutput:
+    """One optimizer step as in examples/pretrain.py; what the model gave before it."""
+    values = training.hyperparameters(step, args.optimization)
+    training.set_hyperparameters(run.optimizer, values)
+    outputs = run.model(pixels, batch["context_masks"], batch["target_masks"])
+    outputs.loss.backward()
+    training.clip_gradients(run.model, training.max_grad_norm(step, args.optimization))
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    run.model.update_target_encoder(values["ema_momentum"])
+    run.losses.append(outputs.loss.item())
+    return outputs
+
+
+def accuracy(run: Run, processor, splits: dict, label: str, per_class: int, draws: int, options: dict) -> float:
+    """Mean test accuracy of attentive probes on the frozen target encoder, over draws of the few labels."""
+    labels, names = encode_labels(splits["train"][label])
+    expected, _ = encode_labels(splits["test"][label], names)
+    chosen = [few_labels(labels, per_class, seed) for seed in range(draws)]
+    used = np.unique(np.concatenate(chosen))
+    with tempfile.TemporaryDirectory() as folder:
+        tokens = {
+            split: extract_features(
+                Accelerator(cpu=True), run.model.vjepa, processor, videos["video"], Path(folder) / f"{split}.npy"
+            ).tokens
+            for split, videos in (("train", splits["train"].select(used)), ("test", splits["test"]))
+        }
+        scores = []
+        for seed, rows in enumerate(chosen):
+            torch.manual_seed(seed)
+            config = VJEPAConfig(**run.model.config.to_diff_dict() | {"num_labels": len(names)})
+            classifier = VJEPAForVideoClassification(config)
+            rows = np.searchsorted(used, rows)
+            few = np.array(tokens["train"][rows])
+            train_probe(classifier, few, labels[used][rows], np.random.default_rng(seed), **options)
+            scores.append((probe_logits(classifier, tokens["test"]).argmax(axis=1) == expected).mean())
+    return float(np.mean(scores))
+
+
+def commit() -> str:
+    """The version of the code, as far as git knows it."""
+    result = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], capture_output=True, text=True)
+    return result.stdout.strip() or "(no commit)"
+
+
+def main() -> None:
+    """Train both, print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", type=Path, default=Path("output/toy_videos"), help="toy set, made if missing")
+    parser.add_argument("--output", type=Path, help="Markdown file to write")
+    parser.add_argument("--steps", type=int, help="optimizer steps; those of the configuration by default")
+    parser.add_argument("--looks", type=int, default=6, help="times that features are judged on the way")
+    parser.add_argument("--label", default="motion", help="column that the probe learns")
+    parser.add_argument("--labels-per-class", type=int, default=8, help="training videos of a class")
+    parser.add_argument("--draws", type=int, default=3, help="probes, each with other labels")
+    options = parser.parse_args()
+
+    args = parse_arguments([], default_config=EXAMPLES / "configs" / "tiny_cpu.yaml")
+    if options.steps:
+        warmup = min(args.optimization.warmup_steps, options.steps)
+        args.optimization = replace(args.optimization, max_steps=options.steps, warmup_steps=warmup)
+    torch.set_num_threads(args.run.cpu_threads or torch.get_num_threads())
+    if not (options.videos / "train.csv").exists():
+        subprocess.run([sys.executable, EXAMPLES / "make_toy_videos.py", options.videos], check=True)
+    splits = {split: data.load_videos(options.videos / f"{split}.csv") for split in ("train", "test")}
+    config = training.model_config(args.model, num_mask_kinds=len(args.masks.mask_num_blocks))
+    processor = training.make_processor(config, args.data)
+    runs = [start("V-JEPA", VJEPAForPreTraining, args, config), start("naive", NaivePreTraining, args, config)]
+
+    began = time.time()
+    probe = {"epochs": 80}
+    looks = set(np.linspace(0, args.optimization.max_steps, options.looks + 1).round().astype(int).tolist())
+    for step, batch in enumerate(batches(args, splits["train"], config)):
+        pixels = normalize(batch["pixel_values_videos"], processor.image_mean, processor.image_std)
+        for run in runs:
+            outputs = train_step(run, batch, pixels, step, args)
+            if step + 1 in looks or step == 0:
+                figures = diagnostics.health(outputs.predictions, outputs.targets)
+                warnings = [warning.split(":")[0] for warning in diagnostics.alarms(figures)]
+                score = accuracy(run, processor, splits, options.label, options.labels_per_class, options.draws, probe)
+                run.rows.append(
+                    f"| {run.name} | {step + 1} | {np.mean(run.losses):.3f} | {figures['target_std']:.3f} "
+                    f"| {figures['target_rank']:.1f} | {figures['loss_ratio']:.2f} | {score:.3f} "
+                    f"| {', '.join(warnings) or 'none'} |"
+                )
+                run.losses.clear()
+                run.model.train()
+                print(run.rows[-1], flush=True)
+
+    page = "\n".join(
+        [
+            "# The naive objective collapses, V-JEPA does not",
+            "",
+            "`python benchmarks/collapse.py`: " + " ".join(__doc__.split("\n\n")[2].split()),
+            "",
+            f"Accuracy: {options.label}, attentive probe, {options.labels_per_class} labels per class, mean of "
+            f"{options.draws} draws of the labels, {len(splits['test'])} test videos. Figures are those of the health "
+            "line: targets over tokens. The loss is the mean since the row before.",
+            "",
+            f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} thread(s), "
+            f"{time.time() - began:.0f} s, vjepa_hf {commit()}",
+            "",
+            "| objective | step | loss | target std | target rank | loss ratio | accuracy | warning |",
+            "|---|---|---|---|---|---|---|---|",
+            *(row for run in runs for row in run.rows),
+            "",
+        ]
+    )
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(page)
+
+
+if __name__ == "__main__":
+    main()
