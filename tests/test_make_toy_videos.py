@@ -60,7 +60,7 @@ def test_labels_are_balanced_and_independent_of_each_other():
 
 @pytest.mark.parametrize("motion", toy.MOTIONS)
 def test_every_box_moves_as_the_motion_label_says(motion):
-    _, boxes = toy.render_video(np.random.default_rng(3), "checked disk", motion, num_frames=12, size=64)
+    _, boxes = toy.render_video(np.random.default_rng(3), "checked disk", motion, num_frames=48, size=64)
     whole = ((boxes[..., :2] > 0) & (boxes[..., 2:] < 64)).all(axis=-1)  # not cut by the border
     steps = np.diff((boxes[..., :2] + boxes[..., 2:]) / 2, axis=0)[whole[1:] & whole[:-1]]
     assert len(steps) > toy.FLOCK
