@@ -36,5 +36,10 @@ style: $(READY)  ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix $(wildcard $(SOURCES))
 	$(BIN)/ruff format $(wildcard $(SOURCES))
 
-bench: $(READY)  ## Run every benchmark; results go to benchmarks/results
-	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
+# REFERENCE=path/to/jepa also runs Meta's code beside ours, FIXTURES=path writes the parity table from recorded numbers.
+bench: $(READY)  ## Run the benchmarks; results go to benchmarks/results
+	$(BIN)/python benchmarks/collapse.py --output benchmarks/results/collapse.md
+	$(BIN)/python benchmarks/full_size_checkpoints.py --output benchmarks/results/full_size_checkpoints.md
+	$(if $(FIXTURES),$(BIN)/python benchmarks/parity_table.py --fixtures $(FIXTURES) --write)
+	$(if $(REFERENCE),$(BIN)/python benchmarks/parity_with_reference.py --reference $(REFERENCE) \
+		--output benchmarks/results/parity_with_reference.md)
