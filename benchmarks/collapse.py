@@ -12,7 +12,6 @@ import copy
 import platform
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,9 +22,9 @@ import transformers
 from accelerate import Accelerator
 from transformers.utils import ModelOutput
 
-from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, data, diagnostics, training
+from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, data, diagnostics, training
 from vjepa_hf.arguments import PretrainingArguments, parse_arguments
-from vjepa_hf.evaluation import encode_labels, extract_features, few_labels, probe_logits, train_probe
+from vjepa_hf.evaluation import few_label_accuracy
 from vjepa_hf.transforms import RandomResizedCropFlip, normalize
 
 transformers.utils.logging.disable_progress_bar()
@@ -96,31 +95,6 @@ def train_step(run: Run, batch: dict, pixels: torch.Tensor, step: int, args: Pre
     return outputs
 
 
-def accuracy(run: Run, processor, splits: dict, label: str, per_class: int, draws: int, options: dict) -> float:
-    """Mean test accuracy of attentive probes on the frozen target encoder, over draws of the few labels."""
-    labels, names = encode_labels(splits["train"][label])
-    expected, _ = encode_labels(splits["test"][label], names)
-    chosen = [few_labels(labels, per_class, seed) for seed in range(draws)]
-    used = np.unique(np.concatenate(chosen))
-    with tempfile.TemporaryDirectory() as folder:
-        tokens = {
-            split: extract_features(
-                Accelerator(cpu=True), run.model.vjepa, processor, videos["video"], Path(folder) / f"{split}.npy"
-            ).tokens
-            for split, videos in (("train", splits["train"].select(used)), ("test", splits["test"]))
-        }
-        scores = []
-        for seed, rows in enumerate(chosen):
-            torch.manual_seed(seed)
-            config = VJEPAConfig(**run.model.config.to_diff_dict() | {"num_labels": len(names)})
-            classifier = VJEPAForVideoClassification(config)
-            rows = np.searchsorted(used, rows)
-            few = np.array(tokens["train"][rows])
-            train_probe(classifier, few, labels[used][rows], np.random.default_rng(seed), **options)
-            scores.append((probe_logits(classifier, tokens["test"]).argmax(axis=1) == expected).mean())
-    return float(np.mean(scores))
-
-
 def commit() -> str:
     """The version of the code, as far as git knows it."""
     result = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], capture_output=True, text=True)
@@ -152,7 +126,7 @@ def main() -> None:
     runs = [start("V-JEPA", VJEPAForPreTraining, args, config), start("naive", NaivePreTraining, args, config)]
 
     began = time.time()
-    probe = {"epochs": 80}
+    accelerator = Accelerator(cpu=True)
     looks = set(np.linspace(0, args.optimization.max_steps, options.looks + 1).round().astype(int).tolist())
     for step, batch in enumerate(batches(args, splits["train"], config)):
         pixels = normalize(batch["pixel_values_videos"], processor.image_mean, processor.image_std)
@@ -161,7 +135,15 @@ def main() -> None:
             if step + 1 in looks or step == 0:
                 figures = diagnostics.health(outputs.predictions, outputs.targets)
                 warnings = [warning.split(":")[0] for warning in diagnostics.alarms(figures)]
-                score = accuracy(run, processor, splits, options.label, options.labels_per_class, options.draws, probe)
+                score = few_label_accuracy(
+                    accelerator,
+                    run.model.vjepa,
+                    processor,
+                    splits,
+                    options.label,
+                    options.labels_per_class,
+                    options.draws,
+                )
                 run.rows.append(
                     f"| {run.name} | {step + 1} | {np.mean(run.losses):.3f} | {figures['target_std']:.3f} "
                     f"| {figures['target_rank']:.1f} | {figures['loss_ratio']:.2f} | {score:.3f} "

@@ -113,7 +113,9 @@ def render_video(
         inside = np.clip(0.5 - edge * signed_distance(shape, x / radius, y / radius), 0, 1)[:, None]
         wave = texture_wave(texture, x, y, generator.uniform(0, np.pi), generator.uniform(*TEXTURE_PERIOD))[:, None]
         color = generator.uniform(0.7, 1.0, (3, 1, 1))
-        frames += inside * (color * (0.75 + 0.25 * wave) - frames)  # the texture takes away up to half of the light
+        frames += inside * (
+            color * (0.55 + 0.45 * wave) - frames
+        )  # the texture takes away up to nine tenths of the light
         boxes.append(np.concatenate([centers - radius, centers + radius]).T)
     frames = np.round(255 * np.clip(frames, 0, 1)).astype(np.uint8).transpose(0, 2, 3, 1)
     return frames, np.clip(np.round(size * np.stack(boxes, axis=1)), 0, size).astype(int)

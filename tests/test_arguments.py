@@ -70,6 +70,7 @@ def test_wrong_files_are_errors_that_name_the_key(tmp_path, text, message):
         (["--max_steps", "many"], "invalid int value: 'many'"),
         (["--warmup_steps", "100001"], r"warmup_steps must lie in \[0, max_steps=90000\], got 100001"),
         (["--mask_num_blocks", "8"], r"mask_num_blocks \[8\] and mask_block_scale"),
+        (["--mask_num_blocks", "8", "0"], r"mask_num_blocks \[8, 0\] hides nothing"),
         (["--image_size", "1", "2", "3"], "image_size must be one side or height and width"),
         (["--seed", "-1"], "seed must not be negative, got -1"),
         (["--save_steps", "0"], "save_steps must be at least 1"),

@@ -5,13 +5,21 @@ pytest tests/test_evaluation.py
 
 import copy
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 
 from vjepa_hf import VJEPAConfig, VJEPAForVideoClassification, VJEPAVideoProcessor
-from vjepa_hf.evaluation import encode_labels, extract_features, few_labels, probe_logits, train_probe
+from vjepa_hf.evaluation import (
+    encode_labels,
+    extract_features,
+    few_label_accuracy,
+    few_labels,
+    probe_logits,
+    train_probe,
+)
 
 
 @pytest.fixture
@@ -79,3 +87,18 @@ def test_the_probe_learns_and_the_encoder_stays(classifier):
     assert history[-1] < 0.1 < history[0]
     assert (probe_logits(classifier, tokens).argmax(axis=1) == labels).mean() == 1.0
     assert all(torch.equal(before[name], value) for name, value in classifier.vjepa.state_dict().items())
+
+
+def test_few_label_accuracy_is_that_of_its_draws_and_counts_the_unreadable_as_wrong(classifier, processor, toy_videos):
+    paths = [str(path) for path in sorted(toy_videos.rglob("*.mp4"))[:4]]
+    few = {"label": "label", "per_class": 2, "draws": 2, "epochs": 40}
+
+    def accuracy(test_paths: list[str], test_labels: list[str]) -> float:
+        train = datasets.Dataset.from_dict({"video": paths, "label": ["a", "a", "b", "b"]})
+        test = datasets.Dataset.from_dict({"video": test_paths, "label": test_labels})
+        splits = {"train": train, "test": test}
+        return few_label_accuracy(Accelerator(cpu=True), classifier.vjepa, processor, splits, **few)
+
+    assert accuracy(paths, ["a", "a", "b", "b"]) == 1.0
+    assert accuracy(paths, ["b", "b", "a", "a"]) == 0.0
+    assert accuracy([*paths, "missing.mp4"], ["a", "a", "b", "b", "a"]) == 0.8

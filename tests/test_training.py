@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from vjepa_hf import VJEPAForPreTraining, VJEPAModel, VJEPAVideoProcessor
 from vjepa_hf.arguments import parse_arguments
+from vjepa_hf.masking import CausalMask, MultiBlockMask
 from vjepa_hf.training import (
     Progress,
     RunLog,
@@ -66,6 +67,17 @@ def test_the_run_decides_model_processor_and_masks():
     assert (processor.crop_size.height, processor.crop_size.width) == (32, 48)
     sampler = mask_sampler(args.masks, config.grid_size, seed=0)
     assert [mask.num_blocks for mask in sampler.masks] == [4, 1]
+
+
+def test_a_run_may_hide_the_future_with_or_without_blocks():
+    future = tiny_arguments("--mask_num_blocks", "0", "2", "--mask_context_steps", "1").masks
+    plain, blocks = mask_sampler(future, grid_size=(2, 4, 4), seed=0).masks
+    assert plain == CausalMask(1) and blocks == CausalMask(1, MultiBlockMask(2, (0.7, 0.7)))
+    context_masks, target_masks = mask_sampler(future, grid_size=(2, 4, 4), seed=0)([(0, 0), (0, 1)])
+    assert (
+        context_masks[0].max() == 15 and target_masks[0].min() == 16
+    )  # all of the first step, then all of the second
+    assert context_masks[1].max() <= 15 and context_masks[1].shape[1] < 16
 
 
 def test_biases_and_vectors_are_not_decayed_and_the_target_encoder_is_not_trained(model):

@@ -66,10 +66,11 @@ class DataArguments:
 
 @dataclass
 class MaskArguments:
-    """The masks of 3D multi-block masking; one entry a mask kind in both lists."""
+    """The masks of 3D multi-block masking, causal or not; one entry a mask kind in both lists."""
 
     mask_num_blocks: list[int] = _help("blocks whose union is hidden, for each mask kind", [8, 2])
     mask_block_scale: list[float] = _help("share of the frame that one block covers, for each mask kind", [0.15, 0.7])
+    mask_context_steps: int | None = _help("time steps after which all is hidden (causal masks); None: none", None)
     mask_aspect_ratio: list[float] = _help("lower and upper height / width of a block", [0.75, 1.5])
     mask_mode: Literal["subsample", "reference"] = _help("how lists of tokens are cut to one length", "subsample")
     mask_group_size: int | None = _help("clips that share one token count; None: all of an optimizer step", None)
@@ -79,6 +80,10 @@ class MaskArguments:
             raise ValueError(
                 f"mask_num_blocks {self.mask_num_blocks} and mask_block_scale {self.mask_block_scale} must have one "
                 "entry for each mask kind"
+            )
+        if self.mask_context_steps is None and 0 in self.mask_num_blocks:
+            raise ValueError(
+                f"mask_num_blocks {self.mask_num_blocks} hides nothing; only with mask_context_steps may it be 0"
             )
 
 

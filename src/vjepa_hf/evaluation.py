@@ -1,16 +1,19 @@
 """Judge a frozen encoder: features of videos, few-label splits, and the attentive probe (paper, section 4.3)."""
 
 import math
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from .configuration_vjepa import VJEPAConfig
 from .modeling_vjepa import VJEPAForVideoClassification, VJEPAModel
 from .video_io import VideoDecodeError
 
@@ -182,6 +185,54 @@ def probe_logits(classifier: VJEPAForVideoClassification, tokens: np.ndarray, ba
         head(_to_model(tokens[start : start + batch_size], classifier)) for start in range(0, len(tokens), batch_size)
     ]
     return torch.cat(batches).float().cpu().numpy()
+
+
+def few_label_accuracy(
+    accelerator: Accelerator,
+    model: VJEPAModel,
+    processor: Callable[..., Any],
+    splits: Mapping[str, datasets.Dataset],
+    label: str,
+    per_class: int,
+    draws: int,
+    epochs: int = 80,
+) -> float:
+    """Mean test accuracy of attentive probes on frozen features, over draws of the few labels.
+
+    Draw s takes the labels `few_labels(..., seed=s)` and starts its probe from seed s. Unreadable training videos are
+    left out; an unreadable test video counts as wrong.
+
+    Args:
+        accelerator: of the run, one process.
+        model: encoder.
+        processor: turns a video into one clip of the size the model is configured for.
+        splits: `train` and `test`, with the columns `video` and `label`.
+        label: column that the probe learns.
+        per_class: training videos of a class.
+        draws: number of probes.
+        epochs: passes of a probe over its training videos.
+    """
+    labels, names = encode_labels(splits["train"][label])
+    expected, _ = encode_labels(splits["test"][label], names)
+    chosen = [few_labels(labels, per_class, seed) for seed in range(draws)]
+    used = np.unique(np.concatenate(chosen))
+    scores = []
+    with tempfile.TemporaryDirectory() as folder:
+        train, test = (
+            extract_features(accelerator, model, processor, videos["video"], Path(folder) / f"{split}.npy")
+            for split, videos in (("train", splits["train"].select(used)), ("test", splits["test"]))
+        )
+        for seed, rows in enumerate(chosen):
+            torch.manual_seed(seed)
+            config = VJEPAConfig(**model.config.to_diff_dict() | {"num_labels": len(names)})
+            classifier = VJEPAForVideoClassification(config).to(accelerator.device)
+            places = np.intersect1d(np.searchsorted(used, rows), train.readable)
+            train_probe(
+                classifier, train.tokens[places], labels[used][places], np.random.default_rng(seed), epochs=epochs
+            )
+            right = probe_logits(classifier, test.tokens[test.readable]).argmax(axis=1) == expected[test.readable]
+            scores.append(right.sum() / len(expected))
+    return float(np.mean(scores))
 
 
 def _to_model(tokens: np.ndarray, classifier: VJEPAForVideoClassification) -> torch.Tensor:

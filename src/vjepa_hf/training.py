@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from .arguments import DataArguments, MaskArguments, ModelArguments, OptimizationArguments, PretrainingArguments
 from .configuration_vjepa import VJEPAConfig
-from .masking import MaskSampler, MultiBlockMask
+from .masking import CausalMask, MaskKind, MaskSampler, MultiBlockMask
 from .modeling_vjepa import VJEPAForPreTraining
 from .schedules import ema_momentum, learning_rate, weight_decay
 from .video_processing_vjepa import VJEPAVideoProcessor
@@ -62,10 +62,13 @@ def make_processor(config: VJEPAConfig, data: DataArguments) -> VJEPAVideoProces
 
 def mask_sampler(masks: MaskArguments, grid_size: tuple[int, int, int], seed: int) -> MaskSampler:
     """The masks that a run asks for, on the token grid (t, h, w) of its clips."""
-    kinds = [
-        MultiBlockMask(num_blocks, (scale, scale), aspect_ratio=tuple(masks.mask_aspect_ratio))
-        for num_blocks, scale in zip(masks.mask_num_blocks, masks.mask_block_scale, strict=True)
-    ]
+    aspect_ratio = tuple(masks.mask_aspect_ratio)
+
+    def kind(num_blocks: int, scale: float) -> MaskKind:
+        blocks = MultiBlockMask(num_blocks, (scale, scale), aspect_ratio=aspect_ratio) if num_blocks else None
+        return blocks if masks.mask_context_steps is None else CausalMask(masks.mask_context_steps, blocks)
+
+    kinds = [kind(*values) for values in zip(masks.mask_num_blocks, masks.mask_block_scale, strict=True)]
     return MaskSampler(kinds, grid_size, seed, masks.mask_mode)
 
 
