@@ -38,6 +38,7 @@ style: $(READY)  ## Format the code and mend what ruff can mend
 
 # REFERENCE=path/to/jepa also runs Meta's code beside ours, FIXTURES=path writes the parity table from recorded numbers.
 bench: $(READY)  ## Run the benchmarks; results go to benchmarks/results
+	$(BIN)/python benchmarks/toy_learning.py --output benchmarks/results/toy_learning.md
 	$(BIN)/python benchmarks/collapse.py --output benchmarks/results/collapse.md
 	$(BIN)/python benchmarks/full_size_checkpoints.py --output benchmarks/results/full_size_checkpoints.md
 	$(if $(FIXTURES),$(BIN)/python benchmarks/parity_table.py --fixtures $(FIXTURES) --write)

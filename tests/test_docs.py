@@ -30,3 +30,20 @@ def test_walk_catches_a_wrong_shape(toy_video_path, tmp_path):
     assert wrong != program
     with pytest.raises(AssertionError):
         exec(compile(wrong, "wrong", "exec"), {"video": toy_video_path, "folder": tmp_path})
+
+
+def accuracy_rows(page: str) -> list[list[str]]:
+    """Rows `| seed or mean | four accuracies |` of a page's tables."""
+    return [row.split(" | ") for row in re.findall(r"^\| ((?:\d|mean)(?: \| \d\.\d{3}){4}) \|$", page, re.MULTILINE)]
+
+
+def test_what_pretraining_teaches_is_told_as_it_was_measured():
+    measured = accuracy_rows((REPO / "benchmarks" / "results" / "toy_learning.md").read_text())
+    assert [row[0] for row in measured] == ["0", "1", "2", "mean"]
+    assert accuracy_rows((REPO / "docs" / "recipe.md").read_text()) == measured[:3]
+    told = re.findall(
+        r"(\d+) % of the test\s+videos, and from an untrained encoder in (\d+) %", (REPO / "README.md").read_text()
+    )
+    pretrained, untrained = (f"{100 * float(value):.0f}" for value in measured[3][1:3])
+    assert told == [(pretrained, untrained)]
+    assert float(measured[3][1]) - float(measured[3][2]) > 0.15 and float(measured[3][3]) >= float(measured[3][4])
