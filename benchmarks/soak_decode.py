@@ -132,8 +132,8 @@ def main() -> None:
     lines = [
         "# Opening videos ten thousand times, and damaged ones",
         "",
-        "`python benchmarks/soak_decode.py`: one random frame of a random video at a time, all in one process; three frames "
-        "of each damaged copy.",
+        "`python benchmarks/soak_decode.py`: one random frame of a random video at a time, all in one process; three "
+        "frames of each damaged copy.",
         "",
         f"torch {torch.__version__}, PyAV {av.__version__}, {platform.machine()}, vjepa_hf {commit()}",
     ]
