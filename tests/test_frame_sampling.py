@@ -1,10 +1,13 @@
 """Which frame numbers make a clip."""
 
+import ast
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from vjepa_hf import frame_sampling
 from vjepa_hf.frame_sampling import (
     clip_span,
     frame_offsets,
@@ -29,6 +32,27 @@ def test_fractional_steps_are_rounded_one_by_one_so_that_errors_do_not_add_up():
 def test_clips_of_equal_seconds_cover_equal_time_at_any_frame_rate():
     spans = [(clip_span(16, step_from_seconds(0.125, fps)) - 1) / fps for fps in (8, 24, 30, 60)]
     assert np.allclose(spans, 15 * 0.125, atol=1 / 24)
+
+
+@pytest.mark.parametrize(
+    "fps, step, indices",
+    [
+        (24, 3.0, [0, 3, 6, 9]),
+        (25, 3.125, [0, 3, 6, 9]),
+        (30, 3.75, [0, 4, 8, 11]),
+        (60, 7.5, [0, 8, 15, 23]),
+        (6, 0.75, [0, 1, 2, 2]),  # slower than the clip: frames repeat
+    ],
+)
+def test_a_stride_in_seconds_picks_the_nearest_frames(fps, step, indices):
+    assert step_from_seconds(1 / 8, fps) == step
+    assert frame_offsets(4, step).tolist() == indices
+
+
+def test_random_clips_of_equal_seconds_stay_inside_the_video():
+    clips = random_clips(100, 16, step_from_seconds(1 / 8, 29.97), np.random.default_rng(0), num_clips=500)
+    assert clips.min() == 0 and clips.max() == 99
+    assert set(np.diff(clips).ravel().tolist()) == {3, 4}
 
 
 def test_a_single_regular_clip_is_the_middle_of_the_video():
@@ -71,6 +95,11 @@ def test_random_clips_are_a_function_of_the_generator():
     assert draw(1) == draw(1) != draw(2)
 
 
+def test_random_clips_are_these_for_this_seed():
+    clips = random_clips(100, 4, 4, np.random.default_rng(0), num_clips=3)
+    assert clips.tolist() == [[74, 78, 82, 86], [56, 60, 64, 68], [44, 48, 52, 56]]
+
+
 def test_clips_may_start_anywhere():
     assert place_clips(np.array([3, 9]), 12, 3, 2).tolist() == [[3, 5, 7], [9, 11, 11]]
 
@@ -106,22 +135,39 @@ def test_the_reference_rule_has_uneven_steps_and_ours_has_not():
     assert set(np.diff(regular_clips(300, 16, 4)[0])) == {4}
 
 
-@pytest.mark.parametrize(
-    "call, message",
-    [
-        (lambda: regular_clips(0, 16, 4), "total_frames=0"),
-        (lambda: regular_clips(10, 0, 4), "num_frames=0"),
-        (lambda: regular_clips(10, 4, 0), "frame_step=0"),
-        (lambda: regular_clips(10, 4, -1), "frame_step=-1"),
-        (lambda: regular_clips(10, 4, 4, num_clips=0), "num_clips=0"),
-        (lambda: regular_clips(10, 4, 4, short_video="loop"), "short_video='loop' must be one of"),
-        (lambda: regular_clips(12, 4, 4, short_video="error"), "12 frames .* num_frames=4 .* frame_step=4 spans 13"),
-        (lambda: random_clips(0, 16, 4, np.random.default_rng(0)), "total_frames=0"),
-        (lambda: reference_clips(0, 16, 4), "total_frames=0"),
-        (lambda: step_from_seconds(0, 30), "seconds_between_frames=0"),
-        (lambda: step_from_seconds(0.1, 0), "fps=0"),
-    ],
-)
-def test_impossible_requests_name_the_value(call, message):
+IMPOSSIBLE = {
+    "total_frames=0 must": lambda: regular_clips(0, 16, 4),
+    "total_frames=-1": lambda: random_clips(-1, 16, 4, np.random.default_rng(0)),
+    "total_frames=0": lambda: reference_clips(0, 16, 4),
+    "num_frames=0": lambda: regular_clips(10, 0, 4),
+    "frame_step=0": lambda: regular_clips(10, 4, 0),
+    "frame_step=-1": lambda: regular_clips(10, 4, -1),
+    "frame_step=nan": lambda: frame_offsets(4, float("nan")),
+    "frame_step=inf": lambda: clip_span(4, float("inf")),
+    "num_clips=0": lambda: regular_clips(10, 4, 4, num_clips=0),
+    "short_video='loop' must be one of": lambda: regular_clips(10, 4, 4, short_video="loop"),
+    "12 frames .* num_frames=4 .* frame_step=4 spans 13": lambda: regular_clips(12, 4, 4, short_video="error"),
+    r"starts=\[-1\] must lie in the video, 0 to 9": lambda: place_clips([-1], 10, 4, 2),
+    r"starts=\[3, 10\]": lambda: place_clips([3, 10], 10, 4, 2),
+    "seconds_between_frames=0": lambda: step_from_seconds(0, 30),
+    "fps=0": lambda: step_from_seconds(0.1, 0),
+    "fps=inf": lambda: step_from_seconds(0.1, float("inf")),
+}
+
+
+@pytest.mark.parametrize("message", IMPOSSIBLE)
+def test_impossible_requests_name_the_value(message):
     with pytest.raises(ValueError, match=message):
-        call()
+        IMPOSSIBLE[message]()
+
+
+def test_every_raise_has_such_a_request():
+    tree = ast.parse(Path(frame_sampling.__file__).read_text())
+    lines = {node.lineno for node in ast.walk(tree) if isinstance(node, ast.Raise)}
+    reached = set()
+    for call in IMPOSSIBLE.values():
+        with pytest.raises(ValueError) as error:
+            call()
+        reached.add(error.traceback[-1].lineno + 1)
+    assert len(lines) >= 6
+    assert lines == reached

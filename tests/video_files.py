@@ -17,16 +17,22 @@ def write_video(
     pix_fmt: str = "yuv420p",
     options: dict[str, str] | None = None,
     rotation: int = 0,
+    hflip: bool = False,
+    vflip: bool = False,
     times: list[int] | None = None,
+    container_options: dict[str, str] | None = None,
 ) -> Path:
-    """Encode a moving pattern. `times` are presentation times in thousandths of a second, by default evenly spaced."""
-    with av.open(str(path), "w") as container:
+    """Encode a moving pattern. `times` are presentation times in thousandths of a second, by default evenly spaced.
+
+    `rotation` in degrees counterclockwise and then the flips are what a player is told to do.
+    """
+    with av.open(str(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=fps, options=options or {})
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         if times is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
-        if rotation:
-            stream.set_display_rotation(rotation)
+        if rotation or hflip or vflip:
+            stream.set_display_rotation(rotation, hflip=hflip, vflip=vflip)
         for number in range(num_frames):
             frame = av.VideoFrame.from_ndarray(picture(number, height, width), format="rgb24")
             frame.pts = number if times is None else times[number]
@@ -58,8 +64,14 @@ def write_audio(path: Path) -> Path:
 
 def read_all(path: Path) -> np.ndarray:
     """Every frame of a full decode from the beginning, upright, uint8 (T, H, W, 3)."""
-    with av.open(str(path)) as container:
-        frames = [
-            np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90) for frame in container.decode(video=0)
-        ]
-    return np.stack(frames)
+    return np.stack(list(read_some(path).values()))
+
+
+def read_some(path: Path, numbers: set[int] | None = None) -> dict[int, np.ndarray]:
+    """Frames of a full decode from the beginning by their numbers, upright, uint8 (H, W, 3) each; None for all."""
+    with av.open(str(path), metadata_errors="replace") as container:
+        return {
+            number: np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+            for number, frame in enumerate(container.decode(video=0))
+            if numbers is None or number in numbers
+        }

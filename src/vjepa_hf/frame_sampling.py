@@ -15,10 +15,12 @@ def step_from_seconds(seconds_between_frames: float, fps: float) -> float:
     The result may be fractional; `frame_offsets` rounds each offset by itself, so rounding never adds up.
 
     Raises:
-        ValueError: `seconds_between_frames` or `fps` is not positive.
+        ValueError: `seconds_between_frames` or `fps` is not a positive number.
     """
-    if not (seconds_between_frames > 0 and fps > 0):
-        raise ValueError(f"seconds_between_frames={seconds_between_frames} and fps={fps} must both be positive.")
+    if not (0 < seconds_between_frames < np.inf and 0 < fps < np.inf):
+        raise ValueError(
+            f"seconds_between_frames={seconds_between_frames} and fps={fps} must both be positive numbers."
+        )
     return seconds_between_frames * fps
 
 
@@ -26,12 +28,12 @@ def frame_offsets(num_frames: int, frame_step: float) -> np.ndarray:
     """Frame numbers of a clip relative to its first frame: 0, step, 2 * step, ... rounded half up. Shape (T,).
 
     Raises:
-        ValueError: `num_frames` is below one or `frame_step` is not positive.
+        ValueError: `num_frames` is below one or `frame_step` is not a positive number.
     """
     if num_frames < 1:
         raise ValueError(f"num_frames={num_frames} must be at least 1.")
-    if not frame_step > 0:
-        raise ValueError(f"frame_step={frame_step} must be positive.")
+    if not 0 < frame_step < np.inf:
+        raise ValueError(f"frame_step={frame_step} must be a positive number.")
     return np.floor(np.arange(num_frames) * frame_step + 0.5).astype(np.int64)
 
 
@@ -89,7 +91,13 @@ def place_clips(
         "repeat_last"   0 2 4 4   the last frame of the video again and again
         "wrap"          0 2 4 1   the video plays in a loop
         "error"         ValueError
+
+    Raises:
+        ValueError: A clip begins outside of the video, the policy is none of these, or it is "error" and a clip ends
+            outside of the video.
     """
+    if min(starts) < 0 or max(starts) >= total_frames:
+        raise ValueError(f"starts={list(starts)} must lie in the video, 0 to {total_frames - 1}.")
     if short_video not in SHORT_VIDEO_POLICIES:
         raise ValueError(f"short_video={short_video!r} must be one of {SHORT_VIDEO_POLICIES}.")
     indices = np.asarray(starts, dtype=np.int64)[:, None] + frame_offsets(num_frames, frame_step)
