@@ -1,4 +1,4 @@
-"""Sources list what is there, the order is a function of (seed, epoch), and broken videos are counted and bounded.
+"""The order is a function of (seed, epoch), clips of (seed, epoch, sample id), and broken videos are counted and bounded.
 
 pytest tests/test_data.py
 """
@@ -11,88 +11,17 @@ import torch
 from vjepa_hf.data import (
     ClipBatchSampler,
     ClipRequest,
-    FailureLog,
+    ClipReader,
+    InputLog,
     PretrainingCollator,
     VideoClipDataset,
     VideoFailure,
     check_video,
     epoch_order,
-    load_videos,
 )
 from vjepa_hf.masking import MaskSampler, MultiBlockMask
 from vjepa_hf.transforms import RandomResizedCropFlip
 from vjepa_hf.video_io import VideoDecodeError
-
-# --- sources ---
-
-
-def touch(*paths):
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
-
-
-def test_a_folder_lists_its_videos_in_order_and_nothing_else(tmp_path):
-    touch(tmp_path / "b.mp4", tmp_path / "a b.MKV", tmp_path / "deep" / "c.webm", tmp_path / "notes.txt")
-    videos = load_videos(tmp_path)
-    assert videos["video"] == [str(tmp_path / name) for name in ("a b.MKV", "b.mp4", "deep/c.webm")]
-    assert videos.column_names == ["video"]
-
-
-def test_class_folders_give_labels(tmp_path):
-    touch(tmp_path / "set" / "run" / "1.mp4", tmp_path / "set" / "jump" / "2.mp4")
-    assert load_videos(tmp_path)["label"] == ["jump", "run"]
-
-
-@pytest.mark.parametrize(
-    "name, text",
-    [
-        ("list.csv", "video,action\nclips/a b.mp4,run\n/abs/c.mp4,jump\nhttps://host/d.mp4,run\n"),
-        ("list.tsv", "path\taction\nclips/a b.mp4\trun\n/abs/c.mp4\tjump\nhttps://host/d.mp4\trun\n"),
-        (
-            "list.jsonl",
-            '{"file_name": "clips/a b.mp4", "action": "run"}\n{"file_name": "/abs/c.mp4", "action": "jump"}\n'
-            '{"file_name": "https://host/d.mp4", "action": "run"}\n',
-        ),
-    ],
-)
-def test_lists_with_named_columns_agree(tmp_path, name, text):
-    (tmp_path / name).write_text(text)
-    videos = load_videos(tmp_path / name)
-    assert videos["video"] == [str(tmp_path / "clips/a b.mp4"), "/abs/c.mp4", "https://host/d.mp4"]
-    assert videos["action"] == ["run", "jump", "run"]
-
-
-def test_a_list_of_nothing_but_paths_has_as_many_videos(tmp_path):
-    (tmp_path / "list.csv").write_text("video\na.mp4\nb.mp4\n")
-    assert load_videos(tmp_path / "list.csv")["video"] == [str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4")]
-
-
-@pytest.mark.parametrize("name", ["list.txt", "list.csv"])
-def test_lines_of_path_and_label_keep_spaces_in_paths(tmp_path, name):
-    (tmp_path / name).write_text("/data/a video.mp4 3\nb.mp4 0\n")
-    videos = load_videos(tmp_path / name)
-    assert videos["video"] == ["/data/a video.mp4", str(tmp_path / "b.mp4")]
-    assert videos["label"] == [3, 0]
-
-
-def test_another_column_can_be_named(tmp_path):
-    (tmp_path / "list.csv").write_text("video,small\na.mp4,b.mp4\n")
-    assert load_videos(tmp_path / "list.csv", video_column="small")["video"] == [str(tmp_path / "b.mp4")]
-
-
-def test_sources_without_videos_are_errors_that_say_why(tmp_path):
-    with pytest.raises(ValueError, match="does not exist"):
-        load_videos(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="lists no video"):
-        load_videos(tmp_path)
-    (tmp_path / "list.csv").write_text("clip,label\na.mp4,1\n")
-    with pytest.raises(ValueError, match="has no column video or path or file_name; its columns are clip, label"):
-        load_videos(tmp_path / "list.csv")
-    (tmp_path / "list.txt").write_text("a.mp4 0\nb.mp4\n")
-    with pytest.raises(ValueError, match="line 2"):
-        load_videos(tmp_path / "list.txt")
-
 
 # --- order ---
 
@@ -155,10 +84,9 @@ def test_a_mask_group_that_does_not_fit_is_an_error(size):
 # --- clips ---
 
 
-def clip_dataset(videos: list[str], **options) -> VideoClipDataset:
-    augment = RandomResizedCropFlip((32, 32))
-    source = datasets.Dataset.from_dict({"video": videos})
-    return VideoClipDataset(source, num_frames=4, frame_step=2, transform=augment, seed=0, **options)
+def clip_dataset(videos: list, max_attempts: int = 10, **options) -> VideoClipDataset:
+    reader = ClipReader(**{"num_frames": 4, "frame_step": 2, "seed": 0, "transform": AUGMENT} | options)
+    return VideoClipDataset(datasets.Dataset.from_dict({"video": videos}), reader, max_attempts)
 
 
 def request(index: int, epoch: int = 0) -> ClipRequest:
@@ -227,25 +155,3 @@ def test_nothing_draws_from_global_generators(toy_video_path):
     assert (np.random.get_state()[1] == before[0]).all() and torch.equal(torch.get_rng_state(), before[1])
 
 
-# --- failures and checks ---
-
-
-def test_each_failure_is_named_once_and_too_many_end_the_run():
-    failure = VideoFailure("a.mp4", "a.mp4: no frames")
-    log = FailureLog(max_failed_share=0.1, min_videos=20)
-    assert log.update([failure, failure], num_loaded=8) == [failure]
-    assert log.update([failure], num_loaded=50) == []
-    assert log.total() == 3
-    with pytest.raises(ValueError, match="7 of 65 videos.*max_failed_share=0.1.*a.mp4"):
-        log.update([failure] * 4, num_loaded=0)
-
-
-def test_the_share_is_not_judged_by_the_first_video():
-    FailureLog(max_failed_share=0.0, min_videos=10).update([VideoFailure("a", "b")], num_loaded=1)
-
-
-def test_check_video_tells_good_from_broken(toy_video_path, tmp_path):
-    assert check_video(str(toy_video_path)).info.num_frames > 1
-    broken = tmp_path / "broken.mp4"
-    broken.write_bytes(toy_video_path.read_bytes()[:200])
-    assert check_video(str(broken)).info is None and check_video(str(broken)).cause
