@@ -73,7 +73,8 @@ def main() -> None:
     num_clips = training.clips_per_step(accelerator, optimization)
 
     # 6. Loop: one optimizer step is one or more forward passes, whose gradients are averaged.
-    accelerator.print(training.run_summary(accelerator, args, loader, model))
+    num_videos = None if source.streaming else len(loader.dataset)
+    accelerator.print(training.run_summary(accelerator, args, num_videos, model))
     log = training.RunLog(accelerator, args, progress.step)
     throughput, losses = training.Throughput(), []
     for batch in throughput.timed(loader):

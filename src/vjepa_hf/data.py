@@ -101,6 +101,7 @@ def _file(video: Any) -> str | bytes:
     """What `video_io` opens; an address that it does not know, such as s3:// or hf://, is read here."""
     if isinstance(video, dict):
         video = video["path"] if video["bytes"] is None else video["bytes"]
+    video = os.fspath(video) if isinstance(video, os.PathLike) else video
     if not video:
         raise VideoDecodeError(str(video), "the file", "neither a path nor bytes")
     if isinstance(video, bytes) or "://" not in video or video.startswith(("http://", "https://", "file://")):
@@ -633,11 +634,12 @@ def failure_kind(cause: str) -> str:
 
 @dataclass(frozen=True)
 class VideoCheck:
-    """What one video turned out to be: its figures, or the cause why it cannot be read."""
+    """What one video turned out to be: its figures, or the cause why it cannot be read; and where a copy of it is."""
 
     video: str
     info: VideoInfo | None = None
     cause: str | None = None
+    copy: str | None = None
 
 
 def check_video(video: Any) -> VideoCheck:

@@ -30,14 +30,11 @@ def shrink_video(
         VideoDecodeError: the original cannot be read to its end.
     """
     if short_side < 16 or keyframe_interval < 1:
-        raise ValueError(
-            f"short_side={short_side} must be at least 16, keyframe_interval={keyframe_interval} at least 1"
-        )
+        raise ValueError(f"{short_side=} must be at least 16 and {keyframe_interval=} at least 1")
     info = probe_video(video)
     scale = min(1.0, short_side / min(info.height, info.width))
-    height, width = (
-        max(2, 2 * round(side * scale / 2)) for side in (info.height, info.width)
-    )  # libx264 wants even ones
+    # libx264 wants even sides.
+    height, width = (max(2, 2 * round(side * scale / 2)) for side in (info.height, info.width))
     fps = Fraction(info.fps).limit_denominator(1001) if info.fps > 0 else DEFAULT_FPS
     unfinished = Path(path).with_suffix(".unfinished")
     with av.open(str(unfinished), "w", format="mp4") as container:

@@ -333,13 +333,12 @@ def _flush(folder: Path) -> None:
 
 
 def run_summary(
-    accelerator: Accelerator,
-    args: PretrainingArguments,
-    loader: torch.utils.data.DataLoader,
-    model: torch.nn.Module,
+    accelerator: Accelerator, args: PretrainingArguments, num_videos: int | None, model: torch.nn.Module
 ) -> str:
-    """What is about to happen, in a few lines, so that a wrong setting is seen before it costs a day."""
-    num_videos = None if args.data.streaming else len(loader.dataset)
+    """What is about to happen, in a few lines, so that a wrong setting is seen before it costs a day.
+
+    `num_videos` is None for streams, which do not know it.
+    """
     optimization = args.optimization
     num_parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     batch = optimization.per_device_batch_size, accelerator.num_processes, optimization.gradient_accumulation_steps
@@ -350,7 +349,7 @@ def run_summary(
         f"{accelerator.mixed_precision}",
         f"{math.prod(batch)} clips a step = {batch[0]} a device x {batch[1]} processes x {batch[2]} accumulated",
         f"{clips:,} clips in {optimization.max_steps:,} steps"
-        + ("" if num_videos is None else f" = {clips / num_videos:.1f} a video"),
+        + ("" if num_videos is None else f" = {clips / num_videos:.1f} epochs"),
     ]
     last = optimization.max_steps - 1
     for name, step in (("first", 0), ("warm-up end", min(optimization.warmup_steps, last)), ("last", last)):
