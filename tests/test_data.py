@@ -30,6 +30,7 @@ from vjepa_hf.data import (
     decode_video,
     epoch_order,
     failure_kind,
+    for_processor,
     oddities,
     probe_video,
 )
@@ -77,6 +78,12 @@ def test_a_folder_of_frames_is_a_video_in_the_order_of_its_numbers(frame_folder)
     assert torch.equal(frames, torch.from_numpy(np.stack(expected)).permute(0, 3, 1, 2))
     info = probe_video(str(frame_folder))
     assert (info.num_frames, info.height, info.width) == (20, 48, 64) and np.isnan(info.fps)
+
+
+def test_the_processor_gets_what_it_can_read(frame_folder, toy_video_path):
+    assert for_processor({"bytes": b"1", "path": "a.mp4"}) == b"1"
+    assert for_processor(str(toy_video_path)) == str(toy_video_path)
+    assert torch.equal(for_processor(str(frame_folder)), decode_video(str(frame_folder), range(20)))
 
 
 def test_an_image_is_a_still_clip(tmp_path):

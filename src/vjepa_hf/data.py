@@ -86,6 +86,16 @@ def probe_video(video: Any) -> VideoInfo:
         return _folder_info(_frame_files(file)) if _is_folder(file) else probe(file)
 
 
+def for_processor(video: Any) -> str | bytes | torch.Tensor:
+    """A value of the column `video` as `VJEPAVideoProcessor` takes it: a folder of frames is read whole.
+
+    Raises:
+        VideoDecodeError: it is a folder of frames that cannot be read, or holds nothing.
+    """
+    file = _file(video)
+    return decode_video(file, range(len(_frame_files(file)))) if _is_folder(file) else file
+
+
 @contextmanager
 def _named(video: Any) -> Iterator[None]:
     """Let an error about bytes say where they came from."""
