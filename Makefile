@@ -36,11 +36,16 @@ style: $(READY)  ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix $(wildcard $(SOURCES))
 	$(BIN)/ruff format $(wildcard $(SOURCES))
 
-# REFERENCE=path/to/jepa also runs Meta's code beside ours, FIXTURES=path writes the parity table from recorded numbers.
+# REFERENCE=path/to/jepa also runs Meta's code beside ours, FIXTURES=path writes the parity table from recorded numbers,
+# VIDEOS=path measures the loader on real videos.
 bench: $(READY)  ## Run the benchmarks; results go to benchmarks/results
 	$(BIN)/python benchmarks/toy_learning.py --output benchmarks/results/toy_learning.md
 	$(BIN)/python benchmarks/collapse.py --output benchmarks/results/collapse.md
 	$(BIN)/python benchmarks/full_size_checkpoints.py --output benchmarks/results/full_size_checkpoints.md
+	$(BIN)/python benchmarks/index_list.py --output benchmarks/results/index_list.md
+	$(if $(VIDEOS),$(BIN)/python benchmarks/loader.py --videos $(VIDEOS) --output benchmarks/results/loader.md)
 	$(if $(FIXTURES),$(BIN)/python benchmarks/parity_table.py --fixtures $(FIXTURES) --write)
 	$(if $(REFERENCE),$(BIN)/python benchmarks/parity_with_reference.py --reference $(REFERENCE) \
 		--output benchmarks/results/parity_with_reference.md)
+	$(if $(REFERENCE),$(BIN)/python benchmarks/mask_sampling.py --reference $(REFERENCE) \
+		--output benchmarks/results/mask_sampling.md)

@@ -25,7 +25,7 @@ from transformers.utils import ModelOutput
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, data, diagnostics, training
 from vjepa_hf.arguments import PretrainingArguments, parse_arguments
 from vjepa_hf.evaluation import few_label_accuracy
-from vjepa_hf.transforms import RandomResizedCropFlip, normalize
+from vjepa_hf.transforms import normalize
 
 transformers.utils.logging.disable_progress_bar()
 HERE = Path(__file__).parent
@@ -61,24 +61,6 @@ def start(name: str, model_class: type[VJEPAForPreTraining], args: PretrainingAr
     torch.manual_seed(args.run.seed)
     model = model_class(copy.deepcopy(config))
     return Run(name, model, training.make_optimizer(model, args.optimization))
-
-
-def batches(args: PretrainingArguments, videos, config: VJEPAConfig) -> torch.utils.data.DataLoader:
-    """The batches of examples/pretrain.py."""
-    source = args.data
-    augment = RandomResizedCropFlip(
-        config.image_size, source.crop_scale, source.crop_aspect_ratio, source.flip_probability
-    )
-    clips = data.VideoClipDataset(
-        videos, config.num_frames, source.frame_step, augment, args.run.seed, source.short_video
-    )
-    sampler = data.ClipBatchSampler(
-        len(videos), args.optimization.per_device_batch_size, args.optimization.max_steps, args.run.seed
-    )
-    collate = data.PretrainingCollator(training.mask_sampler(args.masks, config.grid_size, args.run.seed))
-    return torch.utils.data.DataLoader(
-        clips, batch_sampler=sampler, num_workers=source.num_workers, collate_fn=collate
-    )
 
 
 def train_step(run: Run, batch: dict, pixels: torch.Tensor, step: int, args: PretrainingArguments) -> ModelOutput:
@@ -128,7 +110,8 @@ def main() -> None:
     began = time.time()
     accelerator = Accelerator(cpu=True)
     looks = set(np.linspace(0, args.optimization.max_steps, options.looks + 1).round().astype(int).tolist())
-    for step, batch in enumerate(batches(args, splits["train"], config)):
+    everything = accelerator, args, config, [splits["train"]], training.Progress(), data.InputLog(0.0)
+    for step, batch in enumerate(training.make_loader(*everything)):
         pixels = normalize(batch["pixel_values_videos"], processor.image_mean, processor.image_std)
         for run in runs:
             outputs = train_step(run, batch, pixels, step, args)

@@ -19,7 +19,7 @@ from accelerate.utils import send_to_device
 
 from vjepa_hf import VJEPAForPreTraining, data, diagnostics, training
 from vjepa_hf.arguments import parse_arguments
-from vjepa_hf.transforms import RandomResizedCropFlip, normalize
+from vjepa_hf.transforms import normalize
 from vjepa_hf.visualization import plot_curves
 
 HERE = Path(__file__).parent
@@ -48,7 +48,8 @@ def main() -> None:
     )
     torch.set_num_threads(run.cpu_threads or torch.get_num_threads())
     with accelerator.main_process_first():
-        videos = data.load_videos(source.videos or toy_videos(), source.video_column)
+        videos = source.videos or [toy_videos()]
+        videos = [data.load_videos(name, source.video_column, source.streaming) for name in videos]
 
     # 3. Model: context encoder and predictor learn, the target encoder follows the context encoder as an average.
     torch.manual_seed(run.seed)
@@ -60,55 +61,32 @@ def main() -> None:
     model, optimizer = accelerator.prepare(model, training.make_optimizer(model, optimization))
     vjepa = accelerator.unwrap_model(model)
 
-    # 4. Data: clips and masks are functions of (seed, epoch, sample id).
-    augment = RandomResizedCropFlip(
-        config.image_size, source.crop_scale, source.crop_aspect_ratio, source.flip_probability
-    )
-    clips = data.VideoClipDataset(
-        videos,
-        num_frames=config.num_frames,
-        frame_step=source.frame_step,
-        transform=augment,
-        seed=run.seed,
-        short_video=source.short_video,
-        max_attempts=source.max_decode_attempts,
-    )
-    collate = data.PretrainingCollator(training.mask_sampler(args.masks, config.grid_size, run.seed))
-
-    # 5. Resume: all that decides the next step is in the checkpoint or is a function of the step.
+    # 4. Resume: all that decides the next step is in the checkpoint or is a function of the step.
+    inputs = data.InputLog(source.max_failed_share)
+    accelerator.register_for_checkpointing(inputs)
     training.prepare_output_dir(accelerator, args)
     progress = training.load_checkpoint(accelerator, run.output_dir) if run.resume else training.Progress()
-    sampler = data.ClipBatchSampler(
-        num_samples=len(videos),
-        per_device_batch_size=optimization.per_device_batch_size,
-        num_steps=optimization.max_steps - progress.step,
-        seed=run.seed,
-        num_processes=accelerator.num_processes,
-        process_index=accelerator.process_index,
-        gradient_accumulation_steps=optimization.gradient_accumulation_steps,
-        first_clip=progress.clips,
-        mask_group_size=args.masks.mask_group_size,
-    )
-    loader = torch.utils.data.DataLoader(
-        clips,
-        batch_sampler=sampler,
-        num_workers=source.num_workers,
-        collate_fn=collate,
-        pin_memory=accelerator.device.type == "cuda",
-    )
+
+    # 5. Data: clips and masks are functions of (seed, epoch, sample id); workers decode, augment and draw masks.
+    loader = training.make_loader(accelerator, args, config, videos, progress, inputs)
+    augment = training.make_transform(config.image_size, source)
+    num_clips = training.clips_per_step(accelerator, optimization)
 
     # 6. Loop: one optimizer step is one or more forward passes, whose gradients are averaged.
-    accelerator.print(training.run_summary(accelerator, args, len(videos), model))
+    num_videos = None if source.streaming else len(loader.dataset)
+    accelerator.print(training.run_summary(accelerator, args, num_videos, model))
     log = training.RunLog(accelerator, args, progress.step)
-    failures, throughput, losses = data.FailureLog(source.max_failed_share), training.Throughput(), []
+    throughput, losses = training.Throughput(), []
     for batch in throughput.timed(loader):
         values = training.hyperparameters(progress.step, optimization)
         training.set_hyperparameters(optimizer, values)
-        for failure in failures.update(batch["failures"], num_loaded=optimization.per_device_batch_size):
-            print(f"took another video for an unreadable one, {failure.cause}", file=sys.stderr)
+        inputs.update(batch)
         with accelerator.accumulate(model):
             batch = send_to_device(batch, accelerator.device, non_blocking=True)
-            pixels = normalize(batch["pixel_values_videos"], processor.image_mean, processor.image_std)
+            clips = batch["pixel_values_videos"]
+            if source.augment_on_device:
+                clips = data.augment_clips(clips, batch["clip_keys"], augment, run.seed)
+            pixels = normalize(clips, processor.image_mean, processor.image_std)
             outputs = model(pixels, batch["context_masks"], batch["target_masks"])
             accelerator.backward(outputs.loss)
             losses.append(outputs.loss.detach())
@@ -121,21 +99,22 @@ def main() -> None:
             continue  # the average must follow real optimizer steps only
         if not accelerator.optimizer_step_was_skipped:
             vjepa.update_target_encoder(values["ema_momentum"])
-        progress = progress.after_step(sampler.clips_per_step)
-        throughput.clips += sampler.clips_per_step
+        progress = progress.after_step(num_clips)
+        throughput.clips += num_clips
         log.bar.update()
 
         # 7. Log and save. Figures leave the device only here.
         step, last = progress.step, progress.step == optimization.max_steps
-        if step % run.logging_steps == 0 or last:
+        save = step % run.save_steps == 0 or last
+        if step % run.logging_steps == 0 or save:
+            log.name_failures(inputs.gather())
             figures = training.progress_figures(accelerator, losses, norms, throughput)
-            figures |= values | {"failed_videos": failures.total()}
-            log.write_progress(step, figures)
+            log.write_progress(step, figures | values | inputs.figures())
             losses.clear()
         if step % run.health_steps == 0 or last:
             figures = diagnostics.health(outputs.predictions, outputs.targets, accelerator.gather)
             log.write_health(step, figures, diagnostics.alarms(figures))
-        if step % run.save_steps == 0 or last:
+        if save:
             training.save_checkpoint(accelerator, run.output_dir, progress, run.save_total_limit)
             training.export(accelerator, model, processor, run.output_dir)
 

@@ -33,6 +33,12 @@ def test_the_default_file_is_used_unless_another_is_named(tmp_path):
     assert parse_arguments(["--config", str(other)], default).run.seed == 0
 
 
+def test_one_source_or_several_are_a_list(tmp_path):
+    assert parse_arguments(["--config", str(config_file(tmp_path, "videos: folder\n"))]).data.videos == ["folder"]
+    several = parse_arguments(["--videos", "a b", "c.csv", "--video_weights", "0.7", "0.3"]).data
+    assert (several.videos, several.video_weights) == (["a b", "c.csv"], [0.7, 0.3])
+
+
 def test_null_and_empty_lists_survive(tmp_path):
     path = config_file(tmp_path, "mask_group_size: null\nreport_to: []\n")
     args = parse_arguments(["--config", str(path)])
@@ -72,6 +78,8 @@ def test_wrong_files_are_errors_that_name_the_key(tmp_path, text, message):
         (["--mask_num_blocks", "8"], r"mask_num_blocks \[8\] and mask_block_scale"),
         (["--mask_num_blocks", "8", "0"], r"mask_num_blocks \[8, 0\] hides nothing"),
         (["--image_size", "1", "2", "3"], "image_size must be one side or height and width"),
+        (["--color_jitter", "0.4", "0.4"], "color_jitter must be brightness, contrast, saturation and hue"),
+        (["--clips_per_video", "0"], "clips_per_video must be at least 1"),
         (["--seed", "-1"], "seed must not be negative, got -1"),
         (["--save_steps", "0"], "save_steps must be at least 1"),
         (["--resume", "--overwrite_output_dir"], "exclude each other"),

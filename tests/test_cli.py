@@ -7,12 +7,15 @@ import shutil
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from video_files import write_video
 from vjepa_hf import VJEPAModel, VJEPAVideoProcessor
 from vjepa_hf.cli import app
 from vjepa_hf.data import load_videos
+from vjepa_hf.video_io import probe
 
 
 def run(*words: str, exit_code: int = 0) -> str:
@@ -58,17 +61,47 @@ def folder_with_a_broken_video(toy_video_path, tmp_path):
     return folder
 
 
-def test_check_data_names_broken_and_short_videos_and_lists_the_others(folder_with_a_broken_video, tmp_path):
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_check_data_names_broken_and_short_videos_and_lists_the_others(
+    folder_with_a_broken_video, tmp_path, num_workers
+):
     cleaned = tmp_path / "clean.csv"
-    words = ["check-data", folder_with_a_broken_video, "--num-frames", 500, "--num-workers", 1, "-o", cleaned]
-    output = run(*words, exit_code=1)
+    words = ["check-data", folder_with_a_broken_video, "--num-frames", 500, "--num-workers", num_workers]
+    output = run(*words, "-o", cleaned, exit_code=1)
     assert "unreadable" in output and "broken.mp4" in output
     assert "short" in output and "a clip spans 1997" in output
-    assert "2 videos: 1 unreadable, 1 shorter than a clip" in output
-    assert load_videos(cleaned)["video"] == [str(folder_with_a_broken_video / "good one.mp4")]
+    assert "2 videos: 1 unreadable, 1 short" in output
+    assert load_videos(cleaned)["video"][:] == [str(folder_with_a_broken_video / "good one.mp4")]
 
 
 def test_check_data_ends_well_when_all_is_well(folder_with_a_broken_video):
     (folder_with_a_broken_video / "broken.mp4").unlink()
-    output = run("check-data", folder_with_a_broken_video, "--num-frames", 4, "--num-workers", 1)
-    assert "1 videos: 0 unreadable, 0 shorter than a clip" in output
+    output = run("check-data", folder_with_a_broken_video, "--num-frames", 4, "--num-workers", 0)
+    assert "1 videos: 0 unreadable, 0 short" in output
+
+
+def test_check_data_names_what_is_odd(toy_video_path, tmp_path):
+    write_video(tmp_path / "odd.mp4", num_frames=1, height=64, width=320)
+    output = run("check-data", tmp_path / "odd.mp4", "--num-frames", 1, "--num-workers", 0)
+    assert "odd         " in output and "one frame" in output and "very long in shape, 320 x 64" in output
+    assert "0 unreadable, 0 short, 2 odd" in output
+
+
+def test_check_data_writes_smaller_copies_and_their_list(folder_with_a_broken_video, tmp_path):
+    write_video(folder_with_a_broken_video / "large.mp4", num_frames=20, height=96, width=128)
+    copies = tmp_path / "copies"
+    words = ["--shrink-to", copies, "--short-side", 32, "-o", tmp_path / "clean.csv", "--num-workers", 0]
+    run("check-data", folder_with_a_broken_video, *words, exit_code=1)
+    videos = load_videos(tmp_path / "clean.csv")["video"][:]
+    assert [video.rsplit("_", 1)[-1] for video in videos] == ["good one.mp4", "large.mp4"]
+    assert all(video.startswith(str(copies)) for video in videos)
+    info = probe(videos[1])
+    assert (info.num_frames, info.height) == (20, 32)
+
+
+def test_check_data_says_what_it_cannot_do(toy_video_path, tmp_path):
+    assert "does not exist" in run("check-data", tmp_path / "nowhere", exit_code=2)
+    Dataset.from_dict({"video": [toy_video_path.read_bytes()]}).to_parquet(tmp_path / "a.parquet")
+    words = ["check-data", tmp_path / "a.parquet", "--num-workers", 0]
+    assert "0 unreadable" in run(*words)
+    assert "add --shrink-to" in run(*words, "-o", tmp_path / "a.csv", exit_code=2)

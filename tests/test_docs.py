@@ -24,6 +24,13 @@ def test_walk_of_one_clip_runs_and_has_the_shapes_it_claims(toy_video_path, tmp_
     exec(compile(program, page, "exec"), {"video": toy_video_path, "folder": tmp_path})
 
 
+def test_code_about_data_runs(toy_videos):
+    page = REPO / "docs" / "data.md"
+    program = python_blocks(page.read_text())
+    assert "assert" in program
+    exec(compile(program, page, "exec"), {"folder": toy_videos / "train"})
+
+
 def test_walk_catches_a_wrong_shape(toy_video_path, tmp_path):
     program = python_blocks((REPO / "docs" / "index.md").read_text())
     wrong = re.sub(r"\(1, 256, 96\)", "(1, 255, 96)", program)

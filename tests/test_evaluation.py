@@ -68,6 +68,14 @@ def test_features_are_those_of_the_encoder_and_a_broken_video_leaves_a_gap(
     np.testing.assert_allclose(features.tokens[3].astype(np.float32), expected.numpy(), atol=2e-3)
 
 
+def test_features_do_not_depend_on_how_a_source_holds_a_video(classifier, processor, toy_video_path, tmp_path):
+    in_shard = {"bytes": toy_video_path.read_bytes(), "path": "clip.mp4"}
+    videos = [str(toy_video_path), in_shard, {"bytes": b"not a video", "path": "broken.mp4"}]
+    features = extract_features(Accelerator(cpu=True), classifier.vjepa, processor, videos, tmp_path / "features.npy")
+    assert (features.tokens[0] == features.tokens[1]).all()
+    assert list(features.failures) == [2] and features.failures[2].startswith("broken.mp4: cannot read")
+
+
 def test_logits_from_features_are_those_from_pixels(classifier, processor, toy_video_path, tmp_path):
     features = extract_features(
         Accelerator(cpu=True), classifier.vjepa, processor, [str(toy_video_path)], tmp_path / "features.npy"

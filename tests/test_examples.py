@@ -4,6 +4,7 @@ pytest tests/test_examples.py
 """
 
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -150,8 +151,68 @@ def test_an_unreadable_video_is_named_once_and_too_many_end_the_run(run_example,
     (videos / "broken.mp4").write_bytes(b"not a video")
     options = {"videos": videos, "max_steps": "8", "save_steps": "8"}
     result = pretrain(run_example, PYTHON, toy_videos, tmp_path / "run", max_failed_share="0.9", **options)
-    assert result.stderr.count("took another video for an unreadable one") == 1 and "broken.mp4" in result.stderr
+    shown = result.stdout + result.stderr
+    assert shown.count("left out an unreadable video") == 1 and "broken.mp4" in shown
+    last = [row for row in read_log(tmp_path / "run" / "log.jsonl") if "failed_videos" in row][-1]
+    causes = {name: count for name, count in last.items() if name.startswith("failed_videos/")}
+    assert last["failed_videos"] == sum(causes.values()) > 1 and len(causes) == 1
     words = [word for key, value in (TINY | options).items() for word in (f"--{key}", *str(value).split())]
     words += ["--output_dir", tmp_path / "strict", "--max_failed_share", "0.1", "--max_steps", "60"]
+    words += ["--save_steps", "60"]
     failed = run_example("python", "examples/pretrain.py", *words, expect_failure=True)
     assert "max_failed_share=0.1" in failed.stderr
+
+
+def test_failures_of_a_resumed_run_are_those_of_the_straight_one(run_example, toy_videos, tmp_path):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for path in sorted((toy_videos / "train").glob("*.mp4"))[:5]:
+        (videos / path.name).write_bytes(path.read_bytes())
+    (videos / "broken.mp4").write_bytes(b"not a video")
+    options = {"videos": videos, "max_failed_share": "0.9"}
+    pretrain(run_example, PYTHON, toy_videos, tmp_path / "straight", **options)
+    pretrain(run_example, PYTHON, toy_videos, tmp_path / "run", **options)
+    last = list_checkpoints(tmp_path / "run")[-1]
+    last.rename(last.with_name("gone"))
+    result = pretrain(run_example, PYTHON, toy_videos, tmp_path / "run", "--resume", **options)
+    assert "left out" not in result.stdout + result.stderr  # named before the checkpoint, so not again
+    straight, resumed = (read_log(tmp_path / name / "log.jsonl") for name in ("straight", "run"))
+    counts = [[row["failed_videos"] for row in rows if "failed_videos" in row] for rows in (straight, resumed)]
+    assert counts[0] == counts[1] and counts[0][-1] > 0
+
+
+@pytest.mark.parametrize("launcher", [PYTHON, TWO_PROCESSES], ids=["one", "two"])
+def test_a_run_on_a_stream_goes_on_exactly(run_example, toy_videos, tmp_path, launcher):
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for number in range(2):
+        with tarfile.open(shards / f"{number}.tar", "w") as tar:
+            for path in sorted((toy_videos / "train").glob("*.mp4"))[number::2]:
+                tar.add(path, path.name)
+    options = {"streaming": "true", "shuffle_buffer": "3", "per_device_batch_size": "2"}
+    options |= {"videos": f"{shards} {toy_videos / 'test.csv'}", "video_weights": "3 1"}
+    pretrain(run_example, launcher, toy_videos, tmp_path / "straight", **options)
+    pretrain(run_example, launcher, toy_videos, tmp_path / "run", **options)
+    last = list_checkpoints(tmp_path / "run")[-1]
+    last.rename(last.with_name("gone"))
+    pretrain(run_example, launcher, toy_videos, tmp_path / "run", "--resume", **options)
+    assert losses(tmp_path / "run") == losses(tmp_path / "straight")
+    assert difference(tmp_path / "run", tmp_path / "straight") == 0
+
+
+def test_augmenting_on_the_device_gives_the_same_run(run_example, toy_videos, tmp_path):
+    options = {"max_steps": "2", "rand_augment_magnitude": "7", "erase_probability": "0.25", "clips_per_video": "2"}
+    options |= {"color_jitter": "0.2 0.2 0.2 0.1", "mask_group_size": "4"}
+    for place in ("false", "true"):
+        pretrain(run_example, PYTHON, toy_videos, tmp_path / place, augment_on_device=place, **options)
+    assert losses(tmp_path / "true") == losses(tmp_path / "false")
+
+
+def test_a_run_without_one_readable_video_ends_at_once(run_example, toy_videos, tmp_path):
+    (tmp_path / "list.txt").write_text("gone.mp4\nnowhere.mp4\n")
+    options = TINY | {"videos": tmp_path / "list.txt"}
+    words = [word for key, value in options.items() for word in (f"--{key}", *str(value).split())]
+    failed = run_example(
+        "python", "examples/pretrain.py", *words, "--output_dir", tmp_path / "run", expect_failure=True
+    )
+    assert "videos in a row could not be read, so these are not the right files" in failed.stderr

@@ -14,6 +14,7 @@ LEVEL = {
     "transforms": 0,
     "schedules": 0,
     "metrics": 0,
+    "sources": 0,
     "class_names": 0,
     "released_checkpoints": 0,
     "modeling_vjepa": 1,
@@ -23,6 +24,7 @@ LEVEL = {
     "diagnostics": 1,
     "training": 2,
     "evaluation": 2,
+    "shrinking": 2,
     "conversion": 2,
     "visualization": 2,
     "cli": 3,
@@ -40,6 +42,8 @@ EXPORTED = {
 }
 EXPORT_MAY_IMPORT = {"numpy", "torch", "torchvision", "transformers", "huggingface_hub", "PIL", "av"}
 DECODERS = {"av", "torchcodec", "decord", "cv2", "imageio"}
+# The second one writes videos; what it reads goes through the first.
+MAY_IMPORT_A_DECODER = ("video_io", "shrinking")
 
 
 def imports(text: str) -> tuple[set[str], set[str], set[str]]:
@@ -93,7 +97,7 @@ def decoder_violations(texts: dict[str, str]) -> list[str]:
     for name, text in sorted(texts.items()):
         _, others, optional = imports(text)
         found += [f"{name}: imports {d}; decoders live in video_io" for d in sorted((others | optional) & DECODERS)]
-    return [line for line in found if not line.startswith("video_io:")]
+    return [line for line in found if line.split(":")[0] not in MAY_IMPORT_A_DECODER]
 
 
 def sibling_violations(scripts: dict[str, str]) -> list[str]:
@@ -129,7 +133,7 @@ def test_exported_files_stand_alone():
     assert export_violations(modules()) == []
 
 
-def test_only_video_io_imports_a_decoder():
+def test_only_video_io_and_the_writer_of_videos_import_a_decoder():
     assert decoder_violations(modules()) == []
 
 

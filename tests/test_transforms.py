@@ -7,7 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from vjepa_hf.transforms import CropBox, RandomResizedCropFlip, normalize, random_crop_box
+from vjepa_hf.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    OPERATIONS,
+    Chain,
+    ColorJitter,
+    CropBox,
+    RandAugment,
+    RandomErasing,
+    RandomResizedCropFlip,
+    normalize,
+    random_crop_box,
+)
 
 
 def still_clip(height: int = 40, width: int = 60, num_frames: int = 4) -> torch.Tensor:
@@ -81,3 +93,88 @@ def test_normalize_is_the_formula_of_the_processor():
     result = normalize(video, mean, std)
     assert result.dtype == torch.float32
     torch.testing.assert_close(result.double(), expected, atol=1e-5, rtol=0)
+
+
+# --- the stronger augmentations ---
+
+STRONG = [ColorJitter(0.8, 0.8, 0.8, 0.5), RandAugment(probability=1.0), RandomErasing(probability=1.0)]
+
+
+@pytest.mark.parametrize("transform", STRONG, ids=lambda transform: type(transform).__name__)
+def test_every_augmentation_keeps_a_still_clip_still_and_follows_its_generator(transform):
+    results = [transform(still_clip(), np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    for clip in results:
+        assert clip.shape == still_clip().shape and clip.dtype == torch.uint8
+        assert (clip == clip[:1]).all()
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+    assert not torch.equal(results[0], still_clip())
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_treats_equal_pixels_of_two_frames_alike(name):
+    first, second = still_clip()[:1], still_clip()[:1].clone()
+    second[..., 30:] = 255 - second[..., 30:]  # another half: another mean and another histogram
+    for strength in (0.0, 0.7, 1.0):
+        clip = OPERATIONS[name](torch.cat([first, second]), strength, 1)
+        assert clip.dtype == torch.uint8 and clip.shape == (2, *first.shape[1:])
+        away_from_the_seam = slice(0, 8) if name.startswith(("rotate", "shear", "translate")) else slice(0, 29)
+        assert torch.equal(clip[0, :, :20, away_from_the_seam], clip[1, :, :20, away_from_the_seam])
+
+
+def test_the_statistics_of_a_frame_alone_would_flicker():
+    first, second = still_clip()[:1], still_clip()[:1].clone()
+    second[..., 30:] = 255
+    alone = [OPERATIONS["equalize"](frame, 1.0, 1) for frame in (first, second)]
+    assert not torch.equal(alone[0][..., :29], alone[1][..., :29])
+
+
+def test_randaugment_of_no_probability_changes_nothing():
+    assert torch.equal(RandAugment(probability=0.0)(still_clip(), np.random.default_rng(0)), still_clip())
+
+
+def test_operations_get_stronger_with_the_magnitude():
+    for name in ("brightness", "contrast", "saturation", "solarize", "solarize_add"):
+        weak, strong = (
+            (OPERATIONS[name](still_clip(), strength, 1).float() - still_clip()).abs().mean()
+            for strength in (0.1, 0.9)
+        )
+        assert weak < strong
+
+
+def test_erasing_hits_one_box_of_the_asked_size_with_noise_that_normalizes_to_unit_deviation():
+    black = torch.zeros(4, 3, 200, 200, dtype=torch.uint8)
+    shares, noise = [], []
+    for seed in range(100):
+        clip = RandomErasing(probability=0.5)(black, np.random.default_rng(seed))
+        hit = (clip > 0).any(dim=(0, 1))
+        shares.append(hit.float().mean().item())
+        if hit.any():
+            rows, columns = hit.any(1).nonzero(), hit.any(0).nonzero()
+            box = clip[:1, :, rows.min() : rows.max(), columns.min() : columns.max()]
+            noise.append(normalize(box, IMAGENET_MEAN, IMAGENET_STD).std().item())
+    assert 30 < sum(share > 0 for share in shares) < 70
+    assert max(shares) < 0.35 and min(share for share in shares if share) > 0.015
+    assert 0.9 < np.mean(noise) < 1.05
+
+
+def test_a_chain_feeds_all_its_transforms_from_one_generator():
+    chain = Chain((RandomResizedCropFlip((16, 16)), RandomErasing(1.0)))
+    generator = np.random.default_rng(3)
+    expected = RandomErasing(1.0)(RandomResizedCropFlip((16, 16))(still_clip(), generator), generator)
+    assert torch.equal(chain(still_clip(), np.random.default_rng(3)), expected)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: ColorJitter(hue=0.6), r"hue must lie in \[0, 0.5\], got 0.6"),
+        (lambda: ColorJitter(contrast=-0.1), "contrast must lie in"),
+        (lambda: RandAugment(magnitude=11), "magnitude=11"),
+        (lambda: RandAugment(probability=2), "probability=2"),
+        (lambda: RandomErasing(1.5), "erase_probability must lie in"),
+    ],
+)
+def test_strengths_that_mean_nothing_are_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -52,16 +52,32 @@ class ModelArguments:
 class DataArguments:
     """Which videos are read and how a clip is cut out of one."""
 
-    videos: str | None = _help("folder of videos, or a list: csv, tsv, jsonl, or lines 'path label'", None)
-    video_column: str | None = _help("column of a list that holds the path or URL; None: video or path", None)
+    videos: list[str] = _help("sources: folders, lists, .tar or .parquet files, patterns of these, or videos", [])
+    video_weights: list[float] = _help("share of each source among the clips, of any sum; []: every video once", [])
+    video_column: str | None = _help("column with the videos; None: video, path, file_name, or the only one", None)
+    streaming: bool = _help("read the sources while training instead of listing their videos first", False)
+    shuffle_buffer: int = _help("videos of a stream that each worker holds to shuffle them", 100)
+    clips_per_video: int = _help("clips that are cut out of a video when it is opened", 1)
     frame_step: int = _help("frames from one frame of the clip to the next", 4)
+    fps: float | None = _help("frames of the clip in a second, at any rate of the video; replaces frame_step", None)
     short_video: Literal["repeat_last", "wrap", "error"] = _help("what fills a clip longer than its video", "wrap")
     crop_scale: list[float] = _help("lower and upper share of the frame's area that a crop covers", [0.3, 1.0])
     crop_aspect_ratio: list[float] = _help("lower and upper width / height of a crop", [0.75, 1.35])
     flip_probability: float = _help("chance that a clip is mirrored", 0.5)
+    color_jitter: list[float] = _help("largest change of brightness, contrast, saturation, and hue; []: none", [])
+    rand_augment_magnitude: float | None = _help("strength of RandAugment, 0 to 10; None: none", None)
+    erase_probability: float = _help("chance that a box of a clip is filled with noise", 0.0)
+    augment_on_device: bool = _help("augment where the model runs, not in the workers", False)
     num_workers: int = _help("processes that decode, for each training process", 8)
     max_decode_attempts: int = _help("videos tried in place of an unreadable one before the run stops", 10)
     max_failed_share: float = _help("share of unreadable videos above which the run stops", 0.05)
+
+    def __post_init__(self) -> None:
+        for name in ("shuffle_buffer", "clips_per_video", "max_decode_attempts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if len(self.color_jitter) not in (0, 4):
+            raise ValueError(f"color_jitter must be brightness, contrast, saturation and hue, got {self.color_jitter}")
 
 
 @dataclass

@@ -3,20 +3,26 @@
 import csv
 import importlib.metadata
 import platform
-from concurrent.futures import ProcessPoolExecutor
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
+from datasets import Dataset
 from safetensors.torch import save_file
 from tqdm import tqdm
 
 from .conversion import LICENSE, export_to_meta
 from .conversion import convert as convert_checkpoint
-from .data import check_video, load_videos
+from .data import VideoCheck, check_video, oddities
 from .frame_sampling import clip_span
 from .modeling_vjepa import VJEPAModel
+from .shrinking import shrink_video
+from .sources import load_videos
+from .video_io import VideoDecodeError
 from .video_processing_vjepa import VJEPAVideoProcessor
 
 PACKAGES = ("vjepa_hf", "torch", "torchvision", "transformers", "accelerate", "datasets", "av", "torchcodec", "numpy")
@@ -67,37 +73,90 @@ def features(
 
 @app.command()
 def check_data(
-    source: Annotated[str, typer.Argument(help="folder of videos, or a list of them")],
-    video_column: Annotated[str | None, typer.Option(help="column of the list that holds the paths")] = None,
+    source: Annotated[str, typer.Argument(help="folder, list, .tar, .parquet, or a pattern of these")],
+    video_column: Annotated[str | None, typer.Option(help="column that holds the videos")] = None,
     num_frames: Annotated[int, typer.Option(help="frames of a clip")] = 16,
     frame_step: Annotated[int, typer.Option(help="frames from one frame of a clip to the next")] = 4,
-    num_workers: Annotated[int, typer.Option(help="processes that decode")] = 2,
+    num_workers: Annotated[int, typer.Option(help="processes that decode; 0: none beside this one")] = 2,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="csv of the readable videos to write")] = None,
+    shrink_to: Annotated[Path | None, typer.Option(help="folder for smaller copies, which load faster")] = None,
+    short_side: Annotated[int, typer.Option(help="pixels of the shorter side of a copy")] = 256,
+    keyframe_interval: Annotated[int, typer.Option(help="largest distance of key frames in a copy, in frames")] = 16,
 ) -> None:
-    """Open every video of a source and report those that cannot be read or are shorter than a clip.
+    """Open every video of a source and report those that cannot be read, are shorter than a clip, or are odd.
 
-    Ends with status 1 when a video cannot be read.
+    With --shrink-to the list names the copies. Ends with status 1 when a video cannot be read.
     """
-    videos = load_videos(source, video_column)
-    with ProcessPoolExecutor(num_workers) as pool:
-        checks = list(tqdm(pool.map(check_video, videos["video"]), total=len(videos), unit="video"))
+    try:
+        videos = load_videos(source, video_column)
+        if output is not None and shrink_to is None and len(videos) and not isinstance(videos[0]["video"], str):
+            raise ValueError(f"videos inside {source} have no path to list: add --shrink-to, or omit --output")
+    except ValueError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    checked = _CheckedVideos(videos, shrink_to, short_side, keyframe_interval)
+    loader = torch.utils.data.DataLoader(checked, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is)
+    checks = list(tqdm(loader, unit="video"))
     span = clip_span(num_frames, frame_step)
-    broken = [check for check in checks if check.info is None]
-    short = [check for check in checks if check.info is not None and check.info.num_frames < span]
-    for check in broken:
-        typer.echo(f"unreadable  {check.video}: {check.cause}")
-    for check in short:
-        typer.echo(f"short       {check.video}: {check.info.num_frames} frames, a clip spans {span}")
-    typer.echo(f"{len(checks)} videos: {len(broken)} unreadable, {len(short)} shorter than a clip")
+    counts = Counter({"unreadable": 0, "short": 0, "odd": 0})
+    for check in checks:
+        for kind, words in _findings(check, span):
+            counts[kind] += 1
+            typer.echo(f"{kind:<12}{check.video}: {words}")
+    typer.echo(f"{len(checks)} videos: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
     if output is not None:
-        kept = [row for row, check in zip(videos, checks, strict=True) if check.info is not None]
-        with output.open("w", newline="") as file:
-            writer = csv.DictWriter(file, videos.column_names)
-            writer.writeheader()
-            writer.writerows(row | {"video": _absolute(row["video"])} for row in kept)
-        typer.echo(f"{len(kept)} readable videos in {output}")
-    if broken:
+        _write_list(output, videos, checks)
+    if counts["unreadable"]:
         raise typer.Exit(1)
+
+
+class _CheckedVideos(torch.utils.data.Dataset):
+    """The check of every video of a source, and its smaller copy."""
+
+    def __init__(self, videos: Dataset, shrink_to: Path | None, short_side: int, keyframe_interval: int) -> None:
+        self.videos, self.shrink_to = videos, shrink_to
+        self.short_side, self.keyframe_interval = short_side, keyframe_interval
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, row: int) -> VideoCheck:
+        video = self.videos[row]["video"]
+        check = check_video(video)
+        if self.shrink_to is None or check.info is None:
+            return check
+        # The number keeps videos of one name in several folders apart.
+        copy = self.shrink_to / f"{row:08}_{Path(check.video).stem}.mp4"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shrink_video(video, copy, self.short_side, self.keyframe_interval)
+        except VideoDecodeError as error:
+            return VideoCheck(check.video, cause=error.cause)
+        return replace(check, copy=str(copy))
+
+
+def _as_it_is(check: VideoCheck) -> VideoCheck:
+    return check
+
+
+def _findings(check: VideoCheck, span: int) -> list[tuple[str, str]]:
+    if check.info is None:
+        return [("unreadable", check.cause)]
+    short = [("short", f"{check.info.num_frames} frames, a clip spans {span}")]
+    return short * (check.info.num_frames < span) + [("odd", words) for words in oddities(check.info)]
+
+
+def _write_list(path: Path, videos: Dataset, checks: Sequence[VideoCheck]) -> None:
+    """The rows of the readable videos, or of their copies."""
+    num_rows = 0
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, videos.column_names)
+        writer.writeheader()
+        for row, check in zip(videos, checks, strict=True):
+            if check.info is not None:
+                writer.writerow(row | {"video": _absolute(check.copy or row["video"])})
+                num_rows += 1
+    typer.echo(f"{num_rows} readable videos in {path}")
 
 
 def _absolute(video: str) -> str:

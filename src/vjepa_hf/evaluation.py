@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from .configuration_vjepa import VJEPAConfig
+from .data import for_processor, video_name
 from .modeling_vjepa import VJEPAForVideoClassification, VJEPAModel
 from .video_io import VideoDecodeError
 
@@ -74,7 +75,7 @@ class VideoFeatures:
 class _ProcessedVideos(torch.utils.data.Dataset):
     """(row, clip or error) of some rows of a list of videos."""
 
-    def __init__(self, videos: Sequence[str], rows: Sequence[int], processor: Callable[..., Any]) -> None:
+    def __init__(self, videos: Sequence[Any], rows: Sequence[int], processor: Callable[..., Any]) -> None:
         self.videos, self.rows, self.processor = videos, rows, processor
 
     def __len__(self) -> int:
@@ -82,10 +83,11 @@ class _ProcessedVideos(torch.utils.data.Dataset):
 
     def __getitem__(self, place: int) -> tuple[int, torch.Tensor | str]:
         row = self.rows[place]
+        video = self.videos[row]
         try:
-            return row, self.processor(self.videos[row], return_tensors="pt")["pixel_values_videos"][0]
+            return row, self.processor(for_processor(video), return_tensors="pt")["pixel_values_videos"][0]
         except VideoDecodeError as error:
-            return row, str(error)
+            return row, f"{video_name(video)}: cannot read {error.asked}: {error.cause}"
 
 
 @torch.inference_mode()
@@ -93,7 +95,7 @@ def extract_features(
     accelerator: Accelerator,
     model: VJEPAModel,
     processor: Callable[..., Any],
-    videos: Sequence[str],
+    videos: Sequence[Any],
     path: str | Path,
     batch_size: int = 16,
     num_workers: int = 0,
@@ -106,7 +108,7 @@ def extract_features(
         accelerator: of the run.
         model: encoder; set to evaluation mode.
         processor: turns a video into one clip of the size the model is configured for.
-        videos: paths or URLs.
+        videos: values of the column `video` of a source.
         path: of the .npy file, on a disk that all processes see.
         batch_size: clips of one forward pass.
         num_workers: processes that decode, for each process.

@@ -18,9 +18,20 @@ from tqdm import tqdm
 
 from .arguments import DataArguments, MaskArguments, ModelArguments, OptimizationArguments, PretrainingArguments
 from .configuration_vjepa import VJEPAConfig
+from .data import (
+    ClipBatchSampler,
+    ClipReader,
+    ClipStream,
+    InputLog,
+    PretrainingCollator,
+    VideoClipDataset,
+    VideoFailure,
+)
 from .masking import CausalMask, MaskKind, MaskSampler, MultiBlockMask
 from .modeling_vjepa import VJEPAForPreTraining
 from .schedules import ema_momentum, learning_rate, weight_decay
+from .sources import Videos, mix_videos
+from .transforms import Chain, ColorJitter, RandAugment, RandomErasing, RandomResizedCropFlip
 from .video_processing_vjepa import VJEPAVideoProcessor
 
 ARGUMENTS_FILE = "arguments.yaml"
@@ -55,6 +66,7 @@ def make_processor(config: VJEPAConfig, data: DataArguments) -> VJEPAVideoProces
         crop_size={"height": height, "width": width},
         num_frames=config.num_frames,
         frame_step=data.frame_step,
+        fps=data.fps,
         tubelet_size=config.tubelet_size,
         patch_size=config.patch_size,
     )
@@ -70,6 +82,63 @@ def mask_sampler(masks: MaskArguments, grid_size: tuple[int, int, int], seed: in
 
     kinds = [kind(*values) for values in zip(masks.mask_num_blocks, masks.mask_block_scale, strict=True)]
     return MaskSampler(kinds, grid_size, seed, masks.mask_mode)
+
+
+# --- input ---------------------------------------------------------------------------------------------------------
+
+
+def make_transform(size: tuple[int, int], data: DataArguments) -> Chain:
+    """The augmentation that a run asks for, to clips of (H, W) pixels."""
+    transforms = [RandomResizedCropFlip(size, data.crop_scale, data.crop_aspect_ratio, data.flip_probability)]
+    if data.color_jitter:
+        transforms.append(ColorJitter(*data.color_jitter))
+    if data.rand_augment_magnitude is not None:
+        transforms.append(RandAugment(data.rand_augment_magnitude))
+    return Chain((*transforms, RandomErasing(data.erase_probability)))
+
+
+def clips_per_step(accelerator: Accelerator, optimization: OptimizationArguments) -> int:
+    """Clips of one optimizer step, over all processes."""
+    per_process = optimization.per_device_batch_size * optimization.gradient_accumulation_steps
+    return per_process * accelerator.num_processes
+
+
+def make_loader(
+    accelerator: Accelerator,
+    args: PretrainingArguments,
+    config: VJEPAConfig,
+    sources: Sequence[Videos],
+    progress: "Progress",
+    inputs: InputLog,
+) -> torch.utils.data.DataLoader:
+    """The batches of this process from where the run stands to its end, as `data.PretrainingCollator` makes them."""
+    data, optimization, run = args.data, args.optimization, args.run
+    weights = data.video_weights or None
+    videos = None if data.streaming else mix_videos(sources, weights, run.seed)
+    transform = None if data.augment_on_device else make_transform(config.image_size, data)
+    reader = ClipReader(config.num_frames, data.frame_step, run.seed, transform, data.short_video, data.fps)
+    collate = PretrainingCollator(mask_sampler(args.masks, config.grid_size, run.seed))
+    sampler = ClipBatchSampler(
+        num_samples=None if videos is None else len(videos),
+        per_device_batch_size=optimization.per_device_batch_size,
+        num_steps=optimization.max_steps - progress.step,
+        seed=run.seed,
+        num_processes=accelerator.num_processes,
+        process_index=accelerator.process_index,
+        gradient_accumulation_steps=optimization.gradient_accumulation_steps,
+        first_clip=progress.clips,
+        mask_group_size=args.masks.mask_group_size,
+        clips_per_video=data.clips_per_video,
+    )
+    options = {"num_workers": data.num_workers, "pin_memory": accelerator.device.type == "cuda"}
+    attempts = data.max_decode_attempts
+    if videos is None:
+        stream = ClipStream(
+            sources, weights, reader, sampler, collate, data.shuffle_buffer, attempts, inputs.lane_states
+        )
+        return torch.utils.data.DataLoader(stream, batch_size=None, **options)
+    clips = VideoClipDataset(videos, reader, attempts)
+    return torch.utils.data.DataLoader(clips, batch_sampler=sampler, collate_fn=collate, **options)
 
 
 # --- optimizer -----------------------------------------------------------------------------------------------------
@@ -266,18 +335,24 @@ def _flush(folder: Path) -> None:
 # --- start ---------------------------------------------------------------------------------------------------------
 
 
-def run_summary(accelerator: Accelerator, args: PretrainingArguments, num_videos: int, model: torch.nn.Module) -> str:
-    """What is about to happen, in a few lines, so that a wrong setting is seen before it costs a day."""
+def run_summary(
+    accelerator: Accelerator, args: PretrainingArguments, num_videos: int | None, model: torch.nn.Module
+) -> str:
+    """What is about to happen, in a few lines, so that a wrong setting is seen before it costs a day.
+
+    `num_videos` is None for streams, which do not know it.
+    """
     optimization = args.optimization
     num_parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     batch = optimization.per_device_batch_size, accelerator.num_processes, optimization.gradient_accumulation_steps
     clips = math.prod(batch) * optimization.max_steps
     lines = [
-        f"{num_videos:,} videos, {num_parameters:,} trained parameters",
+        f"{'streamed' if num_videos is None else f'{num_videos:,}'} videos, {num_parameters:,} trained parameters",
         f"{accelerator.num_processes} processes, device {accelerator.device.type}, mixed precision "
         f"{accelerator.mixed_precision}",
         f"{math.prod(batch)} clips a step = {batch[0]} a device x {batch[1]} processes x {batch[2]} accumulated",
-        f"{clips:,} clips in {optimization.max_steps:,} steps = {clips / num_videos:.1f} epochs",
+        f"{clips:,} clips in {optimization.max_steps:,} steps"
+        + ("" if num_videos is None else f" = {clips / num_videos:.1f} epochs"),
     ]
     last = optimization.max_steps - 1
     for name, step in (("first", 0), ("warm-up end", min(optimization.warmup_steps, last)), ("last", last)):
@@ -334,6 +409,11 @@ class RunLog:
         self.say(f"step {step} health: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
         for alarm in alarms:
             self.say(f"WARNING {alarm}")
+
+    def name_failures(self, failures: Sequence[VideoFailure]) -> None:
+        """Name unreadable videos, as `InputLog.gather` returns them: once each."""
+        for failure in failures:
+            self.say(f"left out an unreadable video, {failure.video}: {failure.cause}")
 
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""

@@ -1,0 +1,339 @@
+"""Where videos come from: every kind of source becomes a table with the column `video`; nothing is decoded here.
+
+A `video` is a path, a URL, a folder of frames, or the bytes of a file with its name: `{"bytes": ..., "path": ...}`.
+The tables are those of `datasets`: memory-mapped, or streamed.
+"""
+
+import csv
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+VIDEO_SUFFIXES = frozenset(
+    ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv".split()
+)
+IMAGE_SUFFIXES = frozenset(".bmp .jpeg .jpg .png .tif .tiff .webp".split())
+# What `datasets` reads, by suffix: builder and its options.
+TABLES: dict[str, tuple[str, dict[str, Any]]] = {
+    ".csv": ("csv", {}),
+    ".tsv": ("csv", {"delimiter": "\t"}),
+    ".jsonl": ("json", {}),
+    ".json": ("json", {}),
+    ".parquet": ("parquet", {}),
+    ".tar": ("webdataset", {}),
+}
+STREAMED = ("parquet", "webdataset")  # the others are lists, so small that a stream of one is made from the table
+VIDEO_COLUMNS = ("video", "path", "file_name")
+ROWS_AT_ONCE = 10_000  # of a list, while its paths are made absolute
+STREAM_SHARDS = 1024  # parts that a list is cut into when it is streamed, to be shared out and shuffled
+PATH = datasets.Value("string")
+
+Videos = datasets.Dataset | datasets.IterableDataset
+
+
+def load_videos(
+    source: str | Path | Videos, video_column: str | None = None, streaming: bool = False
+) -> datasets.Dataset | datasets.IterableDataset:
+    """List the videos of a source, without opening any of them.
+
+    - A folder: the videos in it, at any depth; without videos, those of its .tar or .parquet files; without these,
+      every folder of images is one video, its frames being the images. Names that begin with a dot are skipped.
+    - .csv, .tsv, .jsonl, .json: the paths or URLs in a column: of videos, of folders of frames, of images as stills.
+    - Lines `path label`, or nothing but paths, which may hold spaces; labels are integers. This is any other suffix,
+      and a .csv without a header, such as Meta's lists.
+    - .tar: the videos or images of WebDataset shards. .parquet: paths, or the bytes of videos.
+    - A video: itself. A pattern such as `shards/*.tar`: all files it matches.
+    - A `datasets.Dataset` or `IterableDataset`: its column.
+
+    Relative paths of a table start at its folder. Where all videos of a folder lie in sub-folders, the name of its own
+    folder is the label of a video.
+
+    Args:
+        source: what to read; tables may be URLs too.
+        video_column: column that holds the videos; None takes the first that exists of `VIDEO_COLUMNS`, else the only
+            one of videos or images.
+        streaming: read while training instead of listing first.
+
+    Returns:
+        A table with the column `video` and whatever other columns the source has, `label` by convention.
+
+    Raises:
+        ValueError: the source does not exist, is of no known kind, holds no video, or has no such column.
+    """
+    if not isinstance(source, Videos):
+        videos = _open_source(str(source), video_column, streaming)
+    else:
+        videos = _with_video_column(source, video_column, "the dataset", folder="")
+    if not streaming or isinstance(videos, datasets.IterableDataset):
+        return videos
+    # Neighbours in a list are often alike; a stream is only shuffled nearby.
+    return videos.shuffle(seed=0).to_iterable_dataset(num_shards=min(len(videos), STREAM_SHARDS))
+
+
+def _open_source(source: str, video_column: str | None, streaming: bool) -> Videos:
+    files = _matching_files(source)
+    suffixes = {_suffix(file) for file in files}
+    if len(files) == 1 and os.path.isdir(files[0]):
+        videos = _from_folder(files[0], video_column, streaming)
+    elif suffixes <= VIDEO_SUFFIXES:
+        videos = datasets.Dataset.from_dict({"video": files})
+    elif len(suffixes) > 1:
+        raise ValueError(f"videos {source!r} matches files of several kinds ({', '.join(sorted(suffixes))}): name one")
+    elif suffixes & set(TABLES) and not _is_headerless(files[0]):
+        videos = _from_tables(files, video_column, streaming)
+    elif suffixes & IMAGE_SUFFIXES or "://" in source:
+        raise ValueError(f"videos {source!r} is of no known kind: give a folder, a list, .parquet, .tar or a video")
+    else:
+        videos = _from_lines(files)
+    if isinstance(videos, datasets.Dataset) and len(videos) == 0:
+        raise ValueError(f"{source} lists no video; suffixes searched in a folder: {' '.join(sorted(VIDEO_SUFFIXES))}")
+    return videos
+
+
+def _matching_files(source: str) -> list[str]:
+    if "://" in source or os.path.exists(source):
+        return [source]
+    files = sorted(glob.glob(source)) if glob.has_magic(source) else []
+    if not files:
+        raise ValueError(f"videos {source!r} does not exist: give a folder of videos or a list of them")
+    return files
+
+
+def _suffix(file: str) -> str:
+    return os.path.splitext(file.split("?")[0] if "://" in file else file)[1].lower()
+
+
+# --- folders -------------------------------------------------------------------------------------------------------
+
+
+def _from_folder(folder: str, video_column: str | None, streaming: bool) -> Videos:
+    if os.path.exists(os.path.join(folder, "state.json")):  # written by `Dataset.save_to_disk`
+        return _with_video_column(datasets.load_from_disk(folder), video_column, folder, folder)
+    videos: list[str] = []
+    tables: dict[str, list[str]] = {".tar": [], ".parquet": []}
+    frame_folders: list[str] = []
+    for path, names in _walk(folder):
+        found = {name: _suffix(name) for name in names}
+        videos += [os.path.join(path, name) for name, suffix in found.items() if suffix in VIDEO_SUFFIXES]
+        for kind, files in tables.items():
+            files += [os.path.join(path, name) for name, suffix in found.items() if suffix == kind]
+        if IMAGE_SUFFIXES.intersection(found.values()):
+            frame_folders.append(path)
+    shards = tables[".tar"] or tables[".parquet"]
+    if not videos and shards:
+        return _from_tables(shards, video_column, streaming)
+    videos = videos or frame_folders
+    parents = [os.path.dirname(video) for video in videos]
+    root = os.path.normpath(folder)
+    labels = {} if root in map(os.path.normpath, parents) or videos == [folder] else {"label": parents}
+    labels = {name: [os.path.basename(parent) for parent in values] for name, values in labels.items()}
+    return datasets.Dataset.from_dict({"video": videos} | (labels if videos else {}))
+
+
+def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """Folders and the names of their files, in an order that depends on nothing but the names."""
+    for path, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield path, sorted(name for name in names if not name.startswith("."))
+
+
+# --- tables --------------------------------------------------------------------------------------------------------
+
+
+def _from_tables(files: list[str], video_column: str | None, streaming: bool) -> Videos:
+    builder, options = TABLES[_suffix(files[0])]
+    streaming = streaming and builder in STREAMED
+    videos = datasets.load_dataset(builder, data_files=files, split="train", streaming=streaming, **options)
+    videos = _with_video_column(videos, video_column, files[0], folder=os.path.dirname(files[0]))
+    if builder == "webdataset" and "cls" in videos.column_names:
+        videos = videos.rename_column("cls", "label")
+    return videos
+
+
+def _with_video_column(videos: Videos, column: str | None, source: str, folder: str) -> Videos:
+    """The table with its videos in the column `video`, undecoded, relative paths beginning at `folder`."""
+    if videos.features is None:
+        raise ValueError(f"{source} does not say what its columns hold: give it features, for example with `cast`")
+    column = column or _find_video_column(videos.features)
+    if column not in videos.features:
+        wanted = column or " or ".join(VIDEO_COLUMNS)
+        raise ValueError(f"{source} has no column {wanted}; its columns are {', '.join(videos.column_names)}")
+    for name, feature in videos.features.items():
+        if getattr(feature, "decode", False):  # decoding is ours; the other media of a shard are not wanted
+            videos = videos.cast_column(name, type(feature)(decode=False))
+    if column != "video":
+        videos = videos.remove_columns("video") if "video" in videos.column_names else videos
+        videos = videos.rename_column(column, "video")
+    if not _is_text(videos.features["video"]) or not folder:
+        return videos
+    features = datasets.Features(videos.features | {"video": PATH})
+    return _map(videos, partial(_absolute_paths, folder=folder), features)
+
+
+def _is_text(feature: Any) -> bool:
+    return getattr(feature, "dtype", None) in ("string", "large_string")
+
+
+def _find_video_column(features: datasets.Features) -> str | None:
+    for name in VIDEO_COLUMNS:
+        if name in features:
+            return name
+    media = [name for name, feature in features.items() if isinstance(feature, datasets.Video | datasets.Image)]
+    # WebDataset names the columns of a sample by the suffixes of its files.
+    media += [name for name in features if f".{name.rsplit('.')[-1].lower()}" in VIDEO_SUFFIXES and name not in media]
+    return media[0] if len(media) == 1 else None
+
+
+def _absolute_paths(rows: dict[str, list], folder: str) -> dict[str, list]:
+    return {"video": [_absolute(path, folder) for path in rows["video"]]}
+
+
+def _absolute(path: str, folder: str) -> str:
+    return path if "://" in str(path) else os.path.join(folder, str(path))
+
+
+def _map(videos: Videos, function: Any, features: datasets.Features) -> Videos:
+    """Apply a function of batches of rows; of a `Dataset` the result is memory-mapped too."""
+    return videos.map(function, batched=True, batch_size=ROWS_AT_ONCE, features=features)
+
+
+# --- lines ---------------------------------------------------------------------------------------------------------
+
+
+def _is_headerless(file: str) -> bool:
+    """Whether a .csv file has no header but lines `path label`, as Meta's lists do."""
+    if _suffix(file) != ".csv" or "://" in file:
+        return False
+    with open(file, newline="") as lines:
+        first = " ".join(next(csv.reader(lines), []))
+    return first.rsplit(maxsplit=1)[-1:] != [first] and first.rsplit(maxsplit=1)[-1].isdigit()
+
+
+def _from_lines(files: list[str]) -> datasets.Dataset:
+    with open(files[0]) as lines:
+        first = next((line for line in lines if line.strip()), "")
+    labelled = len(first.split()) > 1 and first.split()[-1].isdigit()
+    features = datasets.Features({"video": PATH})
+    if labelled:
+        features["label"] = datasets.Value("int64")
+    parts = []
+    for file in files:
+        lines = datasets.load_dataset("text", data_files=file, split="train")
+        split = partial(_split_lines, file=file, labelled=labelled)
+        parts.append(
+            lines.map(
+                split,
+                with_indices=True,
+                batched=True,
+                batch_size=ROWS_AT_ONCE,
+                remove_columns=["text"],
+                features=features,
+            )
+        )
+    return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+
+
+def _split_lines(rows: dict[str, list[str]], numbers: list[int], file: str, labelled: bool) -> dict[str, list]:
+    columns: dict[str, list] = {"video": [], "label": []} if labelled else {"video": []}
+    for number, line in zip(numbers, rows["text"], strict=True):
+        path, _, label = line.strip().rpartition(" ") if labelled else (line.strip(), "", "")
+        if not line.strip():
+            continue
+        if labelled and not (path and label.isdigit()):
+            expected = "`path label` with an integer label, as in the first line"
+            raise ValueError(f"{file}, line {number + 1}: expected {expected}, got {line!r}")
+        columns["video"].append(_absolute(path.strip().strip('"'), os.path.dirname(file)))
+        if labelled:
+            columns["label"].append(int(label))
+    return columns
+
+
+# --- mixtures and parts --------------------------------------------------------------------------------------------
+
+
+def mix_videos(sources: Sequence[Videos], weights: Sequence[float] | None = None, seed: int = 0) -> Videos:
+    """One table of the videos of several, each source having the share that its weight asks for.
+
+    A source that is used up begins anew until all are, so every video is there at least once. The table grows with
+    the largest ratio of size to share, at eight bytes a row.
+
+    Args:
+        sources: tables with the column `video`, all listed or all streamed.
+        weights: one number above 0 for each source, of any sum; None takes every video once.
+        seed: of the draws between sources.
+
+    Returns:
+        The table; of several sources only the column `video`.
+
+    Raises:
+        ValueError: weights that are not one positive number a source, or missing for streams, whose sizes are not
+            known.
+    """
+    if weights is not None and (len(weights) != len(sources) or min(weights) <= 0):
+        raise ValueError(f"video_weights {list(weights)} must be a number above 0 for each of {len(sources)} sources")
+    if len(sources) == 1:
+        return sources[0]
+    sources = _alike(sources)
+    if weights is None:
+        if isinstance(sources[0], datasets.IterableDataset):
+            raise ValueError("video_weights are needed to mix streams: nobody knows how many videos they hold")
+        return datasets.concatenate_datasets(sources)
+    shares = np.divide(weights, sum(weights)).tolist()
+    return datasets.interleave_datasets(sources, shares, seed, stopping_strategy="all_exhausted")
+
+
+def _alike(sources: Sequence[Videos]) -> list[Videos]:
+    """The column `video` of each source, in one type: paths become files without bytes where others have bytes."""
+    sources = [source.select_columns("video") for source in sources]
+    if all(_is_text(source.features["video"]) for source in sources):
+        return sources
+    features = datasets.Features({"video": datasets.Video(decode=False)})
+    return [_map(source, _as_files, features) for source in sources]
+
+
+def _as_files(rows: dict[str, list]) -> dict[str, list]:
+    return {"video": [_as_file(video) for video in rows["video"]]}
+
+
+def _as_file(video: Any) -> dict[str, Any]:
+    if isinstance(video, str):
+        return {"path": video, "bytes": None}
+    return video if isinstance(video, dict) else {"path": None, "bytes": video}
+
+
+def part_of_stream(
+    sources: Sequence[datasets.IterableDataset],
+    weights: Sequence[float] | None,
+    index: int,
+    num_parts: int,
+    seed: int,
+    epoch: int,
+) -> datasets.IterableDataset:
+    """Part `index` of the mixture of streams, in the order of an epoch. The parts overlap in nothing and lose nothing.
+
+    A source with at least `num_parts` shards (files of .tar, .parquet) is cut between shards; of another one every
+    part reads all and keeps its own rows. Shards are shuffled by (seed, epoch).
+    """
+    parts = [
+        source.shard(num_parts, index, contiguous=False)
+        if source.num_shards >= num_parts
+        else source.filter(partial(_is_own, index=index, num_parts=num_parts), with_indices=True)
+        for source in sources
+    ]
+    stream = mix_videos(parts, weights, _hash(seed, index))
+    stream.set_epoch(1 + _hash(seed, epoch))  # an epoch above 0 is the seed of the order of the shards
+    return stream
+
+
+def _is_own(row: dict[str, Any], number: int, index: int, num_parts: int) -> bool:
+    return number % num_parts == index
+
+
+def _hash(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
