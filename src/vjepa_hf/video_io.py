@@ -15,7 +15,7 @@ import sys
 import urllib.request
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from heapq import heappop, heappush
@@ -350,14 +350,15 @@ class _PyAVVideo:
 
     def _packets(self) -> Iterator[Any]:
         """Packets from where the file stands to its end, and then the empty one that makes the decoder finish."""
-        for packet in self.container.demux(self.stream):
-            if packet.has_sidedata("encryption_info"):
-                # Most decoders take encrypted pictures for damaged ones and return gray frames.
-                raise ValueError("the video is encrypted")
-            # The rest of a packet where a file was cut off; in a transport stream only something before it is missing.
-            if packet.is_corrupt and self.container.format.name != "mpegts":
-                continue
-            yield packet
+        # PyAV loses a packet's memory when such a generator is left behind unfinished and not closed.
+        with closing(self.container.demux(self.stream)) as packets:
+            for packet in packets:
+                if packet.has_sidedata("encryption_info"):
+                    # Most decoders take encrypted pictures for damaged ones and return gray frames.
+                    raise ValueError("the video is encrypted")
+                # The rest of a packet where a file was cut off; in a transport stream something before it is missing.
+                if not packet.is_corrupt or self.container.format.name == "mpegts":
+                    yield packet
 
     def _read_first_frame(self) -> None:
         """The size and the orientation of the first frame stand for all."""
