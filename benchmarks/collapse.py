@@ -22,7 +22,7 @@ import transformers
 from accelerate import Accelerator
 from transformers.utils import ModelOutput
 
-from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, data, diagnostics, training
+from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, data, diagnostics, training
 from vjepa_hf.arguments import PretrainingArguments, parse_arguments
 from vjepa_hf.evaluation import few_label_accuracy
 from vjepa_hf.transforms import normalize
@@ -75,6 +75,15 @@ def train_step(run: Run, batch: dict, pixels: torch.Tensor, step: int, args: Pre
     run.model.update_target_encoder(values["ema_momentum"])
     run.losses.append(outputs.loss.item())
     return outputs
+
+
+def new_heads(config: VJEPAConfig, num_labels: int, draws: int) -> list[VJEPAForVideoClassification]:
+    """Untrained probes, each from a seed of its own."""
+    heads = []
+    for seed in range(draws):
+        torch.manual_seed(seed)
+        heads.append(VJEPAForVideoClassification(VJEPAConfig(**config.to_diff_dict() | {"num_labels": num_labels})))
+    return heads
 
 
 def commit() -> str:

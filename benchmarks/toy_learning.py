@@ -18,7 +18,14 @@ import torch
 import transformers
 from accelerate import Accelerator
 
-from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAModel, VJEPAVideoProcessor, data
+from vjepa_hf import (
+    VJEPAConfig,
+    VJEPAForPreTraining,
+    VJEPAForVideoClassification,
+    VJEPAModel,
+    VJEPAVideoProcessor,
+    data,
+)
 from vjepa_hf.evaluation import few_label_accuracy
 
 transformers.utils.logging.disable_progress_bar()
@@ -44,6 +51,15 @@ def encoders(folder: Path, seed: int) -> list[VJEPAModel]:
     """The encoder of a run, and the one it started from."""
     torch.manual_seed(seed)
     return [VJEPAModel.from_pretrained(folder), VJEPAForPreTraining(VJEPAConfig.from_pretrained(folder)).vjepa]
+
+
+def new_heads(config: VJEPAConfig, num_labels: int, draws: int) -> list[VJEPAForVideoClassification]:
+    """Untrained probes, each from a seed of its own."""
+    heads = []
+    for seed in range(draws):
+        torch.manual_seed(seed)
+        heads.append(VJEPAForVideoClassification(VJEPAConfig(**config.to_diff_dict() | {"num_labels": num_labels})))
+    return heads
 
 
 def commit() -> str:
@@ -73,12 +89,12 @@ def main() -> None:
     for seed in options.seeds:
         folder = options.runs / f"seed{seed}"
         processor = VJEPAVideoProcessor.from_pretrained(folder)
-        few = {"per_class": options.labels_per_class, "draws": options.draws, "epochs": options.epochs}
-        scores = [
-            few_label_accuracy(accelerator, model, processor, splits, label, **few)
-            for label in LABELS
-            for model in encoders(folder, seed)
-        ]
+        scores = []
+        for label in LABELS:
+            for model in encoders(folder, seed):
+                heads = new_heads(model.config, len(set(splits["train"][label])), options.draws)
+                judged = model, processor, splits, label, options.labels_per_class
+                scores.append(few_label_accuracy(accelerator, *judged, heads, options.epochs))
         table.append(scores)
         rows.append(f"| {seed} | " + " | ".join(f"{score:.3f}" for score in scores) + " |")
         print(rows[-1], flush=True)

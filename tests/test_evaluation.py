@@ -99,13 +99,13 @@ def test_the_probe_learns_and_the_encoder_stays(classifier):
 
 def test_few_label_accuracy_is_that_of_its_draws_and_counts_the_unreadable_as_wrong(classifier, processor, toy_videos):
     paths = [str(path) for path in sorted(toy_videos.rglob("*.mp4"))[:4]]
-    few = {"label": "label", "per_class": 2, "draws": 2, "epochs": 40}
 
     def accuracy(test_paths: list[str], test_labels: list[str]) -> float:
         train = datasets.Dataset.from_dict({"video": paths, "label": ["a", "a", "b", "b"]})
         test = datasets.Dataset.from_dict({"video": test_paths, "label": test_labels})
         splits = {"train": train, "test": test}
-        return few_label_accuracy(Accelerator(cpu=True), classifier.vjepa, processor, splits, **few)
+        heads = [copy.deepcopy(classifier) for _ in range(2)]
+        return few_label_accuracy(Accelerator(cpu=True), classifier.vjepa, processor, splits, "label", 2, heads, 40)
 
     assert accuracy(paths, ["a", "a", "b", "b"]) == 1.0
     assert accuracy(paths, ["b", "b", "a", "a"]) == 0.0

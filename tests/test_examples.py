@@ -27,6 +27,8 @@ TINY = {
     "pred_hidden_size": "16",
     "pred_num_hidden_layers": "1",
     "mask_num_blocks": "4 1",
+    "mask_block_scale": "0.15 0.7",
+    "mask_context_steps": "0",
     "frame_step": "2",
     "num_workers": "1",
     "max_steps": "6",

@@ -78,6 +78,8 @@ def test_a_run_may_hide_the_future_with_or_without_blocks():
         context_masks[0].max() == 15 and target_masks[0].min() == 16
     )  # all of the first step, then all of the second
     assert context_masks[1].max() <= 15 and context_masks[1].shape[1] < 16
+    with pytest.raises(ValueError, match="mask_context_steps 1 must be less than the 1 time steps of a clip"):
+        mask_sampler(future, grid_size=(1, 4, 4), seed=0)
 
 
 def test_biases_and_vectors_are_not_decayed_and_the_target_encoder_is_not_trained(model):

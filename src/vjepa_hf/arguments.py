@@ -86,7 +86,7 @@ class MaskArguments:
 
     mask_num_blocks: list[int] = _help("blocks whose union is hidden, for each mask kind", [8, 2])
     mask_block_scale: list[float] = _help("share of the frame that one block covers, for each mask kind", [0.15, 0.7])
-    mask_context_steps: int | None = _help("time steps after which all is hidden (causal masks); None: none", None)
+    mask_context_steps: int = _help("time steps after which all is hidden (causal masks); 0: all may be seen", 0)
     mask_aspect_ratio: list[float] = _help("lower and upper height / width of a block", [0.75, 1.5])
     mask_mode: Literal["subsample", "reference"] = _help("how lists of tokens are cut to one length", "subsample")
     mask_group_size: int | None = _help("clips that share one token count; None: all of an optimizer step", None)
@@ -97,7 +97,7 @@ class MaskArguments:
                 f"mask_num_blocks {self.mask_num_blocks} and mask_block_scale {self.mask_block_scale} must have one "
                 "entry for each mask kind"
             )
-        if self.mask_context_steps is None and 0 in self.mask_num_blocks:
+        if self.mask_context_steps == 0 and 0 in self.mask_num_blocks:
             raise ValueError(
                 f"mask_num_blocks {self.mask_num_blocks} hides nothing; only with mask_context_steps may it be 0"
             )

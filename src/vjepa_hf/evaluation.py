@@ -13,7 +13,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from .configuration_vjepa import VJEPAConfig
 from .data import for_processor, video_name
 from .modeling_vjepa import VJEPAForVideoClassification, VJEPAModel
 from .video_io import VideoDecodeError
@@ -196,13 +195,13 @@ def few_label_accuracy(
     splits: Mapping[str, datasets.Dataset],
     label: str,
     per_class: int,
-    draws: int,
+    heads: Sequence[VJEPAForVideoClassification],
     epochs: int = 80,
 ) -> float:
     """Mean test accuracy of attentive probes on frozen features, over draws of the few labels.
 
-    Draw s takes the labels `few_labels(..., seed=s)` and starts its probe from seed s. Unreadable training videos are
-    left out; an unreadable test video counts as wrong.
+    Head s is trained on the labels that `few_labels(..., seed=s)` draws. Unreadable training videos are left out; an
+    unreadable test video counts as wrong.
 
     Args:
         accelerator: of the run, one process.
@@ -211,12 +210,12 @@ def few_label_accuracy(
         splits: `train` and `test`, with the columns `video` and `label`.
         label: column that the probe learns.
         per_class: training videos of a class.
-        draws: number of probes.
+        heads: untrained classifiers, one a draw, on any device; only their pooler and classifier are used.
         epochs: passes of a probe over its training videos.
     """
     labels, names = encode_labels(splits["train"][label])
     expected, _ = encode_labels(splits["test"][label], names)
-    chosen = [few_labels(labels, per_class, seed) for seed in range(draws)]
+    chosen = [few_labels(labels, per_class, seed) for seed in range(len(heads))]
     used = np.unique(np.concatenate(chosen))
     scores = []
     with tempfile.TemporaryDirectory() as folder:
@@ -225,9 +224,7 @@ def few_label_accuracy(
             for split, videos in (("train", splits["train"].select(used)), ("test", splits["test"]))
         )
         for seed, rows in enumerate(chosen):
-            torch.manual_seed(seed)
-            config = VJEPAConfig(**model.config.to_diff_dict() | {"num_labels": len(names)})
-            classifier = VJEPAForVideoClassification(config).to(accelerator.device)
+            classifier = heads[seed].to(accelerator.device)
             places = np.intersect1d(np.searchsorted(used, rows), train.readable)
             train_probe(
                 classifier, train.tokens[places], labels[used][places], np.random.default_rng(seed), epochs=epochs

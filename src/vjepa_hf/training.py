@@ -73,12 +73,21 @@ def make_processor(config: VJEPAConfig, data: DataArguments) -> VJEPAVideoProces
 
 
 def mask_sampler(masks: MaskArguments, grid_size: tuple[int, int, int], seed: int) -> MaskSampler:
-    """The masks that a run asks for, on the token grid (t, h, w) of its clips."""
+    """The masks that a run asks for, on the token grid (t, h, w) of its clips.
+
+    Raises:
+        ValueError: a grid that is too small for them.
+    """
+    if not 0 <= masks.mask_context_steps < grid_size[0]:
+        raise ValueError(
+            f"mask_context_steps {masks.mask_context_steps} must be less than the {grid_size[0]} time steps of a "
+            "clip, num_frames / tubelet_size, so that some are left to predict; 0 hides none"
+        )
     aspect_ratio = tuple(masks.mask_aspect_ratio)
 
     def kind(num_blocks: int, scale: float) -> MaskKind:
         blocks = MultiBlockMask(num_blocks, (scale, scale), aspect_ratio=aspect_ratio) if num_blocks else None
-        return blocks if masks.mask_context_steps is None else CausalMask(masks.mask_context_steps, blocks)
+        return CausalMask(masks.mask_context_steps, blocks) if masks.mask_context_steps else blocks
 
     kinds = [kind(*values) for values in zip(masks.mask_num_blocks, masks.mask_block_scale, strict=True)]
     return MaskSampler(kinds, grid_size, seed, masks.mask_mode)
