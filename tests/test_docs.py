@@ -24,11 +24,11 @@ def test_walk_of_one_clip_runs_and_has_the_shapes_it_claims(toy_video_path, tmp_
     exec(compile(program, page, "exec"), {"video": toy_video_path, "folder": tmp_path})
 
 
-def test_code_about_data_runs(toy_videos):
+def test_code_about_data_runs(toy_videos, toy_video_path):
     page = REPO / "docs" / "data.md"
     program = python_blocks(page.read_text())
     assert "assert" in program
-    exec(compile(program, page, "exec"), {"folder": toy_videos / "train"})
+    exec(compile(program, page, "exec"), {"folder": toy_videos / "train", "video": toy_video_path})
 
 
 def test_walk_catches_a_wrong_shape(toy_video_path, tmp_path):
