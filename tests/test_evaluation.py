@@ -105,7 +105,7 @@ def test_few_label_accuracy_is_that_of_its_draws_and_counts_the_unreadable_as_wr
         test = datasets.Dataset.from_dict({"video": test_paths, "label": test_labels})
         splits = {"train": train, "test": test}
         heads = [copy.deepcopy(classifier) for _ in range(2)]
-        return few_label_accuracy(Accelerator(cpu=True), classifier.vjepa, processor, splits, "label", 2, heads, 40)
+        return few_label_accuracy(Accelerator(cpu=True), classifier.vjepa, processor, splits, "label", 2, heads, 300)
 
     assert accuracy(paths, ["a", "a", "b", "b"]) == 1.0
     assert accuracy(paths, ["b", "b", "a", "a"]) == 0.0
