@@ -80,6 +80,15 @@ def test_a_folder_of_frames_is_a_video_in_the_order_of_its_numbers(frame_folder)
     assert (info.num_frames, info.height, info.width) == (20, 48, 64) and np.isnan(info.fps)
 
 
+def test_a_folder_of_frames_is_asked_like_a_file_and_its_hidden_files_are_skipped(frame_folder):
+    whole = decode_video(str(frame_folder), range(20))
+    (frame_folder / "._000.png").write_bytes(b"what some systems leave")
+    assert torch.equal(decode_video(str(frame_folder), range(20)), whole)
+    for indices in ([-1], []):
+        with pytest.raises(ValueError, match="at least one frame number, none of them negative"):
+            decode_video(str(frame_folder), indices)
+
+
 def test_the_processor_gets_what_it_can_read(frame_folder, toy_video_path):
     assert for_processor({"bytes": b"1", "path": "a.mp4"}) == b"1"
     assert for_processor(str(toy_video_path)) == str(toy_video_path)
@@ -124,6 +133,8 @@ def test_other_addresses_are_read_whole(toy_video_path):
     assert torch.equal(decode_video("memory://clips/a.mp4", [2]), decode(toy_video_path, [2]))
     with pytest.raises(VideoDecodeError, match="memory://clips/gone.mp4"):
         probe_video("memory://clips/gone.mp4")
+    with pytest.raises(VideoDecodeError, match="gopher://clips/a.mp4.*gopher"):
+        probe_video("gopher://clips/a.mp4")
 
 
 # --- order ---
@@ -414,6 +425,25 @@ def test_with_other_workers_a_stream_begins_its_next_epoch(shards):
     (batch, *_) = stream_loader(source, 1, workers=0, first_clip=12, states=inputs.lane_states)
     (state,) = batch["lane_states"].values()
     assert (state.num_lanes, state.epoch) == (1, 1)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_after_a_change_of_workers_a_stream_goes_on_exactly_again(shards):
+    source = [load_videos(shards, streaming=True)]
+    inputs = InputLog(1.0)
+    for batch in stream_loader(source, 8, workers=4):
+        inputs.update(batch)
+    inputs.gather()
+    changed = list(stream_loader(source, 8, workers=2, first_clip=16, states=inputs.lane_states))
+    for used in (1, 4):
+        later = InputLog(1.0)
+        later.load_state_dict(inputs.state_dict())
+        for batch in changed[:used]:
+            later.update(batch)
+        later.gather()
+        rest = stream_loader(source, 8 - used, workers=2, first_clip=16 + 2 * used, states=later.lane_states)
+        for batch, expected in zip(rest, changed[used:], strict=True):
+            assert torch.equal(batch["pixel_values_videos"], expected["pixel_values_videos"])
 
 
 def test_masks_of_a_stream_are_those_of_any_split_of_the_step(shards):

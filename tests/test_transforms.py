@@ -178,3 +178,10 @@ def test_a_chain_feeds_all_its_transforms_from_one_generator():
 def test_strengths_that_mean_nothing_are_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_solarize_at_full_strength_inverts_and_without_strength_does_nothing():
+    video = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(2, 3, 16, 16)
+    assert torch.equal(OPERATIONS["solarize"](video, 1.0, 1), 255 - video)
+    assert torch.equal(OPERATIONS["solarize"](video, 0.0, 1), video)
+    assert (OPERATIONS["solarize"](video, 0.5, 1) < 128).all()

@@ -304,6 +304,25 @@ class TestSources:
                 decode(f"{address}/missing.mp4", [0])
             server.shutdown()
 
+    def test_a_download_that_breaks_off_is_an_error_with_its_address(self, video):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def log_message(self, *args):
+                pass
+
+            def do_GET(self):
+                self.send_response(200)
+                self.send_header("Content-Length", "100000000")
+                self.end_headers()
+                self.wfile.write(video.read_bytes())
+
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            with pytest.raises(VideoDecodeError, match=r"http://127.0.0.1:\d+/a.mp4.*IncompleteRead"):
+                probe(f"http://127.0.0.1:{server.server_port}/a.mp4")
+            server.shutdown()
+        with pytest.raises(VideoDecodeError, match="a b.mp4"):
+            probe("http://127.0.0.1:1/a b.mp4")
+
     def test_a_stream_that_cannot_go_back_is_read_once(self, video):
         class Pipe(io.BytesIO):
             def seekable(self):
@@ -443,6 +462,7 @@ class TestGPU:
             "broken.mp4": {},
             "no_index.mkv": {},
             "mirrored.mp4": {"hflip": True},
+            "turned.mp4": {"rotation": 180},
         }.items():
             assert self.on_gpu(write_video(folder / name, **arguments)) is None, name
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import groupby, islice
 from typing import Any
+from zipfile import BadZipFile
 
 import datasets
 import fsspec
@@ -66,6 +67,8 @@ def decode_video(
             return decode(file, indices, size)
         images = _frame_files(file)
         wanted = np.reshape(indices(_folder_info(images)) if callable(indices) else indices, -1)
+        if not len(wanted) or min(wanted) < 0:
+            raise ValueError(f"indices={list(wanted)} must hold at least one frame number, none of them negative.")
         unique, places = np.unique(wanted, return_inverse=True)
         if unique[-1] >= len(images):
             raise VideoDecodeError(file, f"frames {unique[0]} to {unique[-1]}", f"it has only {len(images)} frames")
@@ -119,7 +122,7 @@ def _file(video: Any) -> str | bytes:
     try:
         with fsspec.open(video) as file:
             return file.read()
-    except OSError as error:
+    except (OSError, ValueError, LookupError, RuntimeError, ImportError, BadZipFile) as error:
         raise VideoDecodeError(video, "the file", f"{type(error).__name__}: {error}") from error
 
 
@@ -129,7 +132,11 @@ def _is_folder(file: str | bytes) -> bool:
 
 def _frame_files(folder: str) -> list[str]:
     """The images of a folder by number. A gap is an error: they are not those of one video, or some are missing."""
-    images = [name for name in os.listdir(folder) if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+    try:
+        names = [name for name in os.listdir(folder) if not name.startswith(".")]
+    except OSError as error:
+        raise VideoDecodeError(folder, "the folder as a video", f"{type(error).__name__}: {error}") from error
+    images = [name for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
     numbered = sorted((int(number[1]), name) for name in images if (number := re.search(r"(\d+)\.\w+$", name)))
     steps = set(np.diff([number for number, _ in numbered]).tolist())
     if not images or len(numbered) < len(images) or len(steps) > 1 or 0 in steps:
@@ -481,7 +488,8 @@ class ClipStream(torch.utils.data.IterableDataset):
 
     def _first_state(self, lane: int, num_lanes: int) -> LaneState:
         if all(state.num_lanes == num_lanes for state in self.states.values()):
-            return self.states.get(lane, LaneState(num_lanes))
+            unused = LaneState(num_lanes, epoch=min((state.epoch for state in self.states.values()), default=0))
+            return self.states.get(lane, unused)
         return LaneState(num_lanes, epoch=1 + max(state.epoch for state in self.states.values()))
 
     def _clips(
@@ -597,6 +605,9 @@ class InputLog:
         self.num_loaded += sum(part[1] for part in parts)
         for part in parts:
             self.lane_states |= part[2]
+        # States of another number of lanes are from before a resume: with new ones their place no longer counts.
+        if current := {state.num_lanes for part in parts for state in part[2].values()}:
+            self.lane_states = {lane: state for lane, state in self.lane_states.items() if state.num_lanes in current}
         self._judge()
         return list(reversed(first.values()))
 

@@ -199,7 +199,7 @@ def _moved(
 
 
 def _solarize(video: torch.Tensor, threshold: int) -> torch.Tensor:
-    return torch.where(video > threshold - 1, 255 - video, video)  # no byte holds a threshold of 256
+    return torch.where(video.short() >= threshold, 255 - video, video)  # no byte holds a threshold of 256
 
 
 def _solarize_add(video: torch.Tensor, addition: int) -> torch.Tensor:

@@ -19,6 +19,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from heapq import heappop, heappush
+from http.client import HTTPException
 from itertools import dropwhile, islice
 from typing import Any, BinaryIO, Literal, NamedTuple
 
@@ -120,7 +121,7 @@ def decode(
 
 def _decoder_errors() -> tuple[type[Exception], ...]:
     """What a damaged file can make a decoder raise. Faults of this code (a wrong name or type) are not among them."""
-    errors = (OSError, ValueError, RuntimeError, ArithmeticError, LookupError, MemoryError)
+    errors = (OSError, HTTPException, ValueError, RuntimeError, ArithmeticError, LookupError, MemoryError)
     return (*errors, sys.modules["av"].error.FFmpegError) if "av" in sys.modules else errors
 
 
@@ -190,13 +191,11 @@ def _frames_on_gpu(
     """Frames with these ascending numbers, uint8 (T, H, W, C), decoded by torchcodec; None if it cannot or may not.
 
     It counts frames otherwise than a full decode does in files with edit lists or hidden frames, in AVI, MPEG program
-    and transport streams, and knows no mirrored video: it gets only what the index of an MP4 or MOV file vouches for.
+    and transport streams, and not every version of it turns videos: it gets only what the index of an MP4 or MOV file
+    vouches for, the right way up.
     """
     decoder_class, index = _torchcodec_decoder(), video.index
-    is_mirrored = (
-        video.orientation.reverses_rows ^ video.orientation.reverses_columns ^ video.orientation.is_transposed
-    )
-    if decoder_class is None or index is None or index.clock != "dts" or index.hidden or is_mirrored:
+    if decoder_class is None or index is None or index.clock != "dts" or index.hidden or any(video.orientation):
         return None
     try:
         # NHWC, because that is how frames lie in memory; one thread, because the loader has its own workers.
@@ -237,10 +236,6 @@ class _Orientation(NamedTuple):
     is_transposed: bool
     reverses_rows: bool
     reverses_columns: bool
-
-    @property
-    def is_mirrored(self) -> bool:
-        return self.is_transposed ^ self.reverses_rows ^ self.reverses_columns
 
     def turn(self, frames: np.ndarray) -> np.ndarray:
         """Frames (T, H, W, C), upright."""
