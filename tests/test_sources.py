@@ -60,6 +60,13 @@ def test_linked_class_folders_are_searched_too(tmp_path):
     assert videos_of(tmp_path / "set") == [str(tmp_path / "set" / "run" / "1.mp4")]
 
 
+def test_links_that_lead_in_a_circle_repeat_no_video(tmp_path):
+    touch(tmp_path / "set" / "run" / "1.mp4")
+    (tmp_path / "set" / "run" / "up").symlink_to(tmp_path / "set")
+    (tmp_path / "set" / "same").symlink_to(tmp_path / "set" / "run")
+    assert videos_of(tmp_path / "set") == [str(tmp_path / "set" / "run" / "1.mp4")]
+
+
 def test_without_videos_each_folder_of_images_is_one(tmp_path):
     folder = tmp_path / "set"
     touch(*(folder / action / take / f"{n:03}.jpg" for action in ("run", "jump") for take in "ab" for n in range(2)))
@@ -134,6 +141,66 @@ def test_a_changed_list_is_read_anew(tmp_path):
     assert len(load_videos(tmp_path / "list.csv")) == 2
 
 
+@pytest.mark.parametrize(
+    "name, divider", [("list.csv", ","), ("list.tsv", "\t"), ("list.csv", " "), ("list.txt", " ")]
+)
+def test_lists_without_a_header_lose_no_row(tmp_path, name, divider):
+    rows = [("/d/a b.mp4", 3), ("/d/b,c.mp4", -1), ("/d/c.mp4", 0)]
+    for text in ("\ufeff" * bom + "\n".join(f"{path}{divider}{label}" for path, label in rows) for bom in range(2)):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        assert [(row["video"], row["label"]) for row in load_videos(tmp_path / name)] == rows
+    (tmp_path / name).write_text("\ufeff/d/a.mp4\n/d/b.jpg\n", encoding="utf-8")
+    assert load_videos(tmp_path / name)[:] == {"video": ["/d/a.mp4", "/d/b.jpg"]}
+
+
+@pytest.mark.parametrize("name, divider", [("list.csv", ","), ("list.tsv", "\t")])
+def test_a_header_may_end_in_a_number(tmp_path, name, divider):
+    (tmp_path / name).write_text(f"video{divider}fold 2\n/d/a.mp4{divider}run\n")
+    assert load_videos(tmp_path / name)[:] == {"video": ["/d/a.mp4"], "fold 2": ["run"]}
+
+
+def test_a_list_whose_first_label_is_minus_one_has_labels(tmp_path):
+    (tmp_path / "list.csv").write_text("/d/a.mp4 -1\n/d/b.mp4 2\n")
+    assert load_videos(tmp_path / "list.csv")[:] == {"video": ["/d/a.mp4", "/d/b.mp4"], "label": [-1, 2]}
+
+
+@pytest.mark.parametrize("line", ["/d/a.mp4,run", "/d/a.mp4,1,2"])
+def test_other_columns_without_a_header_are_an_error(tmp_path, line):
+    (tmp_path / "list.csv").write_text(f"{line}\n{line}\n")
+    with pytest.raises(ValueError, match="list.csv has neither a header .* column names"):
+        load_videos(tmp_path / "list.csv")
+
+
+def test_a_text_column_called_like_a_video_is_no_header():
+    rows = datasets.Dataset.from_dict({"/d/a.mp4": ["/d/b.mp4"]})
+    with pytest.raises(ValueError, match="has no column video"):
+        load_videos(rows)
+
+
+@pytest.mark.parametrize("column", ["video", "path", "clip"])
+def test_names_of_a_csv_are_text_and_an_empty_cell_is_none(tmp_path, column):
+    (tmp_path / "list.csv").write_text(f"{column},label\n00012,1\nNA,\nnan,2\n,3\n")
+    videos = load_videos(tmp_path / "list.csv", video_column="clip" if column == "clip" else None)
+    assert videos["video"][:] == [str(tmp_path / name) for name in ("00012", "NA", "nan")] + [None]
+    assert videos["label"][:] == [1, None, 2, 3]
+
+
+def test_an_empty_path_of_another_table_is_none(tmp_path):
+    (tmp_path / "list.jsonl").write_text('{"video": "a.mp4"}\n{"video": null}\n')
+    assert videos_of(tmp_path / "list.jsonl") == [str(tmp_path / "a.mp4"), None]
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.txt", "list.jsonl", "a.tar"])
+def test_names_of_folders_are_no_patterns(tmp_path, name):
+    folder = tmp_path / "set [1]"
+    folder.mkdir()
+    if name == "a.tar":
+        write_tar(folder / name, {"a.mp4": b"x"})
+    else:
+        (folder / name).write_text(NAMED.get(name, "a.mp4\n"))
+    assert len(videos_of(folder / name)) >= 1
+
+
 # --- shards ---
 
 
@@ -203,6 +270,44 @@ def test_sources_without_videos_are_errors_that_say_why(tmp_path):
         load_videos(tmp_path / "b.jpg")
 
 
+UNREADABLE = {
+    "empty.csv": "",
+    "empty.tsv": "",
+    "empty.txt": "",
+    "empty.jsonl": "",
+    "empty.parquet": "",
+    "empty.tar": "",
+    "uneven.csv": "video,label\na.mp4,1\nb.mp4,1,2,3\n",
+    "bad.jsonl": '{"video": "a.mp4"}\n{"video": \n',
+    "bad.json": "{",
+    "bad.tar": "no tar" * 1000,
+    "bad.parquet": "no parquet" * 1000,
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_files_that_cannot_be_read_are_named(tmp_path, name, streaming):
+    (tmp_path / name).write_text(UNREADABLE[name])
+    with pytest.raises(ValueError, match=f"{name} cannot be read: ."):
+        load_videos(tmp_path / name, streaming=streaming)
+
+
+def test_a_list_missing_from_the_web_is_an_error(monkeypatch):
+    def missing(*args, **options):
+        raise FileNotFoundError("no such page")
+
+    monkeypatch.setattr(datasets, "load_dataset", missing)
+    with pytest.raises(ValueError, match="https://host/list.csv cannot be read: no such page"):
+        load_videos("https://host/list.csv")
+
+
+@pytest.mark.parametrize("values", [[1, 2], [["a"], ["b"]], [{"name": "a"}, {"name": "b"}]])
+def test_columns_that_hold_no_videos_are_errors(values):
+    with pytest.raises(ValueError, match="no videos in the column clip"):
+        load_videos(datasets.Dataset.from_dict({"clip": values}), video_column="clip")
+
+
 def test_a_line_unlike_the_first_is_named(tmp_path):
     (tmp_path / "list.txt").write_text("a.mp4 0\nb.mp4\n")
     with pytest.raises(ValueError, match="line 2"):
@@ -244,6 +349,18 @@ def test_paths_and_bytes_mix(tmp_path):
     mixed = mix_videos([table("a", 2), with_bytes])
     assert mixed[0]["video"] == {"bytes": None, "path": "a0"}
     assert mixed[3]["video"] == {"bytes": b"2", "path": None}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_paths_of_every_type_of_text_mix(tmp_path, monkeypatch, streaming):
+    touch(tmp_path / "set" / "a.mp4")
+    (tmp_path / "list.csv").write_text("video\nb.mp4\n")
+    monkeypatch.chdir(tmp_path)
+    large = table("c", 1).cast_column("video", datasets.Value("large_string"))
+    sources = [load_videos(source, streaming=streaming) for source in ("set", "list.csv", large)]
+    drawn = mix_videos(sources, (1, 1, 1))
+    assert {row["video"] for row in drawn} == {"set/a.mp4", "b.mp4", "c0"}
+    assert mix_videos([table("a", 1), large])["video"][:] == ["a0", "c0"]
 
 
 @pytest.mark.parametrize("weights", [(1,), (1, 0), (1, -1)])

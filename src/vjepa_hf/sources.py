@@ -7,32 +7,50 @@ The tables are those of `datasets`: memory-mapped, or streamed.
 import csv
 import glob
 import os
+import re
+import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow
 
 VIDEO_SUFFIXES = frozenset(
     ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv".split()
 )
 IMAGE_SUFFIXES = frozenset(".bmp .jpeg .jpg .png .tif .tiff .webp".split())
+CSV = {"keep_default_na": False, "na_values": [""]}  # a video may be called NA or nan; only an empty cell is none
 # What `datasets` reads, by suffix: builder and its options.
 TABLES: dict[str, tuple[str, dict[str, Any]]] = {
-    ".csv": ("csv", {}),
-    ".tsv": ("csv", {"delimiter": "\t"}),
+    ".csv": ("csv", CSV),
+    ".tsv": ("csv", CSV | {"delimiter": "\t"}),
     ".jsonl": ("json", {}),
     ".json": ("json", {}),
     ".parquet": ("parquet", {}),
     ".tar": ("webdataset", {}),
 }
 STREAMED = ("parquet", "webdataset")  # the others are lists, so small that a stream of one is made from the table
+LISTS = {".csv": ",", ".tsv": "\t"}  # may lack a header
+LABEL = r"-?\d+"
 VIDEO_COLUMNS = ("video", "path", "file_name")
 ROWS_AT_ONCE = 10_000  # of a list, while its paths are made absolute
 STREAM_SHARDS = 1024  # parts that a list is cut into when it is streamed, to be shared out and shuffled
 PATH = datasets.Value("string")
+# What `datasets` and the readers below it raise for files that are missing, empty or not what their suffix says.
+UNREADABLE = (
+    datasets.exceptions.DatasetsError,
+    pyarrow.ArrowException,
+    tarfile.TarError,
+    csv.Error,
+    OSError,
+    ValueError,
+    IndexError,
+    StopIteration,
+)
 
 Videos = datasets.Dataset | datasets.IterableDataset
 
@@ -46,7 +64,7 @@ def load_videos(
       every folder of images is one video, its frames being the images. Names that begin with a dot are skipped.
     - .csv, .tsv, .jsonl, .json: the paths or URLs in a column: of videos, of folders of frames, of images as stills.
     - Lines `path label`, or nothing but paths, which may hold spaces; labels are integers. This is any other suffix,
-      and a .csv without a header, such as Meta's lists.
+      and a .csv or .tsv without a header, such as Meta's lists; there a comma or tab may divide the two.
     - .tar: the videos or images of WebDataset shards. .parquet: paths, or the bytes of videos.
     - A video: itself. A pattern such as `shards/*.tar`: all files it matches.
     - A `datasets.Dataset` or `IterableDataset`: its column.
@@ -64,12 +82,13 @@ def load_videos(
         A table with the column `video` and whatever other columns the source has, `label` by convention.
 
     Raises:
-        ValueError: the source does not exist, is of no known kind, holds no video, or has no such column.
+        ValueError: the source does not exist, cannot be read, is of no known kind, holds no video, or has no such
+            column.
     """
     if not isinstance(source, Videos):
         videos = _open_source(str(source), video_column, streaming)
     else:
-        videos = _with_video_column(source, video_column, "the dataset", folder="")
+        videos = _with_video_column(source, video_column, "the dataset")
     if not streaming or isinstance(videos, datasets.IterableDataset):
         return videos
     # Neighbours in a list are often alike; a stream is only shuffled nearby.
@@ -114,7 +133,9 @@ def _suffix(file: str) -> str:
 
 def _from_folder(folder: str, video_column: str | None, streaming: bool) -> Videos:
     if os.path.exists(os.path.join(folder, "state.json")):  # written by `Dataset.save_to_disk`
-        return _with_video_column(datasets.load_from_disk(folder), video_column, folder, folder)
+        with _reading(folder):
+            videos = datasets.load_from_disk(folder)
+        return _with_video_column(videos, video_column, folder, folder)
     videos: list[str] = []
     tables: dict[str, list[str]] = {".tar": [], ".parquet": []}
     frame_folders: list[str] = []
@@ -137,8 +158,14 @@ def _from_folder(folder: str, video_column: str | None, streaming: bool) -> Vide
 
 
 def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
-    """Folders and the names of their files, in an order that depends on nothing but the names."""
+    """Folders, each once, and the names of their files, in an order that depends on nothing but the names."""
+    seen: set[str] = set()
     for path, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(path)
+        if real in seen:  # links may lead in a circle
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield path, sorted(name for name in names if not name.startswith("."))
 
@@ -149,15 +176,34 @@ def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
 def _from_tables(files: list[str], video_column: str | None, streaming: bool) -> Videos:
     builder, options = TABLES[_suffix(files[0])]
     streaming = streaming and builder in STREAMED
-    videos = datasets.load_dataset(builder, data_files=files, split="train", streaming=streaming, **options)
+    if builder == "csv":  # read as text, so that leading zeros of a name stay
+        options = options | {"converters": dict.fromkeys([video_column] if video_column else VIDEO_COLUMNS, str)}
+    videos = _load(builder, files, streaming=streaming, **options)
     videos = _with_video_column(videos, video_column, files[0], folder=os.path.dirname(files[0]))
     if builder == "webdataset" and "cls" in videos.column_names:
         videos = videos.rename_column("cls", "label")
     return videos
 
 
-def _with_video_column(videos: Videos, column: str | None, source: str, folder: str) -> Videos:
-    """The table with its videos in the column `video`, undecoded, relative paths beginning at `folder`."""
+def _load(builder: str, files: list[str], **options: Any) -> Videos:
+    names = [file if "://" in file else glob.escape(file) for file in files]
+    with _reading(files[0] if len(files) == 1 else f"{files[0]}, or one of {len(files) - 1} like it,"):
+        return datasets.load_dataset(builder, data_files=names, split="train", **options)
+
+
+@contextmanager
+def _reading(source: str) -> Iterator[None]:
+    """Turns whatever the readers of files raise into a ValueError that names the source."""
+    try:
+        yield
+    except UNREADABLE as error:
+        cause = error.__cause__ or error
+        reason = "it is empty" if isinstance(cause, IndexError | StopIteration) else cause
+        raise ValueError(f"{source} cannot be read: {reason}") from error
+
+
+def _with_video_column(videos: Videos, column: str | None, source: str, folder: str | None = None) -> Videos:
+    """The table with its videos in the column `video`, undecoded; of a file, relative paths begin at its `folder`."""
     if videos.features is None:
         raise ValueError(f"{source} does not say what its columns hold: give it features, for example with `cast`")
     column = column or _find_video_column(videos.features)
@@ -170,14 +216,28 @@ def _with_video_column(videos: Videos, column: str | None, source: str, folder: 
     if column != "video":
         videos = videos.remove_columns("video") if "video" in videos.column_names else videos
         videos = videos.rename_column(column, "video")
-    if not _is_text(videos.features["video"]) or not folder:
+    feature = videos.features["video"]
+    if not _is_text(feature) and not _is_file(feature):
+        raise ValueError(
+            f"{source} has no videos in the column {column}, which is {feature}: give paths, bytes or "
+            '{"bytes": ..., "path": ...}, or name another video_column'
+        )
+    if not _is_text(feature) or (folder is None and feature == PATH):
         return videos
-    features = datasets.Features(videos.features | {"video": PATH})
-    return _map(videos, partial(_absolute_paths, folder=folder), features)
+    features = datasets.Features(videos.features | {"video": PATH})  # one type, whatever the reader made: tables mix
+    return _map(videos, partial(_absolute_paths, folder=folder or ""), features)
 
 
 def _is_text(feature: Any) -> bool:
     return getattr(feature, "dtype", None) in ("string", "large_string")
+
+
+def _is_file(feature: Any) -> bool:
+    """Whether a column holds bytes, alone or with their name."""
+    if isinstance(feature, dict):
+        return set(feature) == {"bytes", "path"}
+    is_media = isinstance(feature, datasets.Video | datasets.Image)
+    return is_media or getattr(feature, "dtype", None) in ("binary", "large_binary")
 
 
 def _find_video_column(features: datasets.Features) -> str | None:
@@ -185,8 +245,9 @@ def _find_video_column(features: datasets.Features) -> str | None:
         if name in features:
             return name
     media = [name for name, feature in features.items() if isinstance(feature, datasets.Video | datasets.Image)]
-    # WebDataset names the columns of a sample by the suffixes of its files.
-    media += [name for name in features if f".{name.rsplit('.')[-1].lower()}" in VIDEO_SUFFIXES and name not in media]
+    # WebDataset names the columns of a sample by the suffixes of its files. A text of such a name is no header.
+    others = [name for name, feature in features.items() if _is_file(feature) and name not in media]
+    media += [name for name in others if f".{name.rsplit('.')[-1].lower()}" in VIDEO_SUFFIXES]
     return media[0] if len(media) == 1 else None
 
 
@@ -194,8 +255,10 @@ def _absolute_paths(rows: dict[str, list], folder: str) -> dict[str, list]:
     return {"video": [_absolute(path, folder) for path in rows["video"]]}
 
 
-def _absolute(path: str, folder: str) -> str:
-    return path if "://" in str(path) else os.path.join(folder, str(path))
+def _absolute(path: str | None, folder: str) -> str | None:
+    if not path:  # an empty cell
+        return None
+    return path if "://" in path else os.path.join(folder, path)
 
 
 def _map(videos: Videos, function: Any, features: datasets.Features) -> Videos:
@@ -207,24 +270,36 @@ def _map(videos: Videos, function: Any, features: datasets.Features) -> Videos:
 
 
 def _is_headerless(file: str) -> bool:
-    """Whether a .csv file has no header but lines `path label`, as Meta's lists do."""
-    if _suffix(file) != ".csv" or "://" in file:
+    """Whether a .csv or .tsv file has no header but lines of paths or `path label`, as Meta's lists do."""
+    if _suffix(file) not in LISTS or "://" in file:
         return False
-    with open(file, newline="") as lines:
-        first = " ".join(next(csv.reader(lines), []))
-    return first.rsplit(maxsplit=1)[-1:] != [first] and first.rsplit(maxsplit=1)[-1].isdigit()
+    with _reading(file), open(file, newline="", encoding="utf-8-sig") as lines:
+        rows = csv.reader(lines, delimiter=LISTS[_suffix(file)])
+        cells = next((cells for cells in rows if cells), [""])
+    if set(cells).intersection(VIDEO_COLUMNS):
+        return False
+    if _suffix(cells[0]) not in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
+        return _path_and_label(file).fullmatch(" ".join(cells)) is not None
+    if len(cells) > 2 or (len(cells) == 2 and not re.fullmatch(LABEL, cells[1].strip())):
+        raise ValueError(f"{file} has neither a header nor just paths and integer labels: begin it with column names")
+    return True
+
+
+def _path_and_label(file: str) -> re.Pattern[str]:
+    divider = r"\s," if _suffix(file) == ".csv" else r"\s"
+    return re.compile(rf"(.*[^{divider}])[{divider}]+({LABEL})")
 
 
 def _from_lines(files: list[str]) -> datasets.Dataset:
-    with open(files[0]) as lines:
+    with _reading(files[0]), open(files[0], encoding="utf-8-sig") as lines:
         first = next((line for line in lines if line.strip()), "")
-    labelled = len(first.split()) > 1 and first.split()[-1].isdigit()
+    labelled = _path_and_label(files[0]).fullmatch(first.strip()) is not None
     features = datasets.Features({"video": PATH})
     if labelled:
         features["label"] = datasets.Value("int64")
     parts = []
     for file in files:
-        lines = datasets.load_dataset("text", data_files=file, split="train")
+        lines = _load("text", [file])
         split = partial(_split_lines, file=file, labelled=labelled)
         parts.append(
             lines.map(
@@ -241,16 +316,18 @@ def _from_lines(files: list[str]) -> datasets.Dataset:
 
 def _split_lines(rows: dict[str, list[str]], numbers: list[int], file: str, labelled: bool) -> dict[str, list]:
     columns: dict[str, list] = {"video": [], "label": []} if labelled else {"video": []}
+    pattern = _path_and_label(file) if labelled else re.compile("(.*)()")
     for number, line in zip(numbers, rows["text"], strict=True):
-        path, _, label = line.strip().rpartition(" ") if labelled else (line.strip(), "", "")
-        if not line.strip():
+        line = line.removeprefix("\ufeff").strip()
+        if not line:
             continue
-        if labelled and not (path and label.isdigit()):
+        match = pattern.fullmatch(line)
+        if not match:
             expected = "`path label` with an integer label, as in the first line"
             raise ValueError(f"{file}, line {number + 1}: expected {expected}, got {line!r}")
-        columns["video"].append(_absolute(path.strip().strip('"'), os.path.dirname(file)))
+        columns["video"].append(_absolute(match[1].strip('"'), os.path.dirname(file)))
         if labelled:
-            columns["label"].append(int(label))
+            columns["label"].append(int(match[2]))
     return columns
 
 
@@ -292,9 +369,13 @@ def _alike(sources: Sequence[Videos]) -> list[Videos]:
     """The column `video` of each source, in one type: paths become files without bytes where others have bytes."""
     sources = [source.select_columns("video") for source in sources]
     if all(_is_text(source.features["video"]) for source in sources):
-        return sources
+        return [_as_text(source) for source in sources]
     features = datasets.Features({"video": datasets.Video(decode=False)})
     return [_map(source, _as_files, features) for source in sources]
+
+
+def _as_text(source: Videos) -> Videos:
+    return source if source.features["video"] == PATH else source.cast_column("video", PATH)
 
 
 def _as_files(rows: dict[str, list]) -> dict[str, list]:
