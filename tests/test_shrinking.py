@@ -6,6 +6,7 @@ pytest tests/test_shrinking.py
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from video_files import write_video
 from vjepa_hf.shrinking import shrink_video
@@ -52,7 +53,13 @@ def test_an_unreadable_video_leaves_no_copy(tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"not a video")
     with pytest.raises(VideoDecodeError):
         shrink_video(tmp_path / "broken.mp4", tmp_path / "copy.mp4")
-    assert not (tmp_path / "copy.mp4").exists()
+    damaged = tmp_path / "frames"
+    damaged.mkdir()
+    Image.new("RGB", (32, 32)).save(damaged / "0.png")
+    (damaged / "1.png").write_bytes(b"no image")
+    with pytest.raises(VideoDecodeError, match="1.png"):
+        shrink_video(damaged, tmp_path / "copy.mp4")
+    assert not list(tmp_path.glob("copy.*"))
 
 
 @pytest.mark.parametrize("options", [{"short_side": 8}, {"keyframe_interval": 0}])
