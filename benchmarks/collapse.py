@@ -77,15 +77,6 @@ def train_step(run: Run, batch: dict, pixels: torch.Tensor, step: int, args: Pre
     return outputs
 
 
-def new_heads(config: VJEPAConfig, num_labels: int, draws: int) -> list[VJEPAForVideoClassification]:
-    """Untrained probes, each from a seed of its own."""
-    heads = []
-    for seed in range(draws):
-        torch.manual_seed(seed)
-        heads.append(VJEPAForVideoClassification(VJEPAConfig(**config.to_diff_dict() | {"num_labels": num_labels})))
-    return heads
-
-
 def commit() -> str:
     """The version of the code, as far as git knows it."""
     result = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], capture_output=True, text=True)
@@ -116,6 +107,9 @@ def main() -> None:
     processor = training.make_processor(config, args.data)
     runs = [start("V-JEPA", VJEPAForPreTraining, args, config), start("naive", NaivePreTraining, args, config)]
 
+    num_labels = len(set(splits["train"][options.label]))
+    probe_config = VJEPAConfig(**config.to_diff_dict() | {"num_labels": num_labels})
+
     began = time.time()
     accelerator = Accelerator(cpu=True)
     looks = set(np.linspace(0, args.optimization.max_steps, options.looks + 1).round().astype(int).tolist())
@@ -127,15 +121,12 @@ def main() -> None:
             if step + 1 in looks or step == 0:
                 figures = diagnostics.health(outputs.predictions, outputs.targets)
                 warnings = [warning.split(":")[0] for warning in diagnostics.alarms(figures)]
-                score = few_label_accuracy(
-                    accelerator,
-                    run.model.vjepa,
-                    processor,
-                    splits,
-                    options.label,
-                    options.labels_per_class,
-                    options.draws,
-                )
+                heads = []
+                for seed in range(options.draws):
+                    torch.manual_seed(seed)
+                    heads.append(VJEPAForVideoClassification(probe_config))
+                judged = run.model.vjepa, processor, splits, options.label, options.labels_per_class
+                score = few_label_accuracy(accelerator, *judged, heads)
                 run.rows.append(
                     f"| {run.name} | {step + 1} | {np.mean(run.losses):.3f} | {figures['target_std']:.3f} "
                     f"| {figures['target_rank']:.1f} | {figures['loss_ratio']:.2f} | {score:.3f} "
