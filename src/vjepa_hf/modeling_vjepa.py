@@ -151,10 +151,15 @@ class VJEPAAttention(nn.Module):
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=config.qkv_bias)
         self.proj = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, hidden_states: torch.Tensor, num_outputs: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attention of the tokens `(B, N, D)`, or of the last `num_outputs` of them, to all; and its weights."""
         # (B, N, 3D) -> (B, N, 3, heads, D / heads) -> three times (B, heads, N, D / heads)
         qkv = self.qkv(hidden_states).unflatten(-1, (3, self.num_attention_heads, -1))
         query, key, value = (part.transpose(1, 2) for part in qkv.unbind(2))
+        if num_outputs is not None:
+            query = query[:, :, -num_outputs:]
         context, weights = attend(self, query, key, value)
         return self.proj(context.flatten(2)), weights
 
@@ -239,8 +244,16 @@ class VJEPALayer(GradientCheckpointingLayer):
         self.mlp = VJEPAMLP(config, hidden_size, mlp_ratio)
         self.drop_path = VJEPADropPath(drop_path_rate)
 
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        branch, weights = self.attention(self.norm1(hidden_states))
+    def forward(
+        self, hidden_states: torch.Tensor, num_outputs: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The tokens `(B, N, D)` after this layer and its attention weights.
+
+        With `num_outputs` only the last tokens are needed: they attend to all, and nothing else is computed for others.
+        """
+        branch, weights = self.attention(self.norm1(hidden_states), num_outputs)
+        if num_outputs is not None:
+            hidden_states = hidden_states[:, -num_outputs:]
         hidden_states = hidden_states + self.drop_path(branch)
         hidden_states = hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
         return hidden_states, weights
@@ -327,9 +340,10 @@ class VJEPAPredictor(nn.Module):
         targets = mask_token + positions[target_mask]
         # (B, K + M, width): context tokens first, then one token for every target position
         hidden_states = torch.cat([context, targets.to(context.dtype)], dim=1)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             hidden_states, _ = layer(hidden_states)
-        return self.proj(self.norm(hidden_states[:, context.shape[1] :]))
+        hidden_states, _ = self.layers[-1](hidden_states, num_outputs=target_mask.shape[1])
+        return self.proj(self.norm(hidden_states))
 
 
 class VJEPACrossAttentionLayer(GradientCheckpointingLayer):

@@ -28,7 +28,7 @@ from .data import (
     VideoFailure,
 )
 from .masking import CausalMask, MaskKind, MaskSampler, MultiBlockMask
-from .modeling_vjepa import VJEPAForPreTraining
+from .modeling_vjepa import VJEPAForPreTraining, VJEPALayer
 from .schedules import ema_momentum, learning_rate, weight_decay
 from .sources import Videos, mix_videos
 from .transforms import Chain, ColorJitter, RandAugment, RandomErasing, RandomResizedCropFlip
@@ -57,6 +57,17 @@ def model_config(model: ModelArguments, num_mask_kinds: int) -> VJEPAConfig:
         pred_num_mask_tokens=num_mask_kinds,
         attn_implementation=model.attn_implementation,
     )
+
+
+def compile_layers(model: torch.nn.Module) -> None:
+    """Compile the transformer layers in place, for any number of tokens; they compile when they are first used.
+
+    All layers of a kind share their compiled code, so what is compiled does not grow with depth. Weights keep their
+    names, and everything around the layers stays as it is.
+    """
+    for module in model.modules():
+        if isinstance(module, VJEPALayer):
+            module.compile(dynamic=True)
 
 
 def make_processor(config: VJEPAConfig, data: DataArguments) -> VJEPAVideoProcessor:
@@ -177,6 +188,7 @@ def make_optimizer(model: VJEPAForPreTraining, optimization: OptimizationArgumen
         lr=optimization.start_learning_rate,
         betas=(optimization.adam_beta1, optimization.adam_beta2),
         eps=optimization.adam_epsilon,
+        fused=True,
     )
 
 
