@@ -17,6 +17,8 @@ LEVEL = {
     "sources": 0,
     "class_names": 0,
     "released_checkpoints": 0,
+    "checkpoints": 0,
+    "run_guard": 0,
     "modeling_vjepa": 1,
     "video_processing_vjepa": 1,
     "data": 1,
