@@ -112,8 +112,9 @@ def main() -> None:
             log.write_progress(step, figures | values | inputs.figures())
             losses.clear()
         if step % run.health_steps == 0 or last:
-            figures = diagnostics.health(outputs.predictions, outputs.targets, accelerator.gather)
-            log.write_health(step, figures, diagnostics.alarms(figures))
+            masks = batch["context_masks"], batch["target_masks"]
+            figures = diagnostics.health(vjepa, outputs, *masks, accelerator.gather)
+            log.write_health(step, figures, diagnostics.alarms(figures, step > optimization.warmup_steps))
         if save:
             training.save_checkpoint(accelerator, run.output_dir, progress, run.save_total_limit)
             training.export(accelerator, model, processor, run.output_dir)
