@@ -12,9 +12,7 @@ by repeating it. decord is not a dependency: without it its columns are empty.
 import argparse
 import importlib
 import importlib.util
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from collections import defaultdict
@@ -27,6 +25,7 @@ import numpy as np
 import torch
 from transformers.video_utils import read_video_pyav
 
+from report import opening, publish, table
 from vjepa_hf.data import load_videos
 from vjepa_hf.frame_sampling import random_clips
 from vjepa_hf.transforms import RandomResizedCropFlip, normalize, random_crop_box
@@ -166,41 +165,24 @@ def main() -> None:
 
     names = [name for name in ("ours", "decord", "transformers") if name in rows["short clips"]]
     others = names[1:]
-    lines = [
-        "# Random clips from short and long videos",
-        "",
-        "`python benchmarks/decode.py`: " + " ".join(__doc__.split("\n\n")[2].split()),
-        "",
-        f"torch {torch.__version__}, PyAV {av.__version__}, {platform.machine()}, 1 thread, {options.clips} clips a "
-        f"row ({max(3, options.clips // 25)} for transformers and long videos), vjepa_hf {commit()}",
-        "",
-        "| videos | "
-        + " | ".join(f"{name}: read | all" for name in names)
-        + " | "
-        + " | ".join(f"{name} / ours" for name in others)
-        + " |",
-        "|---" * (1 + 2 * len(names) + len(others)) + "|",
-    ]
-    for row, figures in rows.items():
-        cells = [f"{value:.1f}" for name in names for value in figures[name]]
-        cells += [f"{figures[name][1] / figures['ours'][1]:.2f}" for name in others]
-        lines.append(f"| {row} | {' | '.join(cells)} |")
+    clips = f"{options.clips} clips a row ({max(3, options.clips // 25)} for transformers and long videos)"
+    lines = opening("Random clips from short and long videos", __file__, __doc__, f"PyAV {av.__version__}", clips)
+    lines += table(
+        ["videos", *(f"{name}: {what}" for name in names for what in ("read", "all"))]
+        + [f"{name} / ours" for name in others],
+        [
+            [row]
+            + [f"{value:.1f}" for name in names for value in figures[name]]
+            + [f"{figures[name][1] / figures['ours'][1]:.2f}" for name in others]
+            for row, figures in rows.items()
+        ],
+    )
     lines += ["", "How much more a clip costs in 10 minutes than in 20 seconds:", ""]
-    lines += ["| key frames every | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
+    growth = []
     for group in (30, 250):
         short, long = (rows[f"{name}, key frames every {group}"] for name in ("20 s", "10 min"))
-        lines.append(f"| {group} | " + " | ".join(f"{long[name][1] / short[name][1]:.2f}" for name in names) + " |")
-    report = "\n".join(lines) + "\n"
-    print(report)
-    if options.output:
-        options.output.write_text(report)
-
-
-def commit() -> str:
-    """The commit that was measured."""
-    command = ["git", "describe", "--always", "--dirty"]
-    result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-    return result.stdout.strip() or "(no commit)"
+        growth.append([group, *(f"{long[name][1] / short[name][1]:.2f}" for name in names)])
+    publish(lines + table(["key frames every", *names], growth), options.output)
 
 
 if __name__ == "__main__":
