@@ -8,6 +8,7 @@ far the two encoders are apart. docs/pretraining.md shows how to read it.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -17,12 +18,30 @@ from .tubelets import take_tokens
 
 Gather = Callable[[torch.Tensor], torch.Tensor]
 
-# Layer-normed features have a mean square of 1, so these need no unit. docs/pretraining.md shows them beside runs.
-MIN_STD = 0.1
-MIN_RANK = 2.0
-MAX_DEAD = 0.5
-MAX_LOSS_RATIO = 1.0
+# A feature that differs less than this from token to token says nothing; all of them together have a mean square of 1.
 DEAD_STD = 0.05
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A figure that a healthy run keeps within [low, high], and what it means when it does not."""
+
+    name: str
+    figure: str
+    meaning: str
+    low: float = -math.inf
+    high: float = math.inf
+    after_warmup: bool = False
+
+
+# docs/pretraining.md says what to do for each, and shows where healthy and collapsing runs stand.
+ALARMS = (
+    Alarm("constant-features", "target_std", "all tokens look alike to the target encoder: collapse", low=0.1),
+    Alarm("constant-context", "context_std", "the context encoder collapses, the target encoder follows", low=0.05),
+    Alarm("dead-features", "target_dead", "most features are the same for every token", high=0.5),
+    Alarm("low-rank", "target_rank", "features differ along hardly any direction: collapse", low=2.0),
+    Alarm("useless-predictor", "loss_ratio", "the mean target is a better answer", high=1.0, after_warmup=True),
+)
 
 
 def spread_tokens(tensors: Sequence[torch.Tensor], num_tokens: int = 1024) -> torch.Tensor:
@@ -41,7 +60,7 @@ def feature_std(tokens: torch.Tensor) -> torch.Tensor:
 
 
 def effective_rank(tokens: torch.Tensor) -> torch.Tensor:
-    """Number of directions that tokens `(S, D)` really use, between 1 and min(S, D); nan for tokens that are not finite.
+    """Number of directions that tokens `(S, D)` really use, between 1 and min(S, D); nan if one is not finite.
 
     The exponential of the entropy of the singular values, normalized to sum 1 (RankMe, Garrido et al. 2023, eq. 1),
     of the centered tokens: an offset common to all tokens carries nothing and is not counted as a direction.
@@ -192,26 +211,11 @@ def alarms(figures: dict[str, float], after_warmup: bool = True) -> list[str]:
     """
     strange = [name for name, value in figures.items() if not math.isfinite(value)]
     if strange:
-        return [f"not-finite: {', '.join(strange)}; weights or inputs hold nan or inf, the run is broken"]
+        return [f"not-finite: {', '.join(strange)}; weights or clips hold nan or inf, and the run learns nothing more"]
     warnings = []
-    if figures["target_std"] < MIN_STD:
-        warnings.append(
-            f"constant-features: target_std {figures['target_std']:.3f} is below {MIN_STD}; all tokens look "
-            "alike to the target encoder, the run is collapsing"
-        )
-    if figures["target_dead"] > MAX_DEAD:
-        warnings.append(
-            f"dead-features: target_dead {figures['target_dead']:.2f} is above {MAX_DEAD}; most features of the "
-            "target encoder no longer change from token to token"
-        )
-    if figures["target_rank"] < MIN_RANK:
-        warnings.append(
-            f"low-rank: target_rank {figures['target_rank']:.1f} is below {MIN_RANK}; features differ along hardly "
-            "one direction, the run is collapsing"
-        )
-    if after_warmup and figures["loss_ratio"] > MAX_LOSS_RATIO:
-        warnings.append(
-            f"useless-predictor: loss_ratio {figures['loss_ratio']:.2f} is above {MAX_LOSS_RATIO}; the predictor does "
-            "worse than the mean target, so what it teaches the encoder is noise"
-        )
+    for alarm in ALARMS:
+        value = figures[alarm.figure]
+        if not alarm.low <= value <= alarm.high and (after_warmup or not alarm.after_warmup):
+            side, limit = ("below", alarm.low) if value < alarm.low else ("above", alarm.high)
+            warnings.append(f"{alarm.name}: {alarm.figure} {value:.3g} is {side} {limit:g}; {alarm.meaning}")
     return warnings
