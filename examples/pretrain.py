@@ -118,8 +118,9 @@ def main() -> None:
             figures = training.progress_figures(accelerator, guard, throughput)
             log.write_progress(step, figures | values | inputs.figures())
         if step % run.health_steps == 0 or last:
-            figures = diagnostics.health(outputs.predictions, outputs.targets, accelerator.gather)
-            log.write_health(step, figures, diagnostics.alarms(figures))
+            masks = batch["context_masks"], batch["target_masks"]
+            figures = diagnostics.health(vjepa, outputs, *masks, accelerator.gather)
+            log.write_health(step, figures, diagnostics.alarms(figures, step > optimization.warmup_steps))
         if save or guard.stop:
             log.name_failures(inputs.gather())
             checkpoints.save_checkpoint(accelerator, run.output_dir, progress, run.save_total_limit)

@@ -23,7 +23,7 @@ LEVEL = {
     "video_processing_vjepa": 1,
     "data": 1,
     "arguments": 1,
-    "diagnostics": 1,
+    "diagnostics": 2,
     "training": 2,
     "evaluation": 2,
     "shrinking": 2,
