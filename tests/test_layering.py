@@ -26,6 +26,7 @@ LEVEL = {
     "diagnostics": 2,
     "training": 2,
     "evaluation": 2,
+    "finetuning": 2,
     "shrinking": 2,
     "conversion": 2,
     "visualization": 2,
