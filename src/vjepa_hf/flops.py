@@ -92,7 +92,7 @@ def clip_flops(config: VJEPAConfig, num_context: Sequence[int], num_targets: Seq
     return ClipFlops(encoder_flops(config), context, predictor, backward, attention)
 
 
-def mask_flops(config: VJEPAConfig, context_masks: Sequence[torch.Tensor], target_masks: Sequence[torch.Tensor]) -> int:
+def step_flops(config: VJEPAConfig, context_masks: Sequence[torch.Tensor], target_masks: Sequence[torch.Tensor]) -> int:
     """Operations of a training step over a batch with these index lists `(B, K)` and `(B, M)`, one per mask kind."""
     counts = ([mask.shape[1] for mask in masks] for masks in (context_masks, target_masks))
     return len(context_masks[0]) * clip_flops(config, *counts).total
