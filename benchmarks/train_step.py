@@ -302,7 +302,9 @@ class Record:
     graphs: list[int]
 
 
-def take_turns(job: Job, chosen: Sequence[Way], rounds: int, warmup: int) -> tuple[list[Record], dict, list[ClipFlops]]:
+def take_turns(
+    job: Job, chosen: Sequence[Way], rounds: int, warmup: int
+) -> tuple[list[Record], dict, list[ClipFlops]]:
     """Let every way take each step in turn; the rates of matrix products, and the operations of the steps."""
     context = multiprocessing.get_context("spawn")
     workers = []
@@ -343,7 +345,9 @@ def take_turns(job: Job, chosen: Sequence[Way], rounds: int, warmup: int) -> tup
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     """Lower quartile, median, upper quartile."""
-    return tuple(torch.tensor(list(values), dtype=torch.float64).quantile(torch.tensor([0.25, 0.5, 0.75]).double()).tolist())
+    return tuple(
+        torch.tensor(list(values), dtype=torch.float64).quantile(torch.tensor([0.25, 0.5, 0.75]).double()).tolist()
+    )
 
 
 def figures(job: Job, records: Sequence[Record], rates: dict, flops: Sequence[ClipFlops]) -> list[str]:
@@ -414,7 +418,9 @@ def main() -> None:
         chosen = [way for way in chosen if way.is_reference or way.name in options.ways]
     settings = (options.num_clips, options.image_size, options.num_frames, options.threads, options.device)
     reference = f"reference {commit_of(options.reference)}" if options.reference else "no reference"
-    lines = opening("A training step beside Meta's code", __file__, __doc__, reference, f"load {os.getloadavg()[0]:.1f}")
+    lines = opening(
+        "A training step beside Meta's code", __file__, __doc__, reference, f"load {os.getloadavg()[0]:.1f}"
+    )
     for model in options.models:
         job = Job(model, *settings, options.reference)
         lines += figures(job, *take_turns(job, chosen, options.rounds, options.warmup))

@@ -7,6 +7,7 @@ fused attention computes again in its backward pass, is no merit and does not co
 
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -92,10 +93,16 @@ def clip_flops(config: VJEPAConfig, num_context: Sequence[int], num_targets: Seq
     return ClipFlops(encoder_flops(config), context, predictor, backward, attention)
 
 
-def step_flops(config: VJEPAConfig, context_masks: Sequence[torch.Tensor], target_masks: Sequence[torch.Tensor]) -> int:
-    """Operations of a training step over a batch with these index lists `(B, K)` and `(B, M)`, one per mask kind."""
-    counts = ([mask.shape[1] for mask in masks] for masks in (context_masks, target_masks))
-    return len(context_masks[0]) * clip_flops(config, *counts).total
+def step_flops(
+    config: VJEPAConfig,
+    context_masks: Sequence[Sequence[torch.Tensor]],
+    target_masks: Sequence[Sequence[torch.Tensor]],
+) -> int:
+    """Operations of a training step over a batch with these index lists, per mask kind those of every clip."""
+    lengths = [[[len(clip) for clip in kind] for kind in masks] for masks in (context_masks, target_masks)]
+    # (context, target) of every clip, each with one number of tokens a mask kind: mostly the same for all clips
+    clips = Counter(zip(*(zip(*kinds, strict=True) for kinds in lengths), strict=True))
+    return sum(number * clip_flops(config, *tokens).total for tokens, number in clips.items())
 
 
 def matmul_rate(device: torch.device | str, dtype: torch.dtype, repeats: int = 5) -> float:

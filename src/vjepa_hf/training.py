@@ -64,7 +64,7 @@ def model_config(model: ModelArguments, num_mask_kinds: int) -> VJEPAConfig:
     )
 
 
-def compile_layers(model: torch.nn.Module) -> None:
+def compile_layers(model: torch.nn.Module, backend: str = "inductor") -> None:
     """Compile the transformer layers in place, for any number of tokens; they compile when they are first used.
 
     All layers of a kind share their compiled code, so what is compiled does not grow with depth. Weights keep their
@@ -72,7 +72,7 @@ def compile_layers(model: torch.nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, VJEPALayer):
-            module.compile(dynamic=True)
+            module.compile(dynamic=True, backend=backend)
 
 
 def make_processor(config: VJEPAConfig, data: DataArguments) -> VJEPAVideoProcessor:
