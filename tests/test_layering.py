@@ -14,6 +14,7 @@ LEVEL = {
     "transforms": 0,
     "schedules": 0,
     "metrics": 0,
+    "detection_metrics": 0,
     "sources": 0,
     "class_names": 0,
     "released_checkpoints": 0,
@@ -22,6 +23,8 @@ LEVEL = {
     "data": 1,
     "arguments": 1,
     "diagnostics": 1,
+    "modeling_vjepa_detection": 2,
+    "detection": 2,
     "training": 2,
     "evaluation": 2,
     "shrinking": 2,
@@ -38,6 +41,7 @@ EXPORTED = {
     "frame_sampling",
     "video_io",
     "modeling_vjepa",
+    "modeling_vjepa_detection",
     "video_processing_vjepa",
 }
 EXPORT_MAY_IMPORT = {"numpy", "torch", "torchvision", "transformers", "huggingface_hub", "PIL", "av"}
