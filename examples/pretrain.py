@@ -19,6 +19,7 @@ from accelerate.utils import send_to_device
 
 from vjepa_hf import VJEPAForPreTraining, checkpoints, data, diagnostics, run_guard, training
 from vjepa_hf.arguments import parse_arguments
+from vjepa_hf.starting_weights import freeze_first_layers, load_starting_weights
 from vjepa_hf.transforms import normalize
 from vjepa_hf.visualization import plot_curves
 
@@ -39,6 +40,7 @@ def main() -> None:
     source, optimization, run = args.data, args.optimization, args.run
 
     # 2. Machines: the same script on one process or many, on CPU or GPU.
+    training.check_launcher()
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # without it, several processes on CPU would not know each other
         gradient_accumulation_steps=optimization.gradient_accumulation_steps,
@@ -55,6 +57,9 @@ def main() -> None:
     torch.manual_seed(run.seed)
     config = training.model_config(args.model, num_mask_kinds=len(args.masks.mask_num_blocks))
     model = VJEPAForPreTraining(config)
+    if args.model.init_from and not run.resume:
+        accelerator.print(load_starting_weights(model, args.model.init_from, args.model.init_parts))
+    freeze_first_layers(model, args.model.freeze_layers)
     if run.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     processor = training.make_processor(config, source)

@@ -150,3 +150,30 @@ class ForkedRuns:
 
     def _output(self) -> Path:
         return self.folder / f"output_{self.number}.txt"
+
+
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "VJEPALayer",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+    "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+}
+
+
+def shard_on_cpu() -> None:
+    """Let accelerate shard with FSDP2 on a CPU too: all parts can, but it only ever asks for it on accelerators."""
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedType
+
+    initialize = AcceleratorState.__init__
+
+    def initialize_sharded(self, *args, **kwargs):
+        initialize(self, *args, **kwargs)
+        plugin = kwargs.get("fsdp_plugin") or self.__dict__.get("fsdp_plugin")
+        if plugin is not None:
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, plugin
+
+    AcceleratorState.__init__ = initialize_sharded

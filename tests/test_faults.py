@@ -3,14 +3,23 @@
 pytest tests/test_faults.py
 """
 
+import os
 import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from forked_runs import ForkedRuns, die_after, die_at_file_change
+from conftest import cpu_environment
+from forked_runs import ForkedRuns, command_line, die_after, die_at_file_change
+from house import REPO
 from vjepa_hf.checkpoints import list_checkpoints
 from vjepa_hf.training import read_log
 
@@ -80,3 +89,59 @@ def test_a_run_killed_twenty_times_equals_the_uninterrupted_one_bit_by_bit(runs,
     assert kills == 20 and while_saving >= 3
     runs.finish(videos=videos, output_dir=output, **LONG, resume="true")
     assert_same_run(output, uninterrupted)
+
+
+# --- asked to stop ---
+
+ACCELERATE = ("accelerate", "launch")
+TWO_PROCESSES = ("accelerate", "launch", "--cpu", "--num_processes", "2")
+# torchrun and accelerate hand on only some signals by themselves.
+HAND_ON = {"PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"}
+
+
+@contextmanager
+def launched(launcher: Sequence[str], tmp_path: Path, env: dict[str, str] | None = None, **options):
+    """A run as a user starts it, in a process group of its own, with its output in `output.txt`."""
+    program = [str(Path(sys.executable).parent / launcher[0]), *launcher[1:]]
+    with (tmp_path / "output.txt").open("w") as output:
+        process = subprocess.Popen(
+            [*program, "examples/pretrain.py", *command_line(**options)],
+            cwd=REPO,
+            env=cpu_environment(tmp_path) | (env or {}),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_for_step(output_dir: Path, step: int, process: subprocess.Popen) -> None:
+    """Wait until a run has logged a step; a run that ends before is an error."""
+    path = output_dir / "log.jsonl"
+    while process.poll() is None:
+        if path.exists() and any(row["step"] >= step for row in read_log(path)):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"the run ended with {process.returncode} before step {step}")
+
+
+def test_a_run_asked_to_stop_saves_and_goes_on_with_other_processes(runs, videos, tmp_path):
+    """Two processes under a launcher get SIGUSR1; one process goes on; a straight run is the measure."""
+    options = {"videos": videos, "num_workers": "1", "max_steps": "100000", "save_steps": "100000"}
+    output = tmp_path / "run"
+    halves = {"per_device_batch_size": "2", "output_dir": output}
+    with launched(TWO_PROCESSES, tmp_path, HAND_ON, **options, **halves) as process:
+        wait_for_step(output, 4, process)
+        os.kill(process.pid, signal.SIGUSR1)
+        process.wait(60)
+    (checkpoint,) = list_checkpoints(output)
+    step = int(checkpoint.name.removeprefix("step_"))
+    printed = (tmp_path / "output.txt").read_text()
+    assert f"received SIGUSR1: saved step {step} and stopped; continue with --config" in printed
+    assert [row["step"] for row in log(output) if "loss" in row] == list(range(1, step + 1))
+    # The schedules depend on max_steps, which is the same here; stop the others by saving where they should end.

@@ -24,6 +24,7 @@ LEVEL = {
     "data": 1,
     "arguments": 1,
     "diagnostics": 1,
+    "starting_weights": 2,
     "training": 2,
     "evaluation": 2,
     "shrinking": 2,

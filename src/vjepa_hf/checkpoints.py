@@ -21,8 +21,23 @@ from safetensors import SafetensorError
 
 MANIFEST_FILE = "manifest.json"
 PROGRESS_FILE = "progress.json"
-# What torch.distributed.checkpoint writes into the `.metadata` of sharded weights, by module.
-_METADATA_MODULES = ("torch", "torch.distributed.checkpoint", "torch.serialization", "pathlib", "collections")
+# All that torch.distributed.checkpoint writes into the `.metadata` of sharded weights, a pickle it reads unchecked.
+_METADATA_NAMES = {
+    "pathlib": ("PosixPath",),
+    "torch": ("Size", "bfloat16", "bool", "float16", "float32", "float64", "int32", "int64", "uint8"),
+    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
+    "torch.distributed.checkpoint.metadata": (
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+        "_MEM_FORMAT_ENCODING",
+    ),
+    "torch.serialization": ("_get_layout",),
+}
 
 
 @dataclass(frozen=True)
@@ -188,13 +203,9 @@ def _why_not(folder: Path) -> str | None:
 
 
 class _MetadataReader(pickle.Unpickler):
-    """Reads the pickle that describes sharded weights, and refuses what torch itself would not have put there."""
-
     def find_class(self, module: str, name: str) -> Any:
-        parts = module.split(".")
-        if not any(".".join(parts[:length]) in _METADATA_MODULES[1:] for length in range(len(parts) + 1)):
-            if module != "torch" or name not in ("Size", "device", "float32", "bfloat16", "float16", "int64", "uint8"):
-                raise pickle.UnpicklingError(f"{module}.{name}")
+        if name not in _METADATA_NAMES.get(module, ()):
+            raise pickle.UnpicklingError(f"{module}.{name}")
         return super().find_class(module, name)
 
 
