@@ -1,6 +1,7 @@
 """Pretraining runs in processes that are forked off a server which has imported everything, so that a run costs a
 second or two and not ten; and ways to make one die at an exact moment."""
 
+import math
 import multiprocessing
 import os
 import signal
@@ -46,20 +47,15 @@ def command_line(**options) -> list[str]:
     return [word for key, value in items for word in (f"--{key}", *str(value).split())]
 
 
-def die() -> None:
-    """As a process dies whose machine loses power, or memory: no handler runs, nothing is cleaned up."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def die_after(seconds: float) -> None:
-    """Let this process die some time from now."""
-    timer = threading.Timer(seconds, die)
+    """Let this process die some time from now, as one dies whose machine fails: no handler runs."""
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL))
     timer.daemon = True
     timer.start()
 
 
-def die_at_file_change(folder: str, number: int) -> None:
-    """Let this process die right before the change of that number, from 1, to a file below a folder."""
+def get_signal_at_file_change(folder: str, number: int, received: int = signal.SIGKILL) -> None:
+    """Let this process get a signal right before the change of that number, from 1, to a file below a folder."""
     left = [number]
 
     def count(event: str, args: tuple) -> None:
@@ -70,7 +66,7 @@ def die_at_file_change(folder: str, number: int) -> None:
         ):
             left[0] -= 1
             if left[0] == 0:
-                die()
+                os.kill(os.getpid(), received)
 
     sys.addaudithook(count)
 
@@ -150,6 +146,21 @@ class ForkedRuns:
 
     def _output(self) -> Path:
         return self.folder / f"output_{self.number}.txt"
+
+
+def spoil_passes(first: int, last: int, rank: int = 0) -> None:
+    """Let forward passes of one process, counted from 1, see pixels that are not numbers."""
+    import pretrain
+
+    if int(os.environ.get("RANK", 0)) != rank:
+        return
+    normalize, passes = pretrain.normalize, []
+
+    def spoilt(*args):
+        passes.append(normalize(*args))
+        return passes[-1] * (math.nan if first <= len(passes) <= last else 1.0)
+
+    pretrain.normalize = spoilt
 
 
 FSDP = {
