@@ -115,7 +115,7 @@ def main() -> None:
         throughput.clips += num_clips
         log.bar.update()
 
-        # 7. Log and save. Figures leave the device only here.
+        # 7. Log and save.
         step, last = progress.step, progress.step == optimization.max_steps
         save = step % run.save_steps == 0 or last
         if step % run.logging_steps == 0 or save:
@@ -123,8 +123,9 @@ def main() -> None:
             figures = training.progress_figures(accelerator, guard, throughput)
             log.write_progress(step, figures | values | inputs.figures())
         if step % run.health_steps == 0 or last:
-            figures = diagnostics.health(outputs.predictions, outputs.targets, accelerator.gather)
-            log.write_health(step, figures, diagnostics.alarms(figures))
+            masks = batch["context_masks"], batch["target_masks"]
+            figures = diagnostics.health(vjepa, outputs, *masks, accelerator.gather)
+            log.write_health(step, figures, diagnostics.alarms(figures, step > optimization.warmup_steps))
         if save or guard.stop:
             log.name_failures(inputs.gather())
             checkpoints.save_checkpoint(accelerator, run.output_dir, progress, run.save_total_limit)

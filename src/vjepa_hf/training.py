@@ -388,7 +388,8 @@ class RunLog:
     def write_health(self, step: int, figures: dict[str, float], alarms: Sequence[str]) -> None:
         """Record the health line of a step and print it, with its alarms."""
         self.write(step, figures)
-        self.say(f"step {step} health: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
+        shown = (f"{name} {value:.3g}" for name, value in figures.items() if "/" not in name)
+        self.say(f"step {step} health: " + ", ".join(shown))
         for alarm in alarms:
             self.say(f"WARNING {alarm}")
 
