@@ -122,7 +122,7 @@ def main() -> None:
             log.name_failures(inputs.gather())
             figures = training.progress_figures(accelerator, guard, throughput)
             log.write_progress(step, figures | values | inputs.figures())
-        if step % run.health_steps == 0 or last:
+        if (step % run.health_steps == 0 or last) and not guard.wrong:
             masks = batch["context_masks"], batch["target_masks"]
             figures = diagnostics.health(vjepa, outputs, *masks, accelerator.gather)
             log.write_health(step, figures, diagnostics.alarms(figures, step > optimization.warmup_steps))

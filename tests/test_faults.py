@@ -5,6 +5,7 @@ pytest tests/test_faults.py
 
 import os
 import random
+import resource
 import shutil
 import signal
 import socket
@@ -311,3 +312,32 @@ def test_too_many_bad_steps_save_the_run_and_end_it_and_it_goes_on(runs, videos,
     runs.finish(resume="true", **options)
     assert [row["skipped_steps"] for row in log(output) if "loss" in row][-1] == 2
     assert [row["step"] for row in log(output) if "loss" in row][-1] == 6
+
+
+# --- disks ---
+
+
+def limit_files(size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_a_full_disk_ends_the_run_and_leaves_what_was_saved(runs, videos, straight, tmp_path):
+    output = without_last_checkpoint(straight, tmp_path / "run")
+    options = {"videos": videos, "output_dir": output, "resume": "true"}
+    printed = runs.fail(partial(limit_files, 100_000), **options)
+    assert f"the checkpoint '{output}/checkpoints/step_00000006' could not be written: " in printed
+    assert "step_00000003 stays the newest and is untouched. Make room" in printed
+    runs.finish(**options)
+    assert_same_run(output, straight)
+
+
+def test_a_damaged_checkpoint_ends_the_run_until_one_goes_back_by_choice(runs, videos, straight, tmp_path):
+    output = tmp_path / "run"
+    shutil.copytree(straight, output)
+    weights = list_checkpoints(output)[-1] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    options = {"videos": videos, "output_dir": output}
+    printed = runs.fail(resume="true", **options)
+    assert "step_00000006' is damaged: model.safetensors has" in printed and "--resume_step 3" in printed
+    assert "set_aside_0_step_00000006" in runs.finish(resume_step="3", **options)
+    assert_same_run(output, straight)
