@@ -93,7 +93,7 @@ class ForkedRuns:
         self.folder = folder
         self.number = 0
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["forked_runs", "pretrain"])
+        self.context.set_forkserver_preload(["forked_runs", "pretrain", "torch.distributed.checkpoint.state_dict"])
         paths = [str(REPO / "src"), str(REPO / "examples"), str(REPO / "tests")]
         before = dict(os.environ)
         try:  # the server inherits this environment, and imports what is above on the first start

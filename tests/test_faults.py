@@ -341,3 +341,22 @@ def test_a_damaged_checkpoint_ends_the_run_until_one_goes_back_by_choice(runs, v
     assert "step_00000006' is damaged: model.safetensors has" in printed and "--resume_step 3" in printed
     assert "set_aside_0_step_00000006" in runs.finish(resume_step="3", **options)
     assert_same_run(output, straight)
+
+
+# --- other weights ---
+
+
+def test_a_run_from_other_weights_says_what_it_took_and_leaves_frozen_layers_alone(runs, videos, straight, tmp_path):
+    output = tmp_path / "run"
+    options = {"videos": videos, "output_dir": output, "freeze_layers": "1"}
+    parts = {"init_from": straight, "init_parts": "target_encoder predictor"}
+    printed = runs.finish(**options, **parts)
+    assert "loaded target_encoder, " in printed and "not loaded: context_encoder, " in printed
+    before, after = (load_file(folder / "model.safetensors") for folder in (straight, output))
+    frozen = [name for name in after if name.startswith(("context_encoder.embeddings", "context_encoder.layers.0"))]
+    trained = [name for name in after if name.startswith("context_encoder.layers.1")]
+    source = {name: before[name.replace("context_encoder.", "vjepa.encoder.")] for name in frozen + trained}
+    assert frozen and all(torch.equal(after[name], source[name]) for name in frozen)
+    assert not any(torch.equal(after[name], source[name]) for name in trained if "weight" in name)
+    shutil.rmtree(list_checkpoints(output)[-1])
+    assert "weights of" not in runs.finish(resume="true", **options, **(parts | {"init_from": "gone"}))

@@ -156,11 +156,19 @@ def load_checkpoint(accelerator: Accelerator, output_dir: str | Path, step: int 
     progress = Progress(**json.loads((folder / PROGRESS_FILE).read_text()))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        for newer in list_checkpoints(output_dir):
-            if _step_of(newer) > progress.step:
-                accelerator.print(f"set aside, not deleted: {_set_aside(newer)}")
+        print(f"continuing after step {progress.step}, from {folder}")
+        _tell_about_newer(folder, progress)
     accelerator.wait_for_everyone()
     return progress
+
+
+def _tell_about_newer(folder: Path, progress: Progress) -> None:
+    for half in sorted(folder.parent.glob("unfinished_step_*")):
+        if int(half.name.rpartition("_")[2]) > progress.step:
+            print(f"left out {half.name}: it was not written to its end")
+    for newer in list_checkpoints(folder.parent.parent):
+        if _step_of(newer) > progress.step:
+            print(f"set aside, not deleted: {_set_aside(newer)}")
 
 
 def damage(folder: str | Path) -> str | None:
