@@ -27,6 +27,7 @@ LEVEL = {
     "modeling_vjepa_detection": 2,
     "detection": 2,
     "diagnostics": 2,
+    "starting_weights": 2,
     "training": 2,
     "evaluation": 2,
     "finetuning": 2,

@@ -37,8 +37,13 @@ class ModelArguments:
     pred_hidden_size: int = _help("width of the predictor", 384)
     pred_num_hidden_layers: int = _help("blocks of the predictor", 12)
     attn_implementation: str = _help("attention of transformers: sdpa, eager, flash_attention_2, ...", "sdpa")
+    init_from: str | None = _help("folder of a saved model to start from; None: random weights", None)
+    init_parts: list[str] = _help("of context_encoder, target_encoder, predictor; []: all that init_from holds", [])
+    freeze_layers: int = _help("first blocks of the context encoder that are not trained, nor its embedding", 0)
 
     def __post_init__(self) -> None:
+        if self.init_parts and self.init_from is None:
+            raise ValueError(f"init_parts {self.init_parts} needs init_from, the folder to take them from")
         if len(self.image_size) not in (1, 2):
             raise ValueError(f"image_size must be one side or height and width, got {self.image_size}")
 
