@@ -25,6 +25,7 @@ LEVEL = {
     "training": 2,
     "evaluation": 2,
     "finetuning": 2,
+    "dense_features": 2,
     "shrinking": 2,
     "conversion": 2,
     "visualization": 2,
