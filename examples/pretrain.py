@@ -19,6 +19,7 @@ from accelerate.utils import send_to_device
 
 from vjepa_hf import VJEPAForPreTraining, data, diagnostics, training
 from vjepa_hf.arguments import parse_arguments
+from vjepa_hf.online_evaluation import OnlineEvaluation
 from vjepa_hf.transforms import normalize
 from vjepa_hf.visualization import plot_curves
 
@@ -36,7 +37,7 @@ def toy_videos() -> Path:
 def main() -> None:
     # 1. Arguments: one YAML file, overridden by the command line.
     args = parse_arguments(default_config=HERE / "configs" / "tiny_cpu.yaml")
-    source, optimization, run = args.data, args.optimization, args.run
+    source, optimization, evaluation, run = args.data, args.optimization, args.evaluation, args.run
 
     # 2. Machines: the same script on one process or many, on CPU or GPU.
     accelerator = Accelerator(
@@ -71,6 +72,12 @@ def main() -> None:
     loader = training.make_loader(accelerator, args, config, videos, progress, inputs)
     augment = training.make_transform(config.image_size, source)
     num_clips = training.clips_per_step(accelerator, optimization)
+    judge = None
+    if evaluation.eval_videos is not None:
+        labelled = [data.load_videos(name) for name in (evaluation.eval_videos, evaluation.eval_test_videos)]
+        judge = OnlineEvaluation(
+            accelerator, *labelled, evaluation.eval_label, processor, num_workers=source.num_workers
+        )
 
     # 6. Loop: one optimizer step is one or more forward passes, whose gradients are averaged.
     num_videos = None if source.streaming else len(loader.dataset)
@@ -114,6 +121,8 @@ def main() -> None:
         if step % run.health_steps == 0 or last:
             figures = diagnostics.health(outputs.predictions, outputs.targets, accelerator.gather)
             log.write_health(step, figures, diagnostics.alarms(figures))
+        if judge and (step % evaluation.eval_steps == 0 or last):
+            log.write_health(step, judge.figures(vjepa.vjepa), alarms=[])
         if save:
             training.save_checkpoint(accelerator, run.output_dir, progress, run.save_total_limit)
             training.export(accelerator, model, processor, run.output_dir)

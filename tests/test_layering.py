@@ -29,6 +29,7 @@ LEVEL = {
     "shrinking": 2,
     "conversion": 2,
     "visualization": 2,
+    "online_evaluation": 3,
     "cli": 3,
     "__init__": 3,
 }
