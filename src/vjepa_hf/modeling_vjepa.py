@@ -52,6 +52,7 @@ class VJEPAForPreTrainingOutput(ModelOutput):
         predictions: `(B, M, D)` predicted features.
         targets: `(B, M, D)` layer-normed features of the target encoder, without gradient.
         context_hidden_states: `(B, K, D)` features of the context encoder.
+        target_hidden_state: `(B, N, D)` what `targets` were taken from; one for all mask kinds.
     """
 
     loss: torch.FloatTensor | None = None
@@ -59,6 +60,7 @@ class VJEPAForPreTrainingOutput(ModelOutput):
     predictions: tuple[torch.FloatTensor, ...] | None = None
     targets: tuple[torch.FloatTensor, ...] | None = None
     context_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    target_hidden_state: torch.FloatTensor | None = None
 
 
 def sincos_positions(grid: tuple[int, int, int], width: int, uniform_power: bool) -> torch.Tensor:
@@ -607,6 +609,7 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
             outputs.targets += (target,)
             outputs.context_hidden_states += (context,)
         outputs.loss = torch.stack(outputs.losses).mean()
+        outputs.target_hidden_state = targets
         return outputs
 
     @torch.no_grad()

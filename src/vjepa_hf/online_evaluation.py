@@ -12,6 +12,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.nn.functional import normalize, one_hot
 
+from .arguments import EvaluationArguments
+from .data import load_videos
 from .evaluation import encode_labels
 from .finetuning import UNREADABLE, LabelledClip, LabelledVideos
 from .modeling_vjepa import VJEPAModel
@@ -20,6 +22,16 @@ from .video_processing_vjepa import VJEPAVideoProcessor
 NEIGHBORS = 20
 TEMPERATURE = 0.07  # of the weights of the neighbours' votes, as published
 RIDGE = 1.0  # penalty of the linear probe, for each feature of unit variance
+
+
+def make_judge(
+    accelerator: Accelerator, evaluation: EvaluationArguments, processor: VJEPAVideoProcessor, num_workers: int
+) -> "OnlineEvaluation | None":
+    """The judge that a run asks for, or None."""
+    if evaluation.eval_videos is None:
+        return None
+    train, test = load_videos(evaluation.eval_videos), load_videos(evaluation.eval_test_videos)
+    return OnlineEvaluation(accelerator, train, test, evaluation.eval_label, processor, num_workers=num_workers)
 
 
 class OnlineEvaluation:
