@@ -74,11 +74,8 @@ def main() -> None:
     lines = opening("Judging while learning", __file__, __doc__)
     lines += [f"{len(tables[0])} videos with labels, {len(tables[1])} judged; chance is 0.125.", ""]
     lines += table(["encoder", "label", "neighbours", "linear probe"], rows)
-    lines += [
-        "",
-        f"Processor time: {sum(spent) / len(spent):.1f} ms for each video of a judgement, reading included, ",
-    ]
-    lines[-1] += f"and {step:.1f} ms for each clip of a training step, without reading."
+    judged = f"{sum(spent) / len(spent):.1f} ms for each video of a judgement, reading included"
+    lines += ["", f"Processor time: {judged}, and {step:.1f} ms for each clip of a training step, without reading."]
     publish(lines, options.output)
 
 
