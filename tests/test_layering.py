@@ -31,9 +31,11 @@ LEVEL = {
     "training": 2,
     "evaluation": 2,
     "finetuning": 2,
+    "dense_features": 2,
     "shrinking": 2,
     "conversion": 2,
     "visualization": 2,
+    "online_evaluation": 3,
     "cli": 3,
     "__init__": 3,
 }
