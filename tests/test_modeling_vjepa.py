@@ -377,6 +377,32 @@ def test_loss_of_views_is_the_mean_of_their_losses(tiny_classifier, tiny_clip):
     torch.testing.assert_close(loss, sum(run(tiny_classifier, clip, labels=labels).loss for clip in clips) / 2)
 
 
+def test_the_encoder_sees_one_clip_of_a_video_at_a_time_however_many_there_are(tiny_classifier, tiny_clip):
+    sizes = []
+    tiny_classifier.vjepa.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    run(tiny_classifier, tiny_clip[:, None].expand(-1, 9, -1, -1, -1, -1))
+    assert sizes == [2] * 9
+
+
+def test_a_pooler_of_several_clips_sees_the_tokens_of_each_view_together(tiny_classifier, tiny_clip):
+    tiny_classifier.config.pooler_num_clips = 2
+    clips = [tiny_clip, tiny_clip.flip(1), 2 * tiny_clip, tiny_clip.flip(-1)]
+    tokens = [run(tiny_classifier.vjepa, clip).last_hidden_state for clip in clips]
+    head = torch.nn.Sequential(tiny_classifier.pooler, tiny_classifier.classifier)
+    with torch.no_grad():
+        first, second = (head(torch.cat(pair, dim=1)).softmax(-1) for pair in (tokens[:2], tokens[2:]))
+    logits = run(tiny_classifier, torch.stack(clips, dim=1)).logits
+    torch.testing.assert_close(logits.softmax(-1), (first + second) / 2)
+    with pytest.raises(ValueError, match="1 clips of a video, no multiple of pooler_num_clips=2; give the processor"):
+        tiny_classifier(tiny_clip)
+
+
+def test_hidden_states_of_several_views_are_an_error(tiny_classifier, tiny_clip):
+    assert len(run(tiny_classifier, tiny_clip, output_hidden_states=True).hidden_states) == 3
+    with pytest.raises(ValueError, match="need a single clip, got 2 views"):
+        tiny_classifier(torch.stack([tiny_clip] * 2, dim=1), output_hidden_states=True)
+
+
 def test_average_of_views_respects_the_kind_of_problem():
     logits = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(average_views(logits, "regression"), logits.mean(1))

@@ -93,6 +93,8 @@ def average_views(logits: torch.Tensor, problem_type: str | None) -> torch.Tenso
         return logits.mean(dim=1)
     if problem_type == "multi_label_classification":
         return logits.sigmoid().mean(dim=1).logit()
+    if logits.shape[1] == 1:
+        return logits[:, 0]
     return logits.log_softmax(dim=-1).logsumexp(dim=1) - math.log(logits.shape[1])
 
 
@@ -641,24 +643,41 @@ class VJEPAForVideoClassification(VJEPAPreTrainedModel):
         output_attentions: bool | None = None,
         **kwargs,
     ) -> ImageClassifierOutput:
-        """Class scores `(B, L)` of clips `(B, T, C, H, W)` or of clips with several views `(B, V, T, C, H, W)`.
+        """Class scores `(B, L)` of clips `(B, T, C, H, W)` or of videos with several views `(B, V, T, C, H, W)`.
 
         With views, the softmax (or sigmoid) of the logits is the mean over the views of their probabilities, and the
-        loss is the mean over the views of their losses.
+        loss is the mean over the views of their losses. With `pooler_num_clips` views that follow one another are
+        clips of which the pooler sees all tokens, and make one view. The encoder runs on one clip of each video at a
+        time. Hidden states and attentions are those of a single clip.
+
+        Raises:
+            ValueError: for a number of views that is no multiple of `pooler_num_clips`, or several views with hidden
+                states or attentions asked for.
         """
-        views = pixel_values_videos.shape[1] if pixel_values_videos.ndim == 6 else None
-        if views is not None:
-            pixel_values_videos = pixel_values_videos.flatten(0, 1)
-        outputs = self.vjepa(
-            pixel_values_videos, output_hidden_states=output_hidden_states, output_attentions=output_attentions
-        )
-        logits = self.classifier(self.pooler(outputs.last_hidden_state))
+        videos = pixel_values_videos if pixel_values_videos.ndim == 6 else pixel_values_videos[:, None]
+        num_clips, num_views = self.config.pooler_num_clips, videos.shape[1]
+        if num_views % num_clips:
+            raise ValueError(
+                f"pixel_values_videos has {num_views} clips of a video, no multiple of pooler_num_clips={num_clips}; "
+                f"give the processor num_clips={num_clips}."
+            )
+        if num_views > 1 and (output_hidden_states or output_attentions):
+            raise ValueError(f"output_hidden_states and output_attentions need a single clip, got {num_views} views.")
+        views = []
+        for clips in videos.split(num_clips, dim=1):
+            tokens = []
+            for clip in clips.unbind(1):
+                outputs = self.vjepa(
+                    clip, output_hidden_states=output_hidden_states, output_attentions=output_attentions
+                )
+                tokens.append(outputs.last_hidden_state)
+            views.append(self.classifier(self.pooler(torch.cat(tokens, dim=1))))
+        logits = torch.stack(views, dim=1)  # (B, V / num_clips, L)
         loss = None
         if labels is not None:
-            view_labels = labels if views is None else labels.repeat_interleave(views, dim=0)
-            loss = self.loss_function(labels=view_labels, pooled_logits=logits, config=self.config)
-        if views is not None:
-            logits = average_views(logits.unflatten(0, (-1, views)), self.config.problem_type)
+            view_labels = labels.repeat_interleave(logits.shape[1], dim=0)
+            loss = self.loss_function(labels=view_labels, pooled_logits=logits.flatten(0, 1), config=self.config)
+        logits = average_views(logits, self.config.problem_type)
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
