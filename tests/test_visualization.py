@@ -3,10 +3,12 @@
 pytest tests/test_visualization.py
 """
 
+import numpy as np
+import pytest
 import torch
 from PIL import Image
 
-from vjepa_hf.visualization import CURVES, plot_curves, plot_masks, shade_masked
+from vjepa_hf.visualization import CURVES, plot_confusion, plot_curves, plot_masks, shade_masked
 
 
 def test_only_hidden_tubelets_are_darkened():
@@ -42,3 +44,11 @@ def test_every_curve_is_a_figure_that_a_run_logs():
     logged = {"loss", "context_encoder_grad_norm", "predictor_grad_norm", *Throughput().read()}
     logged |= {*hyperparameters(0, OptimizationArguments()), *health([tokens], [tokens])}
     assert {name for names, _ in CURVES for name in names} <= logged
+
+
+@pytest.mark.parametrize("num_classes, width", [(3, 550), (60, 1050)])
+def test_confusions_become_a_picture_whose_size_follows_the_names(tmp_path, num_classes, width):
+    matrix = np.eye(num_classes, dtype=int) * 3
+    plot_confusion(matrix, [f"class {number}" for number in range(num_classes)], tmp_path / "confusion.png")
+    with Image.open(tmp_path / "confusion.png") as picture:
+        assert picture.width == width
