@@ -9,7 +9,6 @@ the same clips, masks and learning rates, those of examples/configs/tiny_cpu.yam
 
 import argparse
 import copy
-import platform
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import transformers
 from accelerate import Accelerator
 from transformers.utils import ModelOutput
 
+from report import opening, publish, table
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, data, diagnostics, training
 from vjepa_hf.arguments import PretrainingArguments, parse_arguments
 from vjepa_hf.evaluation import few_label_accuracy
@@ -53,7 +53,7 @@ class Run:
     model: VJEPAForPreTraining
     optimizer: torch.optim.AdamW
     losses: list[float] = field(default_factory=list)
-    rows: list[str] = field(default_factory=list)
+    rows: list[tuple] = field(default_factory=list)
 
 
 def start(name: str, model_class: type[VJEPAForPreTraining], args: PretrainingArguments, config: VJEPAConfig) -> Run:
@@ -75,12 +75,6 @@ def train_step(run: Run, batch: dict, pixels: torch.Tensor, step: int, args: Pre
     run.model.update_target_encoder(values["ema_momentum"])
     run.losses.append(outputs.loss.item())
     return outputs
-
-
-def commit() -> str:
-    """The version of the code, as far as git knows it."""
-    result = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], capture_output=True, text=True)
-    return result.stdout.strip() or "(no commit)"
 
 
 def main() -> None:
@@ -127,37 +121,23 @@ def main() -> None:
                     heads.append(VJEPAForVideoClassification(probe_config))
                 judged = run.model.vjepa, processor, splits, options.label, options.labels_per_class
                 score = few_label_accuracy(accelerator, *judged, heads)
-                run.rows.append(
-                    f"| {run.name} | {step + 1} | {np.mean(run.losses):.3f} | {figures['target_std']:.3f} "
-                    f"| {figures['target_rank']:.1f} | {figures['loss_ratio']:.2f} | {score:.3f} "
-                    f"| {', '.join(warnings) or 'none'} |"
-                )
+                row = f"{np.mean(run.losses):.3f}", f"{figures['target_std']:.3f}", f"{figures['target_rank']:.1f}"
+                row += f"{figures['loss_ratio']:.2f}", f"{score:.3f}", ", ".join(warnings) or "none"
+                run.rows.append((run.name, step + 1, *row))
                 run.losses.clear()
                 run.model.train()
-                print(run.rows[-1], flush=True)
+                print(*run.rows[-1], flush=True)
 
-    page = "\n".join(
-        [
-            "# The naive objective collapses, V-JEPA does not",
-            "",
-            "`python benchmarks/collapse.py`: " + " ".join(__doc__.split("\n\n")[2].split()),
-            "",
-            f"Accuracy: {options.label}, attentive probe, {options.labels_per_class} labels per class, mean of "
-            f"{options.draws} draws of the labels, {len(splits['test'])} test videos. Figures are those of the health "
-            "line: targets over tokens. The loss is the mean since the row before.",
-            "",
-            f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} thread(s), "
-            f"{time.time() - began:.0f} s, vjepa_hf {commit()}",
-            "",
-            "| objective | step | loss | target std | target rank | loss ratio | accuracy | warning |",
-            "|---|---|---|---|---|---|---|---|",
-            *(row for run in runs for row in run.rows),
-            "",
-        ]
-    )
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(page)
+    took = f"{time.time() - began:.0f} s"
+    lines = opening("The naive objective collapses, V-JEPA does not", __file__, __doc__, took)
+    lines += [
+        f"Accuracy: {options.label}, attentive probe, {options.labels_per_class} labels per class, mean of "
+        f"{options.draws} draws of the labels, {len(splits['test'])} test videos. Figures are those of the health "
+        "line: targets over tokens. The loss is the mean since the row before.",
+        "",
+    ]
+    header = ["objective", "step", "loss", "target std", "target rank", "loss ratio", "accuracy", "warning"]
+    publish(lines + table(header, (row for run in runs for row in run.rows)), options.output)
 
 
 if __name__ == "__main__":

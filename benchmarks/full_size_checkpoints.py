@@ -2,12 +2,12 @@
 
     python benchmarks/full_size_checkpoints.py --output benchmarks/results/full_size_checkpoints.md
 
-The weights are random, the files have Meta's layout (with the encoder twice and a predictor, as released). Every step
-runs in a process of its own, so that its peak memory is its own. Needs about 6 GiB of disk and of memory for ViT-H.
+The weights are random float32, the files have Meta's layout (with the encoder twice and a predictor, as released, and
+no optimizer state). Every step runs in a process of its own, so that its peak memory is its own. Numbers of weights
+are without position tables; encoder and target encoder have the same. Needs about 6 GiB of disk and memory for ViT-H.
 """
 
 import argparse
-import platform
 import resource
 import subprocess
 import sys
@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 import transformers
 
+from report import opening, publish, table
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAModel
 from vjepa_hf.conversion import convert, to_meta
 
@@ -87,34 +88,15 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(f"| {name} | {step} | {time.perf_counter() - started:.1f} s | {peak:.1f} GiB | {result} |")
         return
-    lines = [
-        "# Checkpoints of the published sizes",
-        "",
-        "`python benchmarks/full_size_checkpoints.py`: random weights in the layout of the released files (encoder, "
-        "target encoder, predictor; no optimizer state), float32 on CPU. Numbers of weights are without position "
-        "tables; encoder and target encoder have the same.",
-        "",
-        f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} thread(s), vjepa_hf {commit()}",
-        "",
-        "| model | step | time | peak memory | result |",
-        "|---|---|---|---|---|",
-    ]
-    print("\n".join(lines), flush=True)
+    lines = opening("Checkpoints of the published sizes", __file__, __doc__)
+    lines += table(["model", "step", "time", "peak memory", "result"], [])
+    publish(lines, args.output)
     for name in args.models:
         with tempfile.TemporaryDirectory() as folder:
             for step in STEPS:
                 command = [sys.executable, __file__, "--step", name, step, folder]
                 lines.append(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
-                print(lines[-1], flush=True)
-                if args.output:  # after every step: the large ones take long
-                    args.output.write_text("\n".join(lines) + "\n")
-
-
-def commit() -> str:
-    """Commit of this checkout, where git knows it."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-    return result.stdout.strip() or "(no commit)"
+                publish(lines, args.output)  # after every step: the large ones take long
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ peak of that process over what it had after its imports. No file of the list exi
 
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import datasets
 
+from report import opening, publish, table
 from vjepa_hf.data import ClipBatchSampler
 from vjepa_hf.sources import load_videos
 
@@ -90,30 +90,13 @@ def main() -> None:
                 figures = run(path, way, Path(folder) / "cache")
                 if figures["rows"] != options.rows:
                     raise RuntimeError(f"{figures['rows']} rows of {options.rows}")
-                rows.append(
-                    f"| {kind}, {size:.0f} MiB | {title} | {figures['seconds']:.1f} | {figures['memory']:.0f} "
-                    f"| {1000 * figures['batch']:.0f} |"
-                )
-                print(rows[-1], flush=True)
+                spent = f"{figures['seconds']:.1f}", f"{figures['memory']:.0f}", f"{1000 * figures['batch']:.0f}"
+                rows.append((f"{kind}, {size:.0f} MiB", title, *spent))
+                print(*rows[-1], flush=True)
             path.unlink()
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
-    page = "\n".join(
-        [
-            f"# A list of {options.rows:,} videos",
-            "",
-            "`python benchmarks/index_list.py`: " + " ".join(__doc__.split("\n\n")[2].split()),
-            "",
-            f"datasets {datasets.__version__}, {platform.machine()}, one process, vjepa_hf {commit or '(no commit)'}",
-            "",
-            "| list | way | seconds | memory, MiB | order and rows of the first batch, ms |",
-            "|---|---|---|---|---|",
-            *rows,
-            "",
-        ]
-    )
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(page)
+    lines = opening(f"A list of {options.rows:,} videos", __file__, __doc__, f"datasets {datasets.__version__}")
+    lines += table(["list", "way", "seconds", "memory, MiB", "order and rows of the first batch, ms"], rows)
+    publish(lines, options.output)
 
 
 if __name__ == "__main__":

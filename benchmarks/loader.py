@@ -11,8 +11,6 @@ each. Then ViT-S/16 takes optimizer steps on the CPU, on one thread, beside one 
 import argparse
 import dataclasses
 import os
-import platform
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +19,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from report import opening, publish, table
 from vjepa_hf import VJEPAForPreTraining, training
 from vjepa_hf.arguments import PretrainingArguments, parse_arguments
 from vjepa_hf.data import InputLog
@@ -120,35 +119,22 @@ def main() -> None:
         wait, step = waiting_share(accelerator, videos, options.steps)
     median = {way: float(np.median(values)) for way, values in speeds.items()}
     base = {workers: median["as they are", workers] for workers in (1, 2)}
-    rows = [
-        f"| {name} | {workers} | {value:.1f} | {min(speeds[name, workers]):.1f} to {max(speeds[name, workers]):.1f} "
-        f"| {value / base[workers]:.2f} |"
-        for (name, workers), value in median.items()
-    ]
-    load = os.getloadavg()[1]
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
-    page = "\n".join(
-        [
-            "# The loader, end to end",
-            "",
-            "`python benchmarks/loader.py`: " + " ".join(__doc__.split("\n\n")[2].split()),
-            "",
-            f"{len(videos)} videos, torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, load "
-            f"average over five minutes {load:.1f}, vjepa_hf {commit or '(no commit)'}",
-            "",
-            f"| videos | workers | clips/s, median of {options.turns} | range | over the first, as many workers |",
-            "|---|---|---|---|---|",
-            *rows,
-            "",
-            f"ViT-S/16, 16 x 224 x 224, 2 clips a step, one thread, 1 worker: {step:.1f} s a step, of which "
-            f"{wait:.1%} waits for data (mean of {options.steps} steps).",
-            "",
-        ]
+    rows = []
+    for (name, workers), value in median.items():
+        lowest, highest = min(speeds[name, workers]), max(speeds[name, workers])
+        rows.append((name, workers, f"{value:.1f}", f"{lowest:.1f} to {highest:.1f}", f"{value / base[workers]:.2f}"))
+    load = f"{len(videos)} videos, load average over five minutes {os.getloadavg()[1]:.1f}"
+    lines = opening("The loader, end to end", __file__, __doc__, load)
+    lines += table(
+        ["videos", "workers", f"clips/s, median of {options.turns}", "range", "over the first, as many workers"],
+        rows,
     )
-    print(page)
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(page)
+    lines += [
+        "",
+        f"ViT-S/16, 16 x 224 x 224, 2 clips a step, one thread, 1 worker: {step:.1f} s a step, of which "
+        f"{wait:.1%} waits for data (mean of {options.steps} steps).",
+    ]
+    publish(lines, options.output)
 
 
 if __name__ == "__main__":

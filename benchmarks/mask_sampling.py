@@ -7,8 +7,6 @@
 """
 
 import argparse
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from report import opening, publish, table
 from vjepa_hf.masking import LONG_RANGE, SHORT_RANGE, MaskSampler
 
 NUM_CLIPS, GRID = 24, (8, 14, 14)
@@ -75,28 +74,13 @@ def main() -> None:
     ways |= {"ours, one length over 96 clips": our_masks("subsample", 96)}
     figures = medians(ways, options.repeats)
     base = figures.get("reference", figures["ours"])[0]
-    rows = [f"| {name} | {m:.2f} | {q:.2f} | {m / base:.2f} |" for name, (m, q) in figures.items()]
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
-    page = "\n".join(
-        [
-            "# Masks of a batch",
-            "",
-            "`python benchmarks/mask_sampling.py`: " + " ".join(__doc__.split("\n\n")[2].split()),
-            "",
-            f"numpy {np.__version__}, torch {torch.__version__}, {platform.machine()}, "
-            f"{options.repeats} batches each, vjepa_hf {commit or '(no commit)'}",
-            "",
-            f"| masks of {NUM_CLIPS} clips, both kinds | ms, median | upper quartile | over the "
-            f"{'reference' if options.reference else 'first'} |",
-            "|---|---|---|---|",
-            *rows,
-            "",
-        ]
+    against = "reference" if options.reference else "first"
+    lines = opening("Masks of a batch", __file__, __doc__, f"numpy {np.__version__}, {options.repeats} batches each")
+    lines += table(
+        [f"masks of {NUM_CLIPS} clips, both kinds", "ms, median", "upper quartile", f"over the {against}"],
+        [(name, f"{m:.2f}", f"{q:.2f}", f"{m / base:.2f}") for name, (m, q) in figures.items()],
     )
-    print(page)
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(page)
+    publish(lines, options.output)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from report import table
 from vjepa_hf import VJEPAForPreTraining, VJEPAForVideoClassification
 from vjepa_hf.conversion import convert
 
@@ -80,13 +81,12 @@ def make_table(fixtures: Path) -> list[str]:
         f"Worst over {len(folders)} recorded models; torch {torch.__version__} on {platform.machine()} CPU. "
         "Each cell: largest / mean difference in units of the tensor's largest value.",
         "",
-        "| | " + " | ".join(f"{dtype} {attention}" for dtype, attention in columns) + " |",
-        "|---" * (len(columns) + 1) + "|",
     ]
+    rows = []
     for family, found in cells.items():
         values = [(max(f[0] for f in found[c]), max(f[1] for f in found[c])) for c in columns]
-        lines.append(f"| {family} | " + " | ".join(f"{most:.0e} / {mean:.0e}" for most, mean in values) + " |")
-    return lines
+        rows.append([family, *(f"{most:.0e} / {mean:.0e}" for most, mean in values)])
+    return lines + table(["", *(f"{dtype} {attention}" for dtype, attention in columns)], rows)
 
 
 def main() -> None:
@@ -96,12 +96,12 @@ def main() -> None:
     args = parser.parse_args()
     if not any(args.fixtures.glob("model_*")):
         parser.error(f"--fixtures {args.fixtures} holds no model_* folders")
-    table = "\n".join(make_table(args.fixtures))
-    print(table)
+    lines = "\n".join(make_table(args.fixtures))
+    print(lines)
     if args.write:
         before, rest = PAGE.read_text().split(MARKS[0])
         after = rest.split(MARKS[1])[1]
-        PAGE.write_text(f"{before}{MARKS[0]}\n\n{table}\n\n{MARKS[1]}{after}")
+        PAGE.write_text(f"{before}{MARKS[0]}\n\n{lines}\n\n{MARKS[1]}{after}")
 
 
 if __name__ == "__main__":

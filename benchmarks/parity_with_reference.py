@@ -4,12 +4,12 @@
     python benchmarks/parity_with_reference.py --reference PATH_TO_JEPA
 
 Only the models of that repository are imported (`src.models`), so PyTorch is all it needs. Their weights are drawn at
-random, written to a file as their training program does, converted by `vjepa_hf.conversion` and loaded again.
+random, written to a file as their training program does, converted by `vjepa_hf.conversion` and loaded again. The same
+clip and masks go through both, in float32 on CPU. Differences are in units of the tensor's largest value; a family's
+row shows its worst tensor.
 """
 
 import argparse
-import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 import transformers
 
+from report import commit_of, opening, publish, table
 from vjepa_hf import VJEPAForPreTraining, VJEPAForVideoClassification
 from vjepa_hf.conversion import convert, to_meta
 from vjepa_hf.masking import MaskSampler, MultiBlockMask
@@ -186,20 +187,9 @@ def main() -> None:
         parser.error(f"--reference {args.reference} is no checkout of facebookresearch/jepa")
     sys.path.insert(0, str(args.reference))
 
-    lines = [
-        "# Parity with Meta's code, run side by side",
-        "",
-        "`python benchmarks/parity_with_reference.py --reference PATH_TO_JEPA`: random weights in Meta's layout, "
-        "converted, the same clip and masks through both. Float32 on CPU. Differences are in units of the tensor's "
-        f"largest value (bound {BOUND:g}); a family's row shows its worst tensor.",
-        "",
-        f"reference {commit(args.reference)}, vjepa_hf {commit(Path(__file__).parent)}, torch {torch.__version__}, "
-        f"{platform.machine()}, {torch.get_num_threads()} thread(s)",
-        "",
-        "| model | family | max | mean |",
-        "|---|---|---|---|",
-    ]
-    print("\n".join(lines), flush=True)
+    reference = f"reference {commit_of(args.reference)}"
+    lines = opening("Parity with Meta's code, run side by side", __file__, __doc__, reference)
+    lines += table(["model", "family", "max", "mean"], [])
     worst = 0.0
     for size in SIZES:
         if args.models and size.model not in args.models:
@@ -208,18 +198,10 @@ def main() -> None:
         for family, largest, mean in compare(size):
             worst = max(worst, largest)
             lines.append(f"| {size} | {family} | {largest:.1e} | {mean:.1e} |")
-            print(lines[-1], flush=True)
         print(f"{time.perf_counter() - started:.0f} s", file=sys.stderr)
-        if args.output:  # after every size: the large ones take long
-            args.output.write_text("\n".join(lines) + "\n")
+        publish(lines, args.output)  # after every size: the large ones take long
     print(f"\nWorst: {worst:.1e}, {'within' if worst <= BOUND else 'BEYOND'} the bound.")
     sys.exit(worst > BOUND)
-
-
-def commit(folder: Path) -> str:
-    """Commit of a checkout, where git knows it."""
-    result = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True)
-    return result.stdout.strip() or "(no commit)"
 
 
 if __name__ == "__main__":

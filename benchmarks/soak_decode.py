@@ -2,17 +2,16 @@
 
     python benchmarks/soak_decode.py --videos path/to/videos --robustness path/to/odd_files --output soak_decode.md
 
-Damage is seeded: bits flipped, the end cut off, a piece cut out or written elsewhere. Damaged files are read by a
-child process, so that a crash is seen, with a time limit each, so that a hang is seen.
+One random frame of a random video at a time, all in one process; three frames of each damaged copy. Damage is seeded:
+bits flipped, the end cut off, a piece cut out or written elsewhere. Damaged files are read by a child process, so that
+a crash is seen, with a time limit each, so that a hang is seen.
 """
 
 import argparse
 import multiprocessing
 import os
-import platform
 import random
 import resource
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 import av
 import torch
 
+from report import opening, publish, table
 from vjepa_hf.data import load_videos
 from vjepa_hf.video_io import VideoDecodeError, decode
 
@@ -129,42 +129,20 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
 
-    lines = [
-        "# Opening videos ten thousand times, and damaged ones",
-        "",
-        "`python benchmarks/soak_decode.py`: one random frame of a random video at a time, all in one process; three "
-        "frames of each damaged copy.",
-        "",
-        f"torch {torch.__version__}, PyAV {av.__version__}, {platform.machine()}, vjepa_hf {commit()}",
-    ]
+    lines = opening("Opening videos ten thousand times, and damaged ones", __file__, __doc__, f"PyAV {av.__version__}")
     if options.opens:
         good = list(load_videos(options.videos)["video"])
-        lines += ["", f"| opens of {len(good)} videos | MiB held | open files |", "|---|---|---|"]
-        lines += [
-            f"| {count} | {held:.1f} | {files} |" for count, held, files in open_many(good, options.opens, looks=10)
-        ]
+        opened = open_many(good, options.opens, looks=10)
+        rows = [(count, f"{held:.1f}", files) for count, held, files in opened]
+        lines += table([f"opens of {len(good)} videos", "MiB held", "open files"], rows)
     if options.copies:
         files = sorted(path for path in options.robustness.rglob("*") if path.is_file())
         files = [path for path in files if 0 < path.stat().st_size < options.largest]
         outcomes, longest = fuzz(files, options.copies)
-        lines += [
-            "",
-            f"{options.copies} damaged copies of {len(files)} odd files; at most {longest:.1f} s for one.",
-            "",
-        ]
-        lines += ["| damage | outcome | files |", "|---|---|---|"]
-        lines += [f"| {kind} | {outcome} | {count} |" for (kind, outcome), count in sorted(outcomes.items())]
-    report = "\n".join(lines) + "\n"
-    print(report)
-    if options.output:
-        options.output.write_text(report)
-
-
-def commit() -> str:
-    """The commit that was measured."""
-    command = ["git", "describe", "--always", "--dirty"]
-    result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-    return result.stdout.strip() or "(no commit)"
+        copies = f"{options.copies} damaged copies of {len(files)} odd files; at most {longest:.1f} s for one."
+        rows = [(*what, count) for what, count in sorted(outcomes.items())]
+        lines += ["", copies, "", *table(["damage", "outcome", "files"], rows)]
+    publish(lines, options.output)
 
 
 if __name__ == "__main__":

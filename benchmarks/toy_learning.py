@@ -8,7 +8,6 @@ motion.
 """
 
 import argparse
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 import transformers
 from accelerate import Accelerator
 
+from report import opening, publish, table
 from vjepa_hf import (
     VJEPAConfig,
     VJEPAForPreTraining,
@@ -62,12 +62,6 @@ def new_heads(config: VJEPAConfig, num_labels: int, draws: int) -> list[VJEPAFor
     return heads
 
 
-def commit() -> str:
-    """The version of the code, as far as git knows it."""
-    result = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], capture_output=True, text=True)
-    return result.stdout.strip() or "(no commit)"
-
-
 def main() -> None:
     """Pretrain what is missing, probe, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -85,7 +79,7 @@ def main() -> None:
     splits = {split: data.load_videos(options.videos / f"{split}.csv") for split in ("train", "test")}
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
-    table, rows = [], []
+    accuracies, rows = [], []
     for seed in options.seeds:
         folder = options.runs / f"seed{seed}"
         processor = VJEPAVideoProcessor.from_pretrained(folder)
@@ -95,36 +89,22 @@ def main() -> None:
                 heads = new_heads(model.config, len(set(splits["train"][label])), options.draws)
                 judged = model, processor, splits, label, options.labels_per_class
                 scores.append(few_label_accuracy(accelerator, *judged, heads, options.epochs))
-        table.append(scores)
-        rows.append(f"| {seed} | " + " | ".join(f"{score:.3f}" for score in scores) + " |")
-        print(rows[-1], flush=True)
-    means = np.mean(table, axis=0)
-    rows.append("| mean | " + " | ".join(f"{score:.3f}" for score in means) + " |")
+        accuracies.append(scores)
+        rows.append([seed, *(f"{score:.3f}" for score in scores)])
+        print(*rows[-1], flush=True)
+    means = np.mean(accuracies, axis=0)
+    rows.append(["mean", *(f"{score:.3f}" for score in means)])
     gains = [100 * (means[2 * place] - means[2 * place + 1]) for place in range(len(LABELS))]
     gained = " and ".join(f"{gain:.1f} points on {label}" for gain, label in zip(gains, LABELS, strict=True))
     columns = [f"{label}, {kind}" for label in LABELS for kind in ("pretrained", "untrained")]
-    page = "\n".join(
-        [
-            "# What pretraining on the toy set teaches",
-            "",
-            "`python benchmarks/toy_learning.py`: " + " ".join(__doc__.split("\n\n")[2].split()),
-            "",
-            f"Test accuracy of an attentive probe, {options.labels_per_class} labels a class, "
-            f"{options.epochs} epochs, mean of {options.draws} draws of the labels, {len(splits['test'])} test "
-            f"videos, chance 0.125. Pretraining gains {gained}.",
-            "",
-            f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} thread(s), "
-            f"vjepa_hf {commit()}",
-            "",
-            f"| seed | {' | '.join(columns)} |",
-            "|---|" + len(columns) * "---|",
-            *rows,
-            "",
-        ]
-    )
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(page)
+    lines = opening("What pretraining on the toy set teaches", __file__, __doc__)
+    lines += [
+        f"Test accuracy of an attentive probe, {options.labels_per_class} labels a class, {options.epochs} epochs, "
+        f"mean of {options.draws} draws of the labels, {len(splits['test'])} test videos, chance 0.125. Pretraining "
+        f"gains {gained}.",
+        "",
+    ]
+    publish(lines + table(["seed", *columns], rows), options.output)
 
 
 if __name__ == "__main__":

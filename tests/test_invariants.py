@@ -429,7 +429,9 @@ def scripts_without_their_command(texts: dict[str, str]) -> list[str]:
 
 
 def test_every_script_opens_with_the_command_that_runs_it():
-    assert scripts_without_their_command(sources("examples/*.py", "benchmarks/*.py")) == []
+    scripts = sources("examples/*.py", "benchmarks/*.py")
+    del scripts["benchmarks/report.py"]  # what benchmarks import
+    assert scripts_without_their_command(scripts) == []
 
 
 def test_scripts_without_their_command_catch_a_violation():
