@@ -37,6 +37,7 @@ from vjepa_hf.evaluation import (
     write_confusion,
 )
 from vjepa_hf.features import AugmentedClips, LiveFeatures, RegularClips, augmentation, extract_features
+from vjepa_hf.sources import load_images
 
 TOY = Path("output/toy_videos")
 
@@ -51,6 +52,8 @@ def main(
     labels_per_class: Annotated[int | None, typer.Option(help="training videos of each class; all by default")] = None,
     label_share: Annotated[list[float], typer.Option(help="of the videos of each class; repeat")] = (1.0,),
     splits: Annotated[int, typer.Option(help="draws of the few labels, each with its probe")] = 1,
+    images: Annotated[bool, typer.Option(help="folders hold images, each a still clip")] = False,
+    num_frames: Annotated[int | None, typer.Option(help="frames of a clip; 2 is the fast way with images")] = None,
     random_init: Annotated[bool, typer.Option(help="take the configuration but no weights: the baseline")] = False,
     num_pooler_layers: Annotated[int, typer.Option(help="1 as in the paper, 4 as in V-JEPA 2")] = 1,
     num_clips: Annotated[int | None, typer.Option(help="clips of a test video")] = None,
@@ -73,7 +76,8 @@ def main(
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     torch.manual_seed(seed)
     sources = {"test": evaluate} if evaluate else {"train": train_videos, "test": test_videos, "val": val_videos}
-    videos = {split: load_videos(source) for split, source in sources.items() if source}
+    load = load_images if images else load_videos
+    videos = {split: load(source) for split, source in sources.items() if source}
     trained = VJEPAConfig.from_pretrained(model)
     names = list(trained.id2label.values()) if evaluate else encode_labels(videos["train"][label])[1]
     labels = {split: encode_labels(table[label], names)[0] for split, table in videos.items()}
@@ -85,15 +89,16 @@ def main(
     else:
         head = {"num_pooler_layers": num_pooler_layers, "pooler_num_clips": num_clips if attend_across_clips else 1}
         classifier = new_classifier(model, names, random_init, **head)
-    classifier.to(accelerator.device)
-    views = {name: value for name, value in (("num_clips", num_clips), ("num_crops", num_crops)) if value}
+    classifier.to(accelerator.device).resize_position_embeddings(num_frames)
+    views = {"num_frames": num_frames, "num_clips": num_clips, "num_crops": num_crops}
+    views = {name: value for name, value in views.items() if value is not None}
     processor = VJEPAVideoProcessor.from_pretrained(model, **views)
 
     # 3. Features: every view of a video goes through the encoder once; an unreadable video is never replaced.
     clips = dict.fromkeys(videos, RegularClips(processor))
     if not evaluate:
         one_view = {"num_clips": classifier.config.pooler_num_clips, "num_crops": 1}
-        clips["train"] = RegularClips(VJEPAVideoProcessor.from_pretrained(model, **one_view))
+        clips["train"] = RegularClips(VJEPAVideoProcessor.from_pretrained(model, **views | one_view))
         if transform := augmentation(augment, (processor.crop_size.height, processor.crop_size.width)):
             numbers = tuple(range(augmented_views))
             clips["train"] = AugmentedClips(processor, transform, seed, numbers, one_view["num_clips"])

@@ -285,6 +285,20 @@ def test_positions_are_resized_by_explicit_size_where_scaling_would_round_down()
     assert resize_positions(table, (2, 11, 11), (2, 11, 11)) is table
 
 
+def test_models_resized_for_other_clips_give_the_same_for_them_and_save_it(tiny_model, tiny_classifier, tmp_path):
+    clip = torch.randn(1, 2, 3, 48, 32, generator=torch.Generator().manual_seed(0))
+    expected = run(tiny_model, clip).last_hidden_state, run(tiny_classifier, clip).logits
+    for model, before in zip((tiny_model, tiny_classifier), expected, strict=True):
+        model.resize_position_embeddings(num_frames=2, image_size=(48, 32))
+        assert model.config.grid_size == (1, 6, 4)
+        torch.testing.assert_close(run(model, clip)[0], before)
+        model.save_pretrained(tmp_path)
+        torch.testing.assert_close(run(type(model).from_pretrained(tmp_path).eval(), clip)[0], before)
+    assert tiny_model.predictor.position_embeddings.shape == (24, 24)
+    with pytest.raises(ValueError, match="num_frames=3 is not a multiple of tubelet_size=2"):
+        tiny_model.resize_position_embeddings(num_frames=3)
+
+
 # Pretraining
 
 

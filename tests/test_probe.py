@@ -5,10 +5,13 @@ pytest tests/test_probe.py
 
 import json
 import re
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import pipeline
 
 import probe
@@ -106,3 +109,20 @@ def test_unreadable_videos_are_told_and_left_out(model, lists, tmp_path, capsys)
     result = run(model, lists[0], tmp_path / "test.csv", output=tmp_path / "probe")
     assert (result["test_videos"], result["unreadable_test_videos"], result["num_samples"]) == (9, 1, 8)
     assert re.search("left out .*gone.mp4", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("num_frames", [None, 2], ids=["all frames", "two"])
+def test_folders_of_images_are_probed_as_still_clips(model, tmp_path, num_frames):
+    generator = np.random.default_rng(0)
+    for split, color in product(("train", "test"), ("dark", "light")):
+        for number in range(4):
+            pixels = generator.integers(0, 60, (40, 40, 3), dtype=np.uint8) + (150 if color == "light" else 0)
+            (tmp_path / split / color).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / split / color / f"{number}.png")
+    more = {"images": True, "label": "label", "epochs": 30, "num_frames": num_frames}
+    result = run(model, tmp_path / "train", tmp_path / "test", output=tmp_path / "probe", **more)
+    assert result["top_1_accuracy"] == 1.0
+    config = VJEPAForVideoClassification.from_pretrained(tmp_path / "probe").config
+    assert config.num_frames == (num_frames or 4)
+    classify = pipeline("video-classification", model=str(tmp_path / "probe"))
+    assert classify(Image.open(tmp_path / "test" / "light" / "0.png"))[0]["label"] == "light"

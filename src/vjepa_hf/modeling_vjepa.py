@@ -411,6 +411,31 @@ class VJEPAPreTrainedModel(PreTrainedModel):
         elif isinstance(module, VJEPAAttentivePooler):
             init.trunc_normal_(module.query_tokens, std=std)
 
+    @torch.no_grad()
+    def resize_position_embeddings(
+        self, num_frames: int | None = None, image_size: int | tuple[int, int] | None = None
+    ) -> None:
+        """Make clips of another length or size the configured ones: position tables are resampled for good.
+
+        What the model gives for such clips stays the same, since tables are otherwise resampled on the way.
+
+        Args:
+            num_frames: frames of a clip; None leaves them.
+            image_size: pixels of a side, or (height, width); None leaves it.
+
+        Raises:
+            ValueError: for a size that tubelets do not fill.
+        """
+        wanted = {"num_frames": num_frames, "image_size": image_size}
+        changes = {name: value for name, value in wanted.items() if value is not None}
+        old, new = self.config.grid_size, type(self.config)(**self.config.to_diff_dict() | changes).grid_size
+        for module in self.modules():
+            if "position_embeddings" in dict(module.named_buffers(recurse=False)):
+                module.position_embeddings = resize_positions(module.position_embeddings, old, new)
+            if isinstance(getattr(module, "config", None), VJEPAConfig):
+                for name, value in changes.items():
+                    setattr(module.config, name, value)
+
 
 class VJEPAModel(VJEPAPreTrainedModel):
     """Encoder and, unless `add_predictor=False`, predictor.
