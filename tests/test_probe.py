@@ -3,18 +3,23 @@
 pytest tests/test_probe.py
 """
 
+import functools
 import json
 import re
+import shlex
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 from transformers import pipeline
+from typer.testing import CliRunner
 
 import probe
+from house import REPO
 from vjepa_hf import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAVideoProcessor
 
 BASE = {"label": "side", "epochs": 2, "num_workers": 0}
@@ -126,3 +131,36 @@ def test_folders_of_images_are_probed_as_still_clips(model, tmp_path, num_frames
     assert config.num_frames == (num_frames or 4)
     classify = pipeline("video-classification", model=str(tmp_path / "probe"))
     assert classify(Image.open(tmp_path / "test" / "light" / "0.png"))[0]["label"] == "light"
+
+
+def commands_of(page: str) -> list[list[str]]:
+    """Arguments of every `examples/probe.py` in the shell blocks of a page."""
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", page, re.DOTALL)).replace("\\\n", " ")
+    return [shlex.split(line.split("examples/probe.py", 1)[1]) for line in blocks.splitlines() if "probe.py" in line]
+
+
+def refused(commands: list[list[str]]) -> list[str]:
+    """What the command line of the example does not take, in words."""
+
+    @functools.wraps(probe.main)
+    def parsed_only(*args, **kwargs) -> None:
+        pass
+
+    app = typer.Typer()
+    app.command()(parsed_only)
+    results = [CliRunner().invoke(app, words) for words in commands]
+    return [result.output for result in results if result.exit_code]
+
+
+def test_every_command_on_the_pages_is_understood():
+    pages = [REPO / "README.md", REPO / "docs" / "probing.md", REPO / "examples" / "README.md"]
+    commands = [words for page in pages for words in commands_of(page.read_text())]
+    protocols = re.findall(r"^\|.*\| `(--[^|]*|the same.*)`", (REPO / "docs" / "probing.md").read_text(), re.MULTILINE)
+    commands += [["MODEL", *shlex.split(part)] for row in protocols for part in row.split("`")[::2] if "--" in part]
+    assert len(commands) > 15
+    assert refused(commands) == []
+
+
+def test_commands_catch_a_violation():
+    assert len(refused([["MODEL", "--clips", "8"], ["MODEL", "--epochs", "many"], []])) == 3
+    assert commands_of("```bash\npython examples/probe.py A \\\n    --b 1\n```") == [["A", "--b", "1"]]
