@@ -16,7 +16,7 @@ import importlib.util
 import statistics
 import tempfile
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -140,11 +140,13 @@ def make_long_videos(source: Path, folder: Path) -> dict[str, Path]:
 
 
 def measure(readers: dict[str, Callable], paths: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Reader -> median milliseconds for reading and for all of a clip; the readers take turns."""
-    times = defaultdict(list)
+    """Reader -> median milliseconds for reading and for all of a clip. The readers take turns, also at being first,
+    for then the file is in no cache."""
+    times, order = defaultdict(list), deque(readers.items())
     for seed, path in enumerate(paths):
-        for name, reader in readers.items():
+        for name, reader in order:
             times[name].append(reader(path, seed))
+        order.rotate()
     return {
         name: tuple(1000 * statistics.median(column) for column in zip(*rows, strict=True))
         for name, rows in times.items()
