@@ -7,7 +7,13 @@ import torch
 from torch import nn
 
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
-from vjepa_hf.modeling_vjepa import VJEPADropPath, average_views, resize_positions, sincos_positions
+from vjepa_hf.modeling_vjepa import (
+    VJEPACrossAttention,
+    VJEPADropPath,
+    average_views,
+    resize_positions,
+    sincos_positions,
+)
 from vjepa_hf.tubelets import from_tubelets, take_tokens, to_tubelets
 
 
@@ -434,6 +440,25 @@ def test_deeper_pooler_attends_among_tokens_first(tiny_config, tiny_clip):
     model = VJEPAForVideoClassification(tiny_config)
     assert len(model.pooler.self_attention_layers) == 3
     assert run(model, tiny_clip).logits.shape == (2, 2)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "dropout"])
+def test_cross_attention_is_the_one_with_a_key_and_a_value_per_token(tiny_config, training):
+    tiny_config.attention_probs_dropout_prob = 0.3
+    attention = VJEPACrossAttention(tiny_config).double().train(training)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in attention.parameters():
+        nn.init.normal_(parameter, std=0.5, generator=generator)
+    queries, tokens = (torch.randn(2, n, 48, generator=generator, dtype=torch.float64) for n in (3, 40))
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        found = attention(queries, tokens)
+        torch.manual_seed(1)
+        query = attention.q(queries).unflatten(-1, (2, -1)).transpose(1, 2)
+        key, value = attention.kv(tokens).unflatten(-1, (2, 2, -1)).transpose(1, 3).unbind(2)
+        weights = (query @ key.transpose(2, 3) * attention.scaling).softmax(-1)
+        weights = nn.functional.dropout(weights, p=0.3, training=training)
+    torch.testing.assert_close(found, (weights @ value).transpose(1, 2).flatten(2), rtol=1e-5, atol=1e-6)
 
 
 def test_drop_path_leaves_out_whole_samples_and_keeps_the_mean():

@@ -183,16 +183,26 @@ class VJEPACrossAttention(nn.Module):
         self.config = config
         self.num_attention_heads = config.num_attention_heads
         self.scaling = (config.hidden_size // config.num_attention_heads) ** -0.5
-        self.is_causal = False
         self.q = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
         self.kv = nn.Linear(config.hidden_size, 2 * config.hidden_size, bias=config.qkv_bias)
 
     def forward(self, queries: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
-        # (B, Q, D) -> (B, heads, Q, D / heads); (B, N, 2D) -> two times (B, heads, N, D / heads)
-        query = self.q(queries).unflatten(-1, (self.num_attention_heads, -1)).transpose(1, 2)
-        kv = self.kv(hidden_states).unflatten(-1, (2, self.num_attention_heads, -1))
-        key, value = (part.transpose(1, 2) for part in kv.unbind(2))
-        return attend(self, query, key, value)[0].flatten(2)
+        # Queries are few and tokens many, so the projection of the keys is applied to the queries, and that of the
+        # values to weighted means of tokens: the same sums in another order, without a key and a value per token.
+        # Adding the bias of the keys would shift all scores of a query alike, which the softmax undoes.
+        heads = self.num_attention_heads
+        key, value = self.kv.weight.unflatten(0, (2, heads, -1)).unbind()  # two times (heads, D / heads, D)
+        query = torch.einsum("bqhd,hde->bhqe", self.q(queries).unflatten(-1, (heads, -1)), key) * self.scaling
+        # (B, heads * Q, D) @ (B, D, N)
+        weights = query.flatten(1, 2) @ hidden_states.transpose(1, 2)
+        weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+        weights = nn.functional.dropout(weights, p=self.config.attention_probs_dropout_prob, training=self.training)
+        means = (weights @ hidden_states).unflatten(1, (heads, -1))
+        context = torch.einsum("bhqe,hde->bqhd", means, value)
+        if self.kv.bias is not None:
+            bias = self.kv.bias.unflatten(0, (2, heads, -1))[1]  # (heads, D / heads)
+            context = context + bias * weights.sum(-1).unflatten(1, (heads, -1)).transpose(1, 2)[..., None]
+        return context.flatten(2)
 
 
 def attend(
