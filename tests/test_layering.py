@@ -35,8 +35,8 @@ LEVEL = {
     "shrinking": 2,
     "conversion": 2,
     "visualization": 2,
-    "online_evaluation": 3,
     "evaluation": 3,
+    "online_evaluation": 4,
     "cli": 4,
     "__init__": 4,
 }
