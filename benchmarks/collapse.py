@@ -54,11 +54,20 @@ class NaivePreTraining(VJEPAForPreTraining):
         super().update_target_encoder(0.0)
 
 
-# Name -> model class, and what differs from the configuration.
+@dataclass(frozen=True)
+class Recipe:
+    """What a run is: its title, its model, and what differs from the configuration."""
+
+    title: str
+    model_class: type[VJEPAForPreTraining] = VJEPAForPreTraining
+    changes: dict[str, float] = field(default_factory=dict)
+
+
+HASTE = {"learning_rate": 3e-3, "ema_momentum": 0.9, "final_ema_momentum": 0.9}
 RUNS = {
-    "V-JEPA": (VJEPAForPreTraining, {}),
-    "naive": (NaivePreTraining, {}),
-    "hasty": (VJEPAForPreTraining, {"learning_rate": 3e-3, "ema_momentum": 0.9, "final_ema_momentum": 0.9}),
+    "V-JEPA": Recipe("V-JEPA: healthy"),
+    "naive": Recipe("naive: collapses to one point", NaivePreTraining),
+    "hasty": Recipe("hasty: collapses to few directions", changes=HASTE),
 }
 
 
@@ -75,10 +84,9 @@ class Run:
 
 def start(name: str, args: PretrainingArguments, config: VJEPAConfig) -> Run:
     """A run from the weights that the seed gives, the same for all."""
-    model_class, changes = RUNS[name]
-    optimization = replace(args.optimization, **changes)
+    optimization = replace(args.optimization, **RUNS[name].changes)
     torch.manual_seed(args.run.seed)
-    model = model_class(copy.deepcopy(config))
+    model = RUNS[name].model_class(copy.deepcopy(config))
     return Run(model, optimization, training.make_optimizer(model, optimization))
 
 
@@ -188,15 +196,21 @@ class Panel:
     line_label: str = ""
 
 
+LOW = {alarm.figure: alarm.low for alarm in diagnostics.ALARMS}
 PANELS = (
-    Panel("loss", {"loss": "loss (L1)"}),
+    Panel("loss (L1)", {"loss": "loss"}),
     Panel(
         "std over tokens",
         {"target_std": "target", "context_std": "context", "prediction_std": "prediction"},
-        diagnostics.ALARMS[0].low,
-        "alarm",
+        LOW["target_std"],
+        "alarm for target",
     ),
-    Panel("effective rank", {"target_rank": "target", "context_rank": "context", "prediction_rank": "prediction"}),
+    Panel(
+        "effective rank of 128",
+        {"target_rank": "target", "context_rank": "context", "prediction_rank": "prediction"},
+        LOW["target_rank_share"] * 128,
+        "alarm for target",
+    ),
     Panel("loss / trivial answer", {"loss_ratio": "mean target", "copy_ratio": "nearest context"}, 1.0, "no better"),
     Panel("probe accuracy", {"accuracy": "accuracy"}, 0.125, "chance"),
 )
@@ -209,26 +223,25 @@ def plot(logs: dict[str, list[dict[str, Any]]], path: Path) -> None:
     style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#555555"}
     with pyplot.rc_context(style):
         figure, axes = pyplot.subplots(
-            len(PANELS), len(logs), figsize=(12, 12.5), sharex=True, sharey="row", layout="constrained"
+            len(PANELS), len(logs), figsize=(12, 12), sharex=True, sharey="row", layout="constrained"
         )
         for column, (name, rows) in zip(axes.T, logs.items(), strict=True):
             alarmed = {row["step"]: raised(row) for row in health_rows(rows)}
-            last = [names for names in alarmed.values()][-1]
-            verdict = f"alarms: {', '.join(last)}" if last else "no alarm at the end"
-            column[0].set_title(f"{name}\n", fontsize=14, fontweight="bold")
+            column[0].set_title(f"{RUNS[name].title}\n", fontsize=13, fontweight="bold")
+            first = next((f"{names[0]}, step {step}" for step, names in alarmed.items() if names), "")
             column[0].text(
-                0.5, 1.04, verdict, transform=column[0].transAxes, ha="center", fontsize=9,
-                color=ALARM_COLOR if last else "#3a7d44",
+                0.5, 1.04, f"first alarm: {first}" if first else "no alarm", transform=column[0].transAxes,
+                ha="center", fontsize=10, color=ALARM_COLOR if first else "#3a7d44",
             )  # fmt: skip
             for axis, panel in zip(column, PANELS, strict=True):
                 draw(axis, panel, rows)
                 shade(axis, alarmed)
             column[-1].set_xlabel("optimizer step")
-        for axis, panel in zip(axes[:, 0], PANELS, strict=True):
-            axis.set_ylabel(panel.title, fontsize=11)
-            axis.set_ylim(bottom=0)
+        for (left, middle, *_), panel in zip(axes, PANELS, strict=True):
+            left.set_ylabel(panel.title, fontsize=11)
+            left.set_ylim(bottom=0)
             if len(panel.curves) > 1 or panel.line is not None:
-                axis.legend(fontsize=8, frameon=False, loc="best")
+                middle.legend(fontsize=9, frameon=False, loc="center right")  # where a collapsed run leaves room
         figure.savefig(path, dpi=110)
         pyplot.close(figure)
 
