@@ -2,15 +2,16 @@
 
     python benchmarks/train_step.py --reference PATH_TO_JEPA --output benchmarks/results/train_step.md
 
-Each way to train runs in a process of its own, from the same weights, on the same clips of noise and the same masks (the
-published kinds, cut as in Meta's code, other ones in every round). They take turns step by step, between measurements
-of the rate of matrix products, so that a slower moment of the machine hits all. A step is what a training loop does
-with a batch on the device: forward and backward passes, AdamW, moving average; Meta's also gathers the statistics that
-its loop gathers in every step. The ratio of a round is the reference's time over that of the way, in the same round.
-"Share of the ceiling" is the counted operations of a step (vjepa_hf.flops: what the mathematics needs, once) over
-time and over the measured rate of that arithmetic; "with recomputed scores" adds what fused attention computes twice.
-Memory is the peak of the process beyond what it held before it built the model (on a GPU: the peak that PyTorch
-allocated). Losses are compared with those of the reference, step by step.
+Each way to train runs in a process of its own, from the same weights, on the same clips of noise and the same masks
+(the published kinds, cut as in Meta's code, other ones in every round). They take turns step by step, between
+measurements of the rate of matrix products, so that a slower moment of the machine hits all. A step is what a training
+loop does with a batch on the device: forward and backward passes, AdamW, moving average; Meta's also gathers the
+statistics that its loop gathers in every step. The ratio of a round is the reference's time over that of the way, in
+the same round; the median and quartiles over rounds are shown. "Share of the ceiling" is the counted operations of our
+step (vjepa_hf.flops: what the mathematics needs, once) over time and over the measured rate of that arithmetic; "with
+recomputed scores" adds what fused attention computes twice. Memory is the peak of the process beyond what it held
+before it built the model (on a GPU: the peak that PyTorch allocated). Losses are compared with those of the reference,
+step by step. On a CPU every way but bf16 is float32; Meta's mixed precision exists on CUDA only.
 """
 
 import argparse
@@ -29,8 +30,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import commit_of, opening, publish, table
 
+from report import commit_of, opening, publish, table
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, training
 from vjepa_hf.arguments import OptimizationArguments
 from vjepa_hf.conversion import to_meta
@@ -173,7 +174,7 @@ def our_step(job: Job, way: Way, watch: Stopwatch) -> Callable[[int], torch.Tens
 
 
 def our_model(job: Job) -> VJEPAForPreTraining:
-    """The weights that all ways start from; the target encoder differs a little, so that the loss is no special case."""
+    """The weights that all ways start from; the target encoder differs a little: equal ones are a special case."""
     torch.manual_seed(0)
     model = VJEPAForPreTraining(job.config)
     with torch.no_grad():
@@ -345,9 +346,8 @@ def take_turns(
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     """Lower quartile, median, upper quartile."""
-    return tuple(
-        torch.tensor(list(values), dtype=torch.float64).quantile(torch.tensor([0.25, 0.5, 0.75]).double()).tolist()
-    )
+    places = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+    return tuple(torch.tensor(list(values), dtype=torch.float64).quantile(places).tolist())
 
 
 def figures(job: Job, records: Sequence[Record], rates: dict, flops: Sequence[ClipFlops]) -> list[str]:
@@ -382,8 +382,8 @@ def figures(job: Job, records: Sequence[Record], rates: dict, flops: Sequence[Cl
         f"## {job.model}, {job.num_clips} clips of {job.num_frames} x {job.image_size} x {job.image_size}",
         "",
         f"{len(first.seconds)} rounds. Matrix products, median: fp32 {ceilings[torch.float32] / 1e9:.0f} GFLOP/s, bf16 "
-        f"{ceilings[torch.bfloat16] / 1e9:.0f} GFLOP/s. A clip of the first round takes {counted.total / 1e9:.0f} GFLOP: "
-        f"target {counted.target / 1e9:.0f}, context {counted.context / 1e9:.0f}, predictor "
+        f"{ceilings[torch.bfloat16] / 1e9:.0f} GFLOP/s. A clip of the first round takes {counted.total / 1e9:.0f} "
+        f"GFLOP: target {counted.target / 1e9:.0f}, context {counted.context / 1e9:.0f}, predictor "
         f"{counted.predictor / 1e9:.0f}, backward {counted.backward / 1e9:.0f}.",
         "",
         *table(header, rows),

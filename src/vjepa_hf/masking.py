@@ -104,11 +104,11 @@ LONG_RANGE = MultiBlockMask(num_blocks=2, spatial_scale=(0.7, 0.7))
 class MaskSampler:
     """Draw context and target index lists for batches of clips.
 
-    With `mode="packed"` every clip keeps all its tokens, and lists differ in length. Otherwise every list is cut to the shortest of its *group*. With
-    `mode="subsample"` the tokens to leave out are drawn at random; with `mode="reference"` the last ones in raster
-    order are left out, as Meta's code does, which removes late frames first. A group may be larger than a batch: when
-    the clips of one optimizer step form a group, the masks do not depend on how the step is split over processes and
-    accumulation.
+    With `mode="packed"` every clip keeps all its tokens, and lists differ in length. Otherwise every list is cut to
+    the shortest of its *group*: with `mode="subsample"` the tokens to leave out are drawn at random; with
+    `mode="reference"` the last ones in raster order are left out, as Meta's code does, which removes late frames
+    first. A group may be larger than a batch: when the clips of one optimizer step form a group, the masks do not
+    depend on how the step is split over processes and accumulation.
     """
 
     def __init__(
