@@ -3,8 +3,10 @@
 import re
 
 import pytest
+from PIL import Image
 
 from house import REPO
+from vjepa_hf import VJEPAVideoProcessor
 
 
 def python_blocks(page: str) -> str:
@@ -65,3 +67,14 @@ def test_what_pretraining_teaches_is_told_as_it_was_measured():
     pretrained, untrained = (f"{100 * float(value):.0f}" for value in measured[3][1:3])
     assert told == [(pretrained, untrained)]
     assert float(measured[3][1]) - float(measured[3][2]) > 0.15 and float(measured[3][3]) >= float(measured[3][4])
+
+
+def test_code_about_probing_runs(tiny_model, tiny_classifier, toy_video_path, tmp_path):
+    for model, name in ((tiny_model, "model"), (tiny_classifier, "probe")):
+        model.save_pretrained(tmp_path / name)
+        VJEPAVideoProcessor(crop_size=32, num_frames=4, frame_step=1).save_pretrained(tmp_path / name)
+    page = REPO / "docs" / "probing.md"
+    program = python_blocks(page.read_text())
+    assert program.count("assert") >= 3
+    names = {"folder": tmp_path / "model", "probe": str(tmp_path / "probe"), "video": str(toy_video_path)}
+    exec(compile(program, page, "exec"), names | {"image": Image.new("RGB", (40, 40))})

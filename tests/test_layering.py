@@ -27,14 +27,18 @@ LEVEL = {
     "modeling_vjepa_detection": 2,
     "detection": 2,
     "diagnostics": 2,
+    "starting_weights": 2,
     "training": 2,
-    "evaluation": 2,
+    "features": 2,
     "finetuning": 2,
+    "dense_features": 2,
     "shrinking": 2,
     "conversion": 2,
     "visualization": 2,
-    "cli": 3,
-    "__init__": 3,
+    "online_evaluation": 3,
+    "evaluation": 3,
+    "cli": 4,
+    "__init__": 4,
 }
 # What `register_for_auto_class` copies to the Hub. There, only these are certain to be importable: the standard
 # library, what transformers' vision models need anyway, and PyAV, which the video-classification pipeline needs.

@@ -3,11 +3,20 @@
 pytest tests/test_visualization.py
 """
 
+import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from vjepa_hf import visualization
-from vjepa_hf.visualization import CURVES, plot_curves, plot_detections, plot_masks, shade_masked
+from vjepa_hf.visualization import (
+    CURVES,
+    plot_confusion,
+    plot_curves,
+    plot_detections,
+    plot_masks,
+    shade_masked,
+)
 
 
 def test_only_hidden_tubelets_are_darkened():
@@ -59,3 +68,11 @@ def test_key_frames_with_boxes_become_a_picture_that_says_what_is_right(tmp_path
         assert picture.width > picture.height > 300
     right, missed = [("sit 0.90", "lightgreen"), ("run 0.40", "tomato")], [("run", "white"), ("sit", "white")]
     assert [lines for lines in written if lines] == [right, missed, [(line, "tomato") for line, _ in right]]
+
+
+@pytest.mark.parametrize("num_classes, width", [(3, 550), (60, 1050)])
+def test_confusions_become_a_picture_whose_size_follows_the_names(tmp_path, num_classes, width):
+    matrix = np.eye(num_classes, dtype=int) * 3
+    plot_confusion(matrix, [f"class {number}" for number in range(num_classes)], tmp_path / "confusion.png")
+    with Image.open(tmp_path / "confusion.png") as picture:
+        assert picture.width == width

@@ -1,4 +1,4 @@
-"""Pictures: the curves of a run, masks over a clip, and boxes with what happens in them."""
+"""Pictures: the curves of a run, masks over a clip, what a classifier confuses, and boxes with what happens there."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -189,3 +189,29 @@ def _write(axis: Any, x: float, y: float, lines: Sequence[tuple[str, str]]) -> N
         background = {"facecolor": "black", "alpha": 0.65, "edgecolor": "none", "pad": 0.8}
         place = (x, top + line_height * (number + 0.5))
         axis.text(*place, text, color=color, fontsize=8, va="center", bbox=background, clip_on=True)
+
+
+def plot_confusion(matrix: np.ndarray, names: Sequence[str], path: str | Path, max_named: int = 40) -> None:
+    """Draw a confusion matrix into one PNG: rows are true classes, each shaded by shares of its samples.
+
+    Args:
+        matrix: counts `(L, L)`, true classes by predicted ones.
+        names: of the L classes.
+        path: of the PNG.
+        max_named: with more classes than that, neither names nor counts are written.
+    """
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    named = len(names) <= max_named
+    side = max(4.0, 0.45 * len(names)) if named else 9.0
+    figure, axis = pyplot.subplots(figsize=(side + 1.5, side + 1), layout="constrained")
+    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.set(xlabel="predicted", ylabel="true")
+    if named:
+        axis.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+        axis.set_yticks(range(len(names)), names)
+        for row, column in zip(*np.nonzero(matrix), strict=True):
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axis.text(column, row, matrix[row, column], ha="center", va="center", color=color, fontsize=8)
+    figure.colorbar(image, label="share of the true class", fraction=0.046)
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
