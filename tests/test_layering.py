@@ -35,8 +35,8 @@ LEVEL = {
     "shrinking": 2,
     "conversion": 2,
     "visualization": 2,
-    "online_evaluation": 3,
     "evaluation": 3,
+    "online_evaluation": 4,
     "cli": 4,
     "__init__": 4,
 }
@@ -51,7 +51,7 @@ EXPORTED = {
     "modeling_vjepa_detection",
     "video_processing_vjepa",
 }
-EXPORT_MAY_IMPORT = {"numpy", "torch", "torchvision", "transformers", "huggingface_hub", "PIL", "av"}
+EXPORT_MAY_IMPORT = {"numpy", "torch", "torchvision", "transformers", "safetensors", "huggingface_hub", "PIL", "av"}
 DECODERS = {"av", "torchcodec", "decord", "cv2", "imageio"}
 # The second one writes videos; what it reads goes through the first.
 MAY_IMPORT_A_DECODER = ("video_io", "shrinking")
