@@ -41,6 +41,7 @@ style: $(READY)  ## Format the code and mend what ruff can mend
 bench: $(READY)  ## Run the benchmarks; results go to benchmarks/results
 	$(BIN)/python benchmarks/toy_learning.py --output benchmarks/results/toy_learning.md
 	$(BIN)/python benchmarks/finetuning.py --output benchmarks/results/finetuning.md
+	$(BIN)/python benchmarks/action_detection.py --output benchmarks/results/action_detection.md
 	$(BIN)/python benchmarks/online_evaluation.py --output benchmarks/results/online_evaluation.md
 	$(BIN)/python benchmarks/collapse.py --output benchmarks/results/collapse.md
 	$(BIN)/python benchmarks/full_size_checkpoints.py --output benchmarks/results/full_size_checkpoints.md

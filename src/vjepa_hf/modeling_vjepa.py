@@ -4,11 +4,14 @@ Letters in shape comments: B clips, V views of a clip, T frames, C channels, H x
 N = t * h * w tokens; K context (kept) tokens, M target (masked) tokens; D width; L labels.
 """
 
+import glob
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -16,13 +19,15 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import CONFIG_NAME, ModelOutput, can_return_tuple
 
 from .configuration_vjepa import VJEPAConfig
 from .tubelets import grid_size, take_tokens, to_tubelets
 
 # The published targets are normalized with PyTorch's default epsilon, unlike the encoder's own norms.
 TARGET_LAYER_NORM_EPS = 1e-5
+# A clip with this label counts in no loss of PyTorch.
+IGNORED_LABEL = -100
 
 
 @dataclass
@@ -95,6 +100,8 @@ def average_views(logits: torch.Tensor, problem_type: str | None) -> torch.Tenso
         return logits.mean(dim=1)
     if problem_type == "multi_label_classification":
         return logits.sigmoid().mean(dim=1).logit()
+    if logits.shape[1] == 1:
+        return logits[:, 0]
     return logits.log_softmax(dim=-1).logsumexp(dim=1) - math.log(logits.shape[1])
 
 
@@ -181,16 +188,26 @@ class VJEPACrossAttention(nn.Module):
         self.config = config
         self.num_attention_heads = config.num_attention_heads
         self.scaling = (config.hidden_size // config.num_attention_heads) ** -0.5
-        self.is_causal = False
         self.q = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
         self.kv = nn.Linear(config.hidden_size, 2 * config.hidden_size, bias=config.qkv_bias)
 
     def forward(self, queries: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
-        # (B, Q, D) -> (B, heads, Q, D / heads); (B, N, 2D) -> two times (B, heads, N, D / heads)
-        query = self.q(queries).unflatten(-1, (self.num_attention_heads, -1)).transpose(1, 2)
-        kv = self.kv(hidden_states).unflatten(-1, (2, self.num_attention_heads, -1))
-        key, value = (part.transpose(1, 2) for part in kv.unbind(2))
-        return attend(self, query, key, value)[0].flatten(2)
+        # Queries are few and tokens many, so the projection of the keys is applied to the queries, and that of the
+        # values to weighted means of tokens: the same sums in another order, without a key and a value per token.
+        # Adding the bias of the keys would shift all scores of a query alike, which the softmax undoes.
+        heads = self.num_attention_heads
+        key, value = self.kv.weight.unflatten(0, (2, heads, -1)).unbind()  # two times (heads, D / heads, D)
+        query = torch.einsum("bqhd,hde->bhqe", self.q(queries).unflatten(-1, (heads, -1)), key) * self.scaling
+        # (B, heads * Q, D) @ (B, D, N)
+        weights = query.flatten(1, 2) @ hidden_states.transpose(1, 2)
+        weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+        weights = nn.functional.dropout(weights, p=self.config.attention_probs_dropout_prob, training=self.training)
+        means = (weights @ hidden_states).unflatten(1, (heads, -1))
+        context = torch.einsum("bhqe,hde->bqhd", means, value)
+        if self.kv.bias is not None:
+            bias = self.kv.bias.unflatten(0, (2, heads, -1))[1]  # (heads, D / heads)
+            context = context + bias * weights.sum(-1).unflatten(1, (heads, -1)).transpose(1, 2)[..., None]
+        return context.flatten(2)
 
 
 def attend(
@@ -399,6 +416,29 @@ class VJEPAPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """As in transformers, from `.safetensors` files only, and a part of a model is loaded whole or not at all.
+
+        A part is an encoder, the predictor, the pooler or the classifier; one that a folder lacks starts anew, and
+        transformers names it.
+
+        Raises:
+            ValueError: a damaged file, a folder without configuration, or a part of which some weights are missing.
+            OSError: nothing to load.
+        """
+        folder = pretrained_model_name_or_path
+        configured = kwargs.get("config") is not None or kwargs.get("subfolder")
+        if not configured and os.path.isdir(folder or "") and not glob.glob(f"*{CONFIG_NAME}", root_dir=folder):
+            raise ValueError(f"{folder} has no {CONFIG_NAME}; give the folder that save_pretrained wrote.")
+        kwargs.setdefault("use_safetensors", True)  # a pickle could hold code
+        try:
+            model, info = super().from_pretrained(folder, *args, output_loading_info=True, **kwargs)
+        except SafetensorError as error:
+            raise ValueError(f"{folder} holds a damaged .safetensors file ({error}); copy it here again.") from error
+        check_parts_are_whole(model, info["missing_keys"], folder)
+        return (model, info) if output_loading_info else model
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.initializer_range
@@ -419,6 +459,48 @@ class VJEPAPreTrainedModel(PreTrainedModel):
                 init.zeros_(module.mask_tokens)
         elif isinstance(module, VJEPAAttentivePooler):
             init.trunc_normal_(module.query_tokens, std=std)
+
+    @torch.no_grad()
+    def resize_position_embeddings(
+        self, num_frames: int | None = None, image_size: int | tuple[int, int] | None = None
+    ) -> None:
+        """Make clips of another length or size the configured ones: position tables are resampled for good.
+
+        What the model gives for such clips stays the same, since tables are otherwise resampled on the way.
+
+        Args:
+            num_frames: frames of a clip; None leaves them.
+            image_size: pixels of a side, or (height, width); None leaves it.
+
+        Raises:
+            ValueError: for a size that tubelets do not fill.
+        """
+        wanted = {"num_frames": num_frames, "image_size": image_size}
+        changes = {name: value for name, value in wanted.items() if value is not None}
+        old, new = self.config.grid_size, type(self.config)(**self.config.to_diff_dict() | changes).grid_size
+        for module in self.modules():
+            if "position_embeddings" in dict(module.named_buffers(recurse=False)):
+                module.position_embeddings = resize_positions(module.position_embeddings, old, new)
+            if isinstance(getattr(module, "config", None), VJEPAConfig):
+                for name, value in changes.items():
+                    setattr(module.config, name, value)
+
+
+def check_parts_are_whole(model: PreTrainedModel, missing: Iterable[str], source: str) -> None:
+    """Check that of each part of a model, a checkpoint had all weights or none."""
+    parts = (
+        "vjepa.encoder.",
+        "vjepa.predictor.",
+        "encoder.",
+        "predictor.",
+        "context_encoder.",
+        "pooler.",
+        "classifier.",
+    )
+    for part in parts:
+        gone = sorted(name for name in missing if name.startswith(part))
+        if gone and len(gone) < sum(name.startswith(part) for name in model.state_dict()):
+            raise ValueError(f"{source} has only some weights of {part[:-1]}; it lacks {', '.join(gone[:5])}.")
 
 
 class VJEPAModel(VJEPAPreTrainedModel):
@@ -512,18 +594,30 @@ class VJEPAModel(VJEPAPreTrainedModel):
                     f"{tuple(tubelets.shape)}; pass grid_size for clips of another size."
                 )
             return tubelets, grid
-        if pixel_values_videos.ndim != 5 or pixel_values_videos.shape[2] != config.num_channels:
-            raise ValueError(
-                f"pixel_values_videos has the shape (B, T, C, H, W) with C = num_channels = {config.num_channels}, "
-                f"got {tuple(pixel_values_videos.shape)}."
-            )
+        check_clips(pixel_values_videos, config.num_channels)
         _, num_frames, _, height, width = pixel_values_videos.shape
         grid = grid_size(num_frames, height, width, config.tubelet_size, config.patch_size)
         return to_tubelets(pixel_values_videos, config.tubelet_size, config.patch_size), grid
 
 
+def check_clips(pixel_values_videos: torch.Tensor, num_channels: int) -> None:
+    """Check type and shape of a batch of clips."""
+    if not isinstance(pixel_values_videos, torch.Tensor) or not pixel_values_videos.is_floating_point():
+        found = getattr(pixel_values_videos, "dtype", type(pixel_values_videos).__name__)
+        raise ValueError(
+            f"pixel_values_videos is a tensor of normalized floating point numbers, got {found}; VJEPAVideoProcessor "
+            "makes it from bytes and arrays."
+        )
+    shape = tuple(pixel_values_videos.shape)
+    if len(shape) != 5 or shape[2] != num_channels or shape[0] == 0:
+        raise ValueError(
+            f"pixel_values_videos has the shape (B, T, C, H, W) with C = num_channels = {num_channels} and at least "
+            f"one clip, got {shape}."
+        )
+
+
 def check_mask(name: str, mask: torch.Tensor | None, tubelets: torch.Tensor) -> None:
-    """Check what the shape of an index list can tell, without looking at its numbers."""
+    """Check an index list: its shape, and on a CPU its numbers too, for which a GPU would have to be waited for."""
     if mask is None:
         return
     if not isinstance(mask, torch.Tensor) or mask.dtype != torch.long or mask.ndim != 2:
@@ -535,6 +629,34 @@ def check_mask(name: str, mask: torch.Tensor | None, tubelets: torch.Tensor) -> 
             f"{name} has the shape {tuple(mask.shape)}; for {batch} clips of {num_tokens} tokens it needs "
             f"{batch} rows of 1 to {num_tokens} indices."
         )
+    if mask.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    ordered = mask.sort(dim=1).values
+    if ordered[:, 0].min() < 0 or ordered[:, -1].max() >= num_tokens:
+        raise ValueError(
+            f"{name} has indices from {ordered.min()} to {ordered.max()}; those of a clip go from 0 to "
+            f"{num_tokens - 1}, time step by time step and row by row."
+        )
+    if (ordered[:, 1:] == ordered[:, :-1]).any():
+        raise ValueError(f"{name} names a token twice in one clip; leave out the second.")
+
+
+def check_labels(labels: torch.Tensor, batch: int, config: VJEPAConfig) -> None:
+    """Check labels of clips: their shape, and on a CPU that class indices are indices of classes."""
+    if not isinstance(labels, torch.Tensor):
+        raise ValueError(
+            f"labels is a tensor of class indices (B,), got {type(labels).__name__}; use config.label2id."
+        )
+    if labels.ndim == 0 or len(labels) != batch:
+        raise ValueError(f"labels has the shape {tuple(labels.shape)}; {batch} clips need {batch} labels.")
+    if labels.ndim > 1 and not labels.is_floating_point():
+        raise ValueError(f"labels {tuple(labels.shape)} of {labels.dtype}: several labels of a clip must be floats.")
+    if labels.is_floating_point() or config.num_labels == 1:
+        return  # shares of classes, several labels, or a number to predict
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        wrong = labels[(labels != IGNORED_LABEL) & ((labels < 0) | (labels >= config.num_labels))]
+        if len(wrong):
+            raise ValueError(f"labels has {wrong[0].item()}; num_labels={config.num_labels} allows 0 to one less.")
 
 
 class VJEPAForPreTraining(VJEPAPreTrainedModel):
@@ -656,34 +778,56 @@ class VJEPAForVideoClassification(VJEPAPreTrainedModel):
         output_attentions: bool | None = None,
         **kwargs,
     ) -> ImageClassifierOutput:
-        """Class scores `(B, L)` of clips `(B, T, C, H, W)` or of clips with several views `(B, V, T, C, H, W)`.
+        """Class scores `(B, L)` of clips `(B, T, C, H, W)` or of videos with several views `(B, V, T, C, H, W)`.
 
         With views, the softmax (or sigmoid) of the logits is the mean over the views of their probabilities, and the
-        loss is the mean over the views of their losses.
+        loss is the mean over the views of their losses. With `pooler_num_clips` views that follow one another are
+        clips of which the pooler sees all tokens, and make one view. The encoder runs on one clip of each video at a
+        time.
 
         Args:
             pixel_values_videos: normalized clips.
             labels: class indices `(B,)`. With `config.problem_type` "single_label_classification" also the shares
                 `(B, L)` that the classes have of a clip, see `soft_cross_entropy`.
-            output_hidden_states: whether to return the residual stream after every layer.
-            output_attentions: whether to return attention weights; needs `attn_implementation="eager"`.
+            output_hidden_states: whether to return the residual stream after every layer, of a single clip.
+            output_attentions: whether to return attention weights, of a single clip; needs
+                `attn_implementation="eager"`.
+
+        Raises:
+            ValueError: for a number of views that is no multiple of `pooler_num_clips`, or several views with hidden
+                states or attentions asked for.
         """
-        views = pixel_values_videos.shape[1] if pixel_values_videos.ndim == 6 else None
-        if views is not None:
-            pixel_values_videos = pixel_values_videos.flatten(0, 1)
-        outputs = self.vjepa(
-            pixel_values_videos, output_hidden_states=output_hidden_states, output_attentions=output_attentions
-        )
-        logits = self.classifier(self.pooler(outputs.last_hidden_state))
+        if labels is not None:
+            check_labels(labels, len(pixel_values_videos), self.config)
+        has_views = getattr(pixel_values_videos, "ndim", None) == 6
+        check_clips(pixel_values_videos[:, 0] if has_views else pixel_values_videos, self.config.num_channels)
+        videos = pixel_values_videos if has_views else pixel_values_videos[:, None]
+        num_clips, num_views = self.config.pooler_num_clips, videos.shape[1]
+        if num_views % num_clips:
+            raise ValueError(
+                f"pixel_values_videos has {num_views} clips of a video, no multiple of pooler_num_clips={num_clips}; "
+                f"give the processor num_clips={num_clips}."
+            )
+        if num_views > 1 and (output_hidden_states or output_attentions):
+            raise ValueError(f"output_hidden_states and output_attentions need a single clip, got {num_views} views.")
+        views = []
+        for clips in videos.split(num_clips, dim=1):
+            tokens = []
+            for clip in clips.unbind(1):
+                outputs = self.vjepa(
+                    clip, output_hidden_states=output_hidden_states, output_attentions=output_attentions
+                )
+                tokens.append(outputs.last_hidden_state)
+            views.append(self.classifier(self.pooler(torch.cat(tokens, dim=1))))
+        logits = torch.stack(views, dim=1)  # (B, V / num_clips, L)
         loss = None
         if labels is not None:
-            view_labels = labels if views is None else labels.repeat_interleave(views, dim=0)
+            view_labels = labels.repeat_interleave(logits.shape[1], dim=0)
             if self.config.problem_type == "single_label_classification" and labels.is_floating_point():
-                loss = soft_cross_entropy(logits, view_labels)
+                loss = soft_cross_entropy(logits.flatten(0, 1), view_labels)
             else:
-                loss = self.loss_function(labels=view_labels, pooled_logits=logits, config=self.config)
-        if views is not None:
-            logits = average_views(logits.unflatten(0, (-1, views)), self.config.problem_type)
+                loss = self.loss_function(labels=view_labels, pooled_logits=logits.flatten(0, 1), config=self.config)
+        logits = average_views(logits, self.config.problem_type)
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
