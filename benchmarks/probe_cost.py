@@ -2,10 +2,11 @@
 
     python benchmarks/probe_cost.py --output benchmarks/results/probe_cost.md
 
-First table: an epoch of a sweep over toy videos (made if missing), its heads trained in one pass or in a pass each, with
-features kept on disk or made from the videos. Second table: forward and backward of the cross-attention of the pooler
-over the tokens of clips, as the model does it and with a key and a value projected from every token. Both sides take
-turns; medians of the processor time of this process, which other processes disturb less than the time on the wall.
+First table: an epoch of a sweep over toy videos (made if missing), its heads trained in one pass or in a pass each,
+with features kept on disk or made from the videos. Second table: forward and backward of the cross-attention of the
+pooler over the tokens of clips, as the model does it and with a key and a value projected from every token. Both sides
+take turns; medians of the processor time of this process, which other processes disturb less than the time on the
+wall.
 """
 
 import argparse
