@@ -33,6 +33,17 @@ def test_code_about_data_runs(toy_videos, toy_video_path):
     exec(compile(program, page, "exec"), {"folder": toy_videos / "train", "video": toy_video_path})
 
 
+def test_code_about_detection_runs(toy_video_path, tiny_pretraining_model, tmp_path):
+    from vjepa_hf import VJEPAVideoProcessor
+
+    tiny_pretraining_model.save_pretrained(tmp_path)
+    VJEPAVideoProcessor(crop_size=32, num_frames=4, frame_step=2).save_pretrained(tmp_path)
+    page = REPO / "docs" / "detection.md"
+    program = python_blocks(page.read_text())
+    assert program.count("assert") > 3
+    exec(compile(program, page, "exec"), {"folder": tmp_path, "video": str(toy_video_path)})
+
+
 def test_walk_catches_a_wrong_shape(toy_video_path, tmp_path):
     program = python_blocks((REPO / "docs" / "index.md").read_text())
     wrong = re.sub(r"\(1, 256, 96\)", "(1, 255, 96)", program)

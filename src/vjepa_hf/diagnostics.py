@@ -36,10 +36,10 @@ class Alarm:
 
 # docs/pretraining.md says what to do for each, and shows where healthy and collapsing runs stand.
 ALARMS = (
-    Alarm("constant-features", "target_std", "all tokens look alike to the target encoder: collapse", low=0.1),
-    Alarm("constant-context", "context_std", "the context encoder collapses, the target encoder follows", low=0.05),
+    Alarm("constant-features", "target_std", "all tokens look alike to the target encoder: collapse", low=0.2),
+    Alarm("constant-context", "context_std", "the context encoder collapses, the target encoder follows", low=0.1),
     Alarm("dead-features", "target_dead", "most features are the same for every token", high=0.5),
-    Alarm("low-rank", "target_rank", "features differ along hardly any direction: collapse", low=2.0),
+    Alarm("low-rank", "target_rank_share", "features differ along few directions: collapse", low=0.1),
     Alarm("useless-predictor", "loss_ratio", "the mean target is a better answer", high=1.0, after_warmup=True),
 )
 
@@ -173,8 +173,9 @@ def health(
     Returns:
         For each of `target`, `prediction` and `context` features, the last ones layer-normed like targets:
         `_std` (mean over features of the standard deviation over tokens), `_dead` (share of the features in which
-        this is below 0.05), `_rank` and `_cosine`. Then `loss_ratio`, `copy_ratio`, `encoder_distance`, and
-        `loss/kind_0` ... and `loss/time_0` ... for each mask kind and each time step that has targets.
+        this is below 0.05), `_rank` and `_cosine`. Then `target_rank_share`, of the rank that is possible,
+        `loss_ratio`, `copy_ratio`, `encoder_distance`, and `loss/kind_0` ... and `loss/time_0` ... for each mask kind
+        and each time step that has targets.
     """
     grid = model.config.grid_size
     errors = copy_errors(outputs, context_masks, target_masks, grid)
@@ -194,6 +195,7 @@ def health(
         figures[f"{name}_dead"] = (std < DEAD_STD).float().mean()
         figures[f"{name}_rank"] = effective_rank(features)
         figures[f"{name}_cosine"] = mean_cosine(features)
+    figures["target_rank_share"] = figures["target_rank"] / min(tokens["target"].shape)
     figures["loss_ratio"] = loss_ratio(tokens["prediction"], tokens["target"])
     figures["copy_ratio"] = of_copy[0] / of_copy[1].clamp_min(torch.finfo(of_copy.dtype).tiny)
     figures["encoder_distance"] = encoder_distance(model)

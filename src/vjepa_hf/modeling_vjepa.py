@@ -4,11 +4,14 @@ Letters in shape comments: B clips, V views of a clip, T frames, C channels, H x
 N = t * h * w tokens; K context (kept) tokens, M target (masked) tokens; D width; L labels.
 """
 
+import glob
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -16,13 +19,15 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import CONFIG_NAME, ModelOutput, can_return_tuple
 
 from .configuration_vjepa import VJEPAConfig
 from .tubelets import grid_size, take_tokens, to_tubelets
 
 # The published targets are normalized with PyTorch's default epsilon, unlike the encoder's own norms.
 TARGET_LAYER_NORM_EPS = 1e-5
+# A clip with this label counts in no loss of PyTorch.
+IGNORED_LABEL = -100
 
 
 @dataclass
@@ -411,6 +416,29 @@ class VJEPAPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """As in transformers, from `.safetensors` files only, and a part of a model is loaded whole or not at all.
+
+        A part is an encoder, the predictor, the pooler or the classifier; one that a folder lacks starts anew, and
+        transformers names it.
+
+        Raises:
+            ValueError: a damaged file, a folder without configuration, or a part of which some weights are missing.
+            OSError: nothing to load.
+        """
+        folder = pretrained_model_name_or_path
+        configured = kwargs.get("config") is not None or kwargs.get("subfolder")
+        if not configured and os.path.isdir(folder or "") and not glob.glob(f"*{CONFIG_NAME}", root_dir=folder):
+            raise ValueError(f"{folder} has no {CONFIG_NAME}; give the folder that save_pretrained wrote.")
+        kwargs.setdefault("use_safetensors", True)  # a pickle could hold code
+        try:
+            model, info = super().from_pretrained(folder, *args, output_loading_info=True, **kwargs)
+        except SafetensorError as error:
+            raise ValueError(f"{folder} holds a damaged .safetensors file ({error}); copy it here again.") from error
+        check_parts_are_whole(model, info["missing_keys"], folder)
+        return (model, info) if output_loading_info else model
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.initializer_range
@@ -456,6 +484,23 @@ class VJEPAPreTrainedModel(PreTrainedModel):
             if isinstance(getattr(module, "config", None), VJEPAConfig):
                 for name, value in changes.items():
                     setattr(module.config, name, value)
+
+
+def check_parts_are_whole(model: PreTrainedModel, missing: Iterable[str], source: str) -> None:
+    """Check that of each part of a model, a checkpoint had all weights or none."""
+    parts = (
+        "vjepa.encoder.",
+        "vjepa.predictor.",
+        "encoder.",
+        "predictor.",
+        "context_encoder.",
+        "pooler.",
+        "classifier.",
+    )
+    for part in parts:
+        gone = sorted(name for name in missing if name.startswith(part))
+        if gone and len(gone) < sum(name.startswith(part) for name in model.state_dict()):
+            raise ValueError(f"{source} has only some weights of {part[:-1]}; it lacks {', '.join(gone[:5])}.")
 
 
 class VJEPAModel(VJEPAPreTrainedModel):
@@ -549,18 +594,30 @@ class VJEPAModel(VJEPAPreTrainedModel):
                     f"{tuple(tubelets.shape)}; pass grid_size for clips of another size."
                 )
             return tubelets, grid
-        if pixel_values_videos.ndim != 5 or pixel_values_videos.shape[2] != config.num_channels:
-            raise ValueError(
-                f"pixel_values_videos has the shape (B, T, C, H, W) with C = num_channels = {config.num_channels}, "
-                f"got {tuple(pixel_values_videos.shape)}."
-            )
+        check_clips(pixel_values_videos, config.num_channels)
         _, num_frames, _, height, width = pixel_values_videos.shape
         grid = grid_size(num_frames, height, width, config.tubelet_size, config.patch_size)
         return to_tubelets(pixel_values_videos, config.tubelet_size, config.patch_size), grid
 
 
+def check_clips(pixel_values_videos: torch.Tensor, num_channels: int) -> None:
+    """Check type and shape of a batch of clips."""
+    if not isinstance(pixel_values_videos, torch.Tensor) or not pixel_values_videos.is_floating_point():
+        found = getattr(pixel_values_videos, "dtype", type(pixel_values_videos).__name__)
+        raise ValueError(
+            f"pixel_values_videos is a tensor of normalized floating point numbers, got {found}; VJEPAVideoProcessor "
+            "makes it from bytes and arrays."
+        )
+    shape = tuple(pixel_values_videos.shape)
+    if len(shape) != 5 or shape[2] != num_channels or shape[0] == 0:
+        raise ValueError(
+            f"pixel_values_videos has the shape (B, T, C, H, W) with C = num_channels = {num_channels} and at least "
+            f"one clip, got {shape}."
+        )
+
+
 def check_mask(name: str, mask: torch.Tensor | None, tubelets: torch.Tensor) -> None:
-    """Check what the shape of an index list can tell, without looking at its numbers."""
+    """Check an index list: its shape, and on a CPU its numbers too, for which a GPU would have to be waited for."""
     if mask is None:
         return
     if not isinstance(mask, torch.Tensor) or mask.dtype != torch.long or mask.ndim != 2:
@@ -572,6 +629,34 @@ def check_mask(name: str, mask: torch.Tensor | None, tubelets: torch.Tensor) -> 
             f"{name} has the shape {tuple(mask.shape)}; for {batch} clips of {num_tokens} tokens it needs "
             f"{batch} rows of 1 to {num_tokens} indices."
         )
+    if mask.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    ordered = mask.sort(dim=1).values
+    if ordered[:, 0].min() < 0 or ordered[:, -1].max() >= num_tokens:
+        raise ValueError(
+            f"{name} has indices from {ordered.min()} to {ordered.max()}; those of a clip go from 0 to "
+            f"{num_tokens - 1}, time step by time step and row by row."
+        )
+    if (ordered[:, 1:] == ordered[:, :-1]).any():
+        raise ValueError(f"{name} names a token twice in one clip; leave out the second.")
+
+
+def check_labels(labels: torch.Tensor, batch: int, config: VJEPAConfig) -> None:
+    """Check labels of clips: their shape, and on a CPU that class indices are indices of classes."""
+    if not isinstance(labels, torch.Tensor):
+        raise ValueError(
+            f"labels is a tensor of class indices (B,), got {type(labels).__name__}; use config.label2id."
+        )
+    if labels.ndim == 0 or len(labels) != batch:
+        raise ValueError(f"labels has the shape {tuple(labels.shape)}; {batch} clips need {batch} labels.")
+    if labels.ndim > 1 and not labels.is_floating_point():
+        raise ValueError(f"labels {tuple(labels.shape)} of {labels.dtype}: several labels of a clip must be floats.")
+    if labels.is_floating_point() or config.num_labels == 1:
+        return  # shares of classes, several labels, or a number to predict
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        wrong = labels[(labels != IGNORED_LABEL) & ((labels < 0) | (labels >= config.num_labels))]
+        if len(wrong):
+            raise ValueError(f"labels has {wrong[0].item()}; num_labels={config.num_labels} allows 0 to one less.")
 
 
 class VJEPAForPreTraining(VJEPAPreTrainedModel):
@@ -712,7 +797,11 @@ class VJEPAForVideoClassification(VJEPAPreTrainedModel):
             ValueError: for a number of views that is no multiple of `pooler_num_clips`, or several views with hidden
                 states or attentions asked for.
         """
-        videos = pixel_values_videos if pixel_values_videos.ndim == 6 else pixel_values_videos[:, None]
+        if labels is not None:
+            check_labels(labels, len(pixel_values_videos), self.config)
+        has_views = getattr(pixel_values_videos, "ndim", None) == 6
+        check_clips(pixel_values_videos[:, 0] if has_views else pixel_values_videos, self.config.num_channels)
+        videos = pixel_values_videos if has_views else pixel_values_videos[:, None]
         num_clips, num_views = self.config.pooler_num_clips, videos.shape[1]
         if num_views % num_clips:
             raise ValueError(
