@@ -25,14 +25,12 @@ import torch
 import transformers
 from accelerate import Accelerator
 
-from report import opening, publish, table
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, data, diagnostics, training
 from vjepa_hf.arguments import OptimizationArguments, PretrainingArguments, parse_arguments
 from vjepa_hf.evaluation import few_label_accuracy
 from vjepa_hf.transforms import normalize
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
 
 transformers.utils.logging.disable_progress_bar()
 HERE = Path(__file__).parent

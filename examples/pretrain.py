@@ -19,6 +19,7 @@ from accelerate.utils import send_to_device
 
 from vjepa_hf import VJEPAForPreTraining, checkpoints, data, diagnostics, run_guard, training
 from vjepa_hf.arguments import parse_arguments
+from vjepa_hf.online_evaluation import make_judge
 from vjepa_hf.starting_weights import freeze_first_layers, load_starting_weights
 from vjepa_hf.transforms import normalize
 from vjepa_hf.visualization import plot_curves
@@ -37,7 +38,7 @@ def toy_videos() -> Path:
 def main() -> None:
     # 1. Arguments: one YAML file, overridden by the command line.
     args = parse_arguments(default_config=HERE / "configs" / "tiny_cpu.yaml")
-    source, optimization, run = args.data, args.optimization, args.run
+    source, optimization, evaluation, run = args.data, args.optimization, args.evaluation, args.run
 
     # 2. Machines: the same script on one process or many, on CPU or GPU.
     training.check_launcher()
@@ -79,6 +80,7 @@ def main() -> None:
     loader = training.make_loader(accelerator, args, config, videos, progress, inputs)
     augment = training.make_transform(config.image_size, source)
     num_clips = training.clips_per_step(accelerator, optimization)
+    judge = make_judge(accelerator, evaluation, processor, source.num_workers)
 
     # 6. Loop: one optimizer step is one or more forward passes, whose gradients are averaged.
     num_videos = None if source.streaming else len(loader.dataset)
@@ -126,6 +128,8 @@ def main() -> None:
             masks = batch["context_masks"], batch["target_masks"]
             figures = diagnostics.health(vjepa, outputs, *masks, accelerator.gather)
             log.write_health(step, figures, diagnostics.alarms(figures, step > optimization.warmup_steps))
+        if judge and (step % evaluation.eval_steps == 0 or last):
+            log.write_health(step, judge.figures(vjepa.vjepa), alarms=[])
         if save or guard.stop:
             log.name_failures(inputs.gather())
             checkpoints.save_checkpoint(accelerator, run.output_dir, progress, run.save_total_limit)

@@ -3,8 +3,10 @@
 import re
 
 import pytest
+from PIL import Image
 
 from house import REPO
+from vjepa_hf import VJEPAVideoProcessor
 
 
 def python_blocks(page: str) -> str:
@@ -31,6 +33,17 @@ def test_code_about_data_runs(toy_videos, toy_video_path):
     exec(compile(program, page, "exec"), {"folder": toy_videos / "train", "video": toy_video_path})
 
 
+def test_code_about_detection_runs(toy_video_path, tiny_pretraining_model, tmp_path):
+    from vjepa_hf import VJEPAVideoProcessor
+
+    tiny_pretraining_model.save_pretrained(tmp_path)
+    VJEPAVideoProcessor(crop_size=32, num_frames=4, frame_step=2).save_pretrained(tmp_path)
+    page = REPO / "docs" / "detection.md"
+    program = python_blocks(page.read_text())
+    assert program.count("assert") > 3
+    exec(compile(program, page, "exec"), {"folder": tmp_path, "video": str(toy_video_path)})
+
+
 def test_walk_catches_a_wrong_shape(toy_video_path, tmp_path):
     program = python_blocks((REPO / "docs" / "index.md").read_text())
     wrong = re.sub(r"\(1, 256, 96\)", "(1, 255, 96)", program)
@@ -54,3 +67,14 @@ def test_what_pretraining_teaches_is_told_as_it_was_measured():
     pretrained, untrained = (f"{100 * float(value):.0f}" for value in measured[3][1:3])
     assert told == [(pretrained, untrained)]
     assert float(measured[3][1]) - float(measured[3][2]) > 0.15 and float(measured[3][3]) >= float(measured[3][4])
+
+
+def test_code_about_probing_runs(tiny_model, tiny_classifier, toy_video_path, tmp_path):
+    for model, name in ((tiny_model, "model"), (tiny_classifier, "probe")):
+        model.save_pretrained(tmp_path / name)
+        VJEPAVideoProcessor(crop_size=32, num_frames=4, frame_step=1).save_pretrained(tmp_path / name)
+    page = REPO / "docs" / "probing.md"
+    program = python_blocks(page.read_text())
+    assert program.count("assert") >= 3
+    names = {"folder": tmp_path / "model", "probe": str(tmp_path / "probe"), "video": str(toy_video_path)}
+    exec(compile(program, page, "exec"), names | {"image": Image.new("RGB", (40, 40))})

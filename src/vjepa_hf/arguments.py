@@ -140,6 +140,25 @@ class OptimizationArguments:
 
 
 @dataclass
+class EvaluationArguments:
+    """A small labelled set on which the encoder is judged while it learns; nothing is learned from it."""
+
+    eval_videos: str | None = _help("source with labels that classes are told apart by; None: no judging", None)
+    eval_test_videos: str | None = _help("source with labels that are guessed; needed with eval_videos", None)
+    eval_label: str = _help("column with the labels; of class folders it is `label`", "label")
+    eval_steps: int = _help("optimizer steps from one judgement to the next", 500)
+
+    def __post_init__(self) -> None:
+        if (self.eval_videos is None) != (self.eval_test_videos is None):
+            raise ValueError(
+                f"eval_videos {self.eval_videos!r} and eval_test_videos {self.eval_test_videos!r} belong together: "
+                "give both or none"
+            )
+        if self.eval_steps < 1:
+            raise ValueError(f"eval_steps must be at least 1, got {self.eval_steps}")
+
+
+@dataclass
 class RunArguments:
     """Where results go, how often, and in which arithmetic."""
 
@@ -182,6 +201,7 @@ class PretrainingArguments:
     data: DataArguments
     masks: MaskArguments
     optimization: OptimizationArguments
+    evaluation: EvaluationArguments
     run: RunArguments
 
     def to_dict(self) -> dict[str, Any]:
@@ -199,7 +219,7 @@ class PretrainingArguments:
         unfinished.replace(path)
 
 
-PARTS = (ModelArguments, DataArguments, MaskArguments, OptimizationArguments, RunArguments)
+PARTS = (ModelArguments, DataArguments, MaskArguments, OptimizationArguments, EvaluationArguments, RunArguments)
 
 
 class _Parser(HfArgumentParser):
