@@ -249,5 +249,13 @@ def test_throughput_passes_every_batch_and_starts_anew_after_a_reading():
     assert throughput.read()["clips_per_second"] == 0
 
 
+def test_utilization_is_the_share_of_the_ceiling():
+    throughput = Throughput(ceiling=1e12)
+    throughput.started -= 100.0
+    throughput.flops = 25 * 10**12
+    assert throughput.read()["mfu"] == pytest.approx(0.25, rel=1e-2)
+    assert throughput.read()["mfu"] == 0.0
+
+
 def test_memory_is_a_number_of_gib():
     assert 0.01 < memory_gib(torch.device("cpu")) < 1000

@@ -19,8 +19,15 @@ from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from .arguments import DataArguments, MaskArguments, ModelArguments, OptimizationArguments, PretrainingArguments
-from .checkpoints import Progress, find_checkpoint
+from .arguments import (
+    DataArguments,
+    MaskArguments,
+    ModelArguments,
+    OptimizationArguments,
+    PretrainingArguments,
+    RunArguments,
+)
+from .checkpoints import Progress, find_checkpoint, load_checkpoint
 from .configuration_vjepa import VJEPAConfig
 from .data import (
     ClipBatchSampler,
@@ -76,7 +83,9 @@ def compile_layers(model: PreTrainedModel, backend: str = "inductor") -> None:
         ValueError: with stochastic depth, whose probability would make every layer a kind of its own.
     """
     if model.config.drop_path_rate:
-        raise ValueError(f"drop_path_rate={model.config.drop_path_rate} does not go with compile; set one of them to 0")
+        raise ValueError(
+            f"drop_path_rate={model.config.drop_path_rate} does not go with compile; set one of them to 0"
+        )
     for module in model.modules():
         if isinstance(module, VJEPALayer):
             module.compile(dynamic=True, backend=backend)
@@ -300,6 +309,15 @@ def prepare_output_dir(accelerator: Accelerator, args: PretrainingArguments) -> 
         output_dir.mkdir(parents=True, exist_ok=True)
         args.save(output_dir / ARGUMENTS_FILE)
     accelerator.wait_for_everyone()
+
+
+def starting_point(accelerator: Accelerator, run: RunArguments) -> Progress:
+    """Where a run begins: at its first step, or at the checkpoint that `resume` asks for, which is loaded.
+
+    Raises:
+        ValueError: as `checkpoints.load_checkpoint`.
+    """
+    return load_checkpoint(accelerator, run.output_dir, run.resume_step) if run.resume else Progress()
 
 
 def export(accelerator: Accelerator, model: torch.nn.Module, processor: Any, output_dir: str | Path) -> None:
