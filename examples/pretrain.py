@@ -19,6 +19,8 @@ from accelerate.utils import send_to_device
 
 from vjepa_hf import VJEPAForPreTraining, checkpoints, data, diagnostics, run_guard, training
 from vjepa_hf.arguments import parse_arguments
+from vjepa_hf.online_evaluation import make_judge
+from vjepa_hf.starting_weights import freeze_first_layers, load_starting_weights
 from vjepa_hf.transforms import normalize
 from vjepa_hf.visualization import plot_curves
 
@@ -36,9 +38,10 @@ def toy_videos() -> Path:
 def main() -> None:
     # 1. Arguments: one YAML file, overridden by the command line.
     args = parse_arguments(default_config=HERE / "configs" / "tiny_cpu.yaml")
-    source, optimization, run = args.data, args.optimization, args.run
+    source, optimization, evaluation, run = args.data, args.optimization, args.evaluation, args.run
 
     # 2. Machines: the same script on one process or many, on CPU or GPU.
+    training.check_launcher()
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # without it, several processes on CPU would not know each other
         gradient_accumulation_steps=optimization.gradient_accumulation_steps,
@@ -55,6 +58,9 @@ def main() -> None:
     torch.manual_seed(run.seed)
     config = training.model_config(args.model, num_mask_kinds=len(args.masks.mask_num_blocks))
     model = VJEPAForPreTraining(config)
+    if args.model.init_from and not run.resume:
+        accelerator.print(load_starting_weights(model, args.model.init_from, args.model.init_parts))
+    freeze_first_layers(model, args.model.freeze_layers)
     if run.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     processor = training.make_processor(config, source)
@@ -74,6 +80,7 @@ def main() -> None:
     loader = training.make_loader(accelerator, args, config, videos, progress, inputs)
     augment = training.make_transform(config.image_size, source)
     num_clips = training.clips_per_step(accelerator, optimization)
+    judge = make_judge(accelerator, evaluation, processor, source.num_workers)
 
     # 6. Loop: one optimizer step is one or more forward passes, whose gradients are averaged.
     num_videos = None if source.streaming else len(loader.dataset)
@@ -110,17 +117,19 @@ def main() -> None:
         throughput.clips += num_clips
         log.bar.update()
 
-        # 7. Log and save. Figures leave the device only here.
+        # 7. Log and save.
         step, last = progress.step, progress.step == optimization.max_steps
         save = step % run.save_steps == 0 or last
         if step % run.logging_steps == 0 or save:
             log.name_failures(inputs.gather())
             figures = training.progress_figures(accelerator, guard, throughput)
             log.write_progress(step, figures | values | inputs.figures())
-        if step % run.health_steps == 0 or last:
+        if (step % run.health_steps == 0 or last) and not guard.wrong:
             masks = batch["context_masks"], batch["target_masks"]
             figures = diagnostics.health(vjepa, outputs, *masks, accelerator.gather)
             log.write_health(step, figures, diagnostics.alarms(figures, step > optimization.warmup_steps))
+        if judge and (step % evaluation.eval_steps == 0 or last):
+            log.write_health(step, judge.figures(vjepa.vjepa), alarms=[])
         if save or guard.stop:
             log.name_failures(inputs.gather())
             checkpoints.save_checkpoint(accelerator, run.output_dir, progress, run.save_total_limit)

@@ -4,8 +4,10 @@ import re
 
 import pytest
 import torch
+from PIL import Image
 
 from house import REPO
+from vjepa_hf import VJEPAVideoProcessor
 from vjepa_hf.diagnostics import ALARMS, health
 
 
@@ -31,6 +33,17 @@ def test_code_about_data_runs(toy_videos, toy_video_path):
     program = python_blocks(page.read_text())
     assert "assert" in program
     exec(compile(program, page, "exec"), {"folder": toy_videos / "train", "video": toy_video_path})
+
+
+def test_code_about_detection_runs(toy_video_path, tiny_pretraining_model, tmp_path):
+    from vjepa_hf import VJEPAVideoProcessor
+
+    tiny_pretraining_model.save_pretrained(tmp_path)
+    VJEPAVideoProcessor(crop_size=32, num_frames=4, frame_step=2).save_pretrained(tmp_path)
+    page = REPO / "docs" / "detection.md"
+    program = python_blocks(page.read_text())
+    assert program.count("assert") > 3
+    exec(compile(program, page, "exec"), {"folder": tmp_path, "video": str(toy_video_path)})
 
 
 def test_walk_catches_a_wrong_shape(toy_video_path, tmp_path):
@@ -106,3 +119,14 @@ def test_every_health_figure_is_explained(tiny_pretraining_model, tiny_clip):
 def test_the_health_line_costs_less_than_a_percent():
     shares = re.findall(r"\| ([\d.]+)% \|", (REPO / "benchmarks" / "results" / "health_cost.md").read_text())
     assert len(shares) == 2 and all(0 < float(share) < 1 for share in shares)
+
+
+def test_code_about_probing_runs(tiny_model, tiny_classifier, toy_video_path, tmp_path):
+    for model, name in ((tiny_model, "model"), (tiny_classifier, "probe")):
+        model.save_pretrained(tmp_path / name)
+        VJEPAVideoProcessor(crop_size=32, num_frames=4, frame_step=1).save_pretrained(tmp_path / name)
+    page = REPO / "docs" / "probing.md"
+    program = python_blocks(page.read_text())
+    assert program.count("assert") >= 3
+    names = {"folder": tmp_path / "model", "probe": str(tmp_path / "probe"), "video": str(toy_video_path)}
+    exec(compile(program, page, "exec"), names | {"image": Image.new("RGB", (40, 40))})

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from vjepa_hf import frame_sampling
 from vjepa_hf.frame_sampling import (
+    centered_clip,
     clip_span,
     frame_offsets,
     place_clips,
@@ -151,10 +152,19 @@ IMPOSSIBLE = {
     "12 frames .* num_frames=4 .* frame_step=4 spans 13": lambda: regular_clips(12, 4, 4, short_video="error"),
     r"starts=\[-1\] must lie in the video, 0 to 9": lambda: place_clips([-1], 10, 4, 2),
     r"starts=\[3, 10\]": lambda: place_clips([3, 10], 10, 4, 2),
+    "center=10 must lie in the video, 0 to 9": lambda: centered_clip(10, 10, 4, 2),
     "seconds_between_frames=0": lambda: step_from_seconds(0, 30),
     "fps=0": lambda: step_from_seconds(0.1, 0),
     "fps=inf": lambda: step_from_seconds(0.1, float("inf")),
 }
+
+
+def test_a_clip_around_a_frame_has_it_in_the_middle_and_holds_the_ends_of_the_video():
+    assert centered_clip(10, 20, num_frames=4, frame_step=2).tolist() == [[6, 8, 10, 12]]
+    assert centered_clip(10, 20, num_frames=5, frame_step=2).tolist() == [[6, 8, 10, 12, 14]]
+    assert centered_clip(1, 4, num_frames=6, frame_step=1).tolist() == [[0, 0, 0, 1, 2, 3]]
+    assert centered_clip(3, 4, num_frames=4, frame_step=2.5).tolist() == [[0, 1, 3, 3]]
+    assert centered_clip(0, 1, num_frames=2, frame_step=4).tolist() == [[0, 0]]
 
 
 @pytest.mark.parametrize("message", IMPOSSIBLE)

@@ -3,10 +3,21 @@
 pytest tests/test_visualization.py
 """
 
+import numpy as np
+import pytest
 import torch
 from PIL import Image
 
-from vjepa_hf.visualization import CURVES, _matching_names, plot_curves, plot_masks, shade_masked
+from vjepa_hf import visualization
+from vjepa_hf.visualization import (
+    CURVES,
+    _matching_names,
+    plot_confusion,
+    plot_curves,
+    plot_detections,
+    plot_masks,
+    shade_masked,
+)
 
 
 def test_only_hidden_tubelets_are_darkened():
@@ -54,3 +65,27 @@ def test_every_curve_is_a_figure_that_a_run_logs(tiny_pretraining_model, tiny_cl
     for names, _ in CURVES:
         for name in names:
             assert _matching_names([dict.fromkeys(logged, 0.0)], (name,)), name
+
+
+def test_key_frames_with_boxes_become_a_picture_that_says_what_is_right(tmp_path, monkeypatch):
+    written = []
+    write = visualization._write
+    monkeypatch.setattr(visualization, "_write", lambda *where: written.append(where[-1]) or write(*where))
+    frames = [torch.full((3, 48, 64), 90, dtype=torch.uint8)] * 3
+    box = [0.25, 0.25, 0.75, 0.75]
+    found = {"boxes": [box, box], "labels": [1, 0], "scores": [0.4, 0.9]}
+    nothing = {"boxes": [], "labels": [], "scores": []}
+    truths = [{"boxes": [box], "labels": [0]}, {"boxes": [box, box], "labels": [1, 0]}, nothing]
+    plot_detections(frames, [found, nothing, found], truths, ["sit", "run"], tmp_path / "boxes.png", threshold=0.4)
+    with Image.open(tmp_path / "boxes.png") as picture:
+        assert picture.width > picture.height > 300
+    right, missed = [("sit 0.90", "lightgreen"), ("run 0.40", "tomato")], [("run", "white"), ("sit", "white")]
+    assert [lines for lines in written if lines] == [right, missed, [(line, "tomato") for line, _ in right]]
+
+
+@pytest.mark.parametrize("num_classes, width", [(3, 550), (60, 1050)])
+def test_confusions_become_a_picture_whose_size_follows_the_names(tmp_path, num_classes, width):
+    matrix = np.eye(num_classes, dtype=int) * 3
+    plot_confusion(matrix, [f"class {number}" for number in range(num_classes)], tmp_path / "confusion.png")
+    with Image.open(tmp_path / "confusion.png") as picture:
+        assert picture.width == width

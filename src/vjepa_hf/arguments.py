@@ -65,8 +65,13 @@ class ModelArguments:
     pred_hidden_size: int = _help("width of the predictor", 384)
     pred_num_hidden_layers: int = _help("blocks of the predictor", 12)
     attn_implementation: str = _help("attention of transformers: sdpa, eager, flash_attention_2, ...", "sdpa")
+    init_from: str | None = _help("folder of a saved model to start from; None: random weights", None)
+    init_parts: list[str] = _help("of context_encoder, target_encoder, predictor; []: all that init_from holds", [])
+    freeze_layers: int = _help("first blocks of the context encoder that are not trained, nor its embedding", 0)
 
     def __post_init__(self) -> None:
+        if self.init_parts and self.init_from is None:
+            raise ValueError(f"init_parts {self.init_parts} needs init_from, the folder to take them from")
         if len(self.image_size) not in (1, 2):
             raise ValueError(f"image_size must be one side or height and width, got {self.image_size}")
 
@@ -178,6 +183,25 @@ class OptimizationArguments:
 
 
 @dataclass
+class EvaluationArguments:
+    """A small labelled set on which the encoder is judged while it learns; nothing is learned from it."""
+
+    eval_videos: str | None = _help("source with labels that classes are told apart by; None: no judging", None)
+    eval_test_videos: str | None = _help("source with labels that are guessed; needed with eval_videos", None)
+    eval_label: str = _help("column with the labels; of class folders it is `label`", "label")
+    eval_steps: int = _help("optimizer steps from one judgement to the next", 500)
+
+    def __post_init__(self) -> None:
+        if (self.eval_videos is None) != (self.eval_test_videos is None):
+            raise ValueError(
+                f"eval_videos {self.eval_videos!r} and eval_test_videos {self.eval_test_videos!r} belong together: "
+                "give both or none"
+            )
+        if self.eval_steps < 1:
+            raise ValueError(f"eval_steps must be at least 1, got {self.eval_steps}")
+
+
+@dataclass
 class RunArguments:
     """Where results go, how often, and in which arithmetic."""
 
@@ -221,6 +245,7 @@ class PretrainingArguments:
     data: DataArguments
     masks: MaskArguments
     optimization: OptimizationArguments
+    evaluation: EvaluationArguments
     run: RunArguments
 
     def to_dict(self) -> dict[str, Any]:
@@ -238,7 +263,7 @@ class PretrainingArguments:
         unfinished.replace(path)
 
 
-PARTS = (ModelArguments, DataArguments, MaskArguments, OptimizationArguments, RunArguments)
+PARTS = (ModelArguments, DataArguments, MaskArguments, OptimizationArguments, EvaluationArguments, RunArguments)
 
 
 class _Parser(HfArgumentParser):

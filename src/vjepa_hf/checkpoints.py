@@ -21,8 +21,23 @@ from safetensors import SafetensorError
 
 MANIFEST_FILE = "manifest.json"
 PROGRESS_FILE = "progress.json"
-# What torch.distributed.checkpoint writes into the `.metadata` of sharded weights, by module.
-_METADATA_MODULES = ("torch", "torch.distributed.checkpoint", "torch.serialization", "pathlib", "collections")
+# All that torch.distributed.checkpoint writes into the `.metadata` of sharded weights, a pickle it reads unchecked.
+_METADATA_NAMES = {
+    "pathlib": ("PosixPath",),
+    "torch": ("Size", "bfloat16", "bool", "float16", "float32", "float64", "int32", "int64", "uint8"),
+    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
+    "torch.distributed.checkpoint.metadata": (
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+        "_MEM_FORMAT_ENCODING",
+    ),
+    "torch.serialization": ("_get_layout",),
+}
 
 
 @dataclass(frozen=True)
@@ -141,11 +156,19 @@ def load_checkpoint(accelerator: Accelerator, output_dir: str | Path, step: int 
     progress = Progress(**json.loads((folder / PROGRESS_FILE).read_text()))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        for newer in list_checkpoints(output_dir):
-            if _step_of(newer) > progress.step:
-                accelerator.print(f"set aside, not deleted: {_set_aside(newer)}")
+        print(f"continuing after step {progress.step}, from {folder}")
+        _tell_about_newer(folder, progress)
     accelerator.wait_for_everyone()
     return progress
+
+
+def _tell_about_newer(folder: Path, progress: Progress) -> None:
+    for half in sorted(folder.parent.glob("unfinished_step_*")):
+        if int(half.name.rpartition("_")[2]) > progress.step:
+            print(f"left out {half.name}: it was not written to its end")
+    for newer in list_checkpoints(folder.parent.parent):
+        if _step_of(newer) > progress.step:
+            print(f"set aside, not deleted: {_set_aside(newer)}")
 
 
 def damage(folder: str | Path) -> str | None:
@@ -188,13 +211,9 @@ def _why_not(folder: Path) -> str | None:
 
 
 class _MetadataReader(pickle.Unpickler):
-    """Reads the pickle that describes sharded weights, and refuses what torch itself would not have put there."""
-
     def find_class(self, module: str, name: str) -> Any:
-        parts = module.split(".")
-        if not any(".".join(parts[:length]) in _METADATA_MODULES[1:] for length in range(len(parts) + 1)):
-            if module != "torch" or name not in ("Size", "device", "float32", "bfloat16", "float16", "int64", "uint8"):
-                raise pickle.UnpicklingError(f"{module}.{name}")
+        if name not in _METADATA_NAMES.get(module, ()):
+            raise pickle.UnpicklingError(f"{module}.{name}")
         return super().find_class(module, name)
 
 

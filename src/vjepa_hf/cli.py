@@ -18,6 +18,7 @@ from tqdm import tqdm
 from .conversion import LICENSE, export_to_meta
 from .conversion import convert as convert_checkpoint
 from .data import VideoCheck, check_video, oddities
+from .dense_features import stream_features, write_features
 from .frame_sampling import clip_span
 from .modeling_vjepa import VJEPAModel
 from .shrinking import shrink_video
@@ -59,16 +60,46 @@ def features(
     output: Annotated[Path, typer.Option("--output", "-o", help="safetensors file to write")],
     model: Annotated[str, typer.Option(help="folder or Hub name of a model")] = "output/pretrain",
     num_clips: Annotated[int, typer.Option(help="clips, evenly spaced over the video")] = 1,
+    stride: Annotated[int | None, typer.Option(help="the whole video, a clip every so many frames of a clip")] = None,
+    keep_grid: Annotated[bool, typer.Option(help="with --stride: no mean over the places of a time step")] = False,
+    batch_size: Annotated[int, typer.Option(help="with --stride: clips of one forward pass")] = 4,
 ) -> None:
-    """Write the features of a video: `features` (V, t, h, w, D), V clips of t x h x w tokens."""
+    """Write the features of a video: `features` (V, t, h, w, D), V clips of t x h x w tokens.
+
+    With --stride a video of any length is read to its end: `features` (n, D), or with --keep-grid (n, h, w, D), one
+    for each of n time steps, and `timestamps` (n,), the second at which each begins.
+    """
     encoder = VJEPAModel.from_pretrained(model).eval()
     processor = VJEPAVideoProcessor.from_pretrained(model)
+    metadata = {"video": video, "model": model}
+    try:
+        if stride is not None:
+            if torch.accelerator.is_available():
+                encoder.to(torch.accelerator.current_accelerator())
+            pieces = stream_features(encoder, processor, video, stride, batch_size)
+            shape = write_features(pieces, output, metadata, keep_grid)
+        else:
+            shape = _write_clips(encoder, processor, video, num_clips, output, metadata)
+    except (ValueError, VideoDecodeError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"features {tuple(shape)} in {output}")
+
+
+def _write_clips(
+    encoder: VJEPAModel,
+    processor: VJEPAVideoProcessor,
+    video: str,
+    num_clips: int,
+    output: Path,
+    metadata: dict[str, str],
+) -> tuple[int, ...]:
     # (1, V, T, C, H, W), or (1, T, C, H, W) for a single clip -> (V, T, C, H, W)
     pixels = processor(video, num_clips=num_clips, return_tensors="pt")["pixel_values_videos"].flatten(0, -5)
     with torch.inference_mode():
         tokens = encoder(pixels).last_hidden_state.unflatten(1, encoder.config.grid_size)
-    save_file({"features": tokens.contiguous()}, output, metadata={"video": video, "model": model})
-    typer.echo(f"features {tuple(tokens.shape)} in {output}")
+    save_file({"features": tokens.contiguous()}, output, metadata=metadata)
+    return tokens.shape
 
 
 @app.command()

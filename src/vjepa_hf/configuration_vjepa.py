@@ -48,8 +48,11 @@ class VJEPAConfig(PreTrainedConfig):
         pred_zero_init_mask_tokens (`bool`, defaults to `True`): Whether mask tokens start at zero.
         num_pooler_layers (`int`, defaults to 1): Layers of the attentive pooler: one cross-attention layer, after
             `num_pooler_layers - 1` self-attention layers over the tokens.
+        pooler_num_clips (`int`, defaults to 1): Clips of a video whose tokens the pooler attends to together.
         pooler_mlp_ratio (`float`, defaults to 4.0): Hidden width of the pooler's MLPs in units of `hidden_size`.
         pooler_layer_norm_eps (`float`, defaults to 1e-5): Epsilon of the pooler's layer norms.
+        roi_size (`int`, defaults to 7): Rows and columns of the features that are taken from a box at every time step,
+            for action detection.
 
     Raises:
         ValueError: for an unknown name or values that do not fit together; the message names field and value.
@@ -89,8 +92,10 @@ class VJEPAConfig(PreTrainedConfig):
     pred_num_mask_tokens: int = 2
     pred_zero_init_mask_tokens: bool = True
     num_pooler_layers: int = 1
+    pooler_num_clips: int = 1
     pooler_mlp_ratio: float | int = 4.0
     pooler_layer_norm_eps: float = 1e-5
+    roi_size: int = 7
 
     def __post_init__(self, **kwargs):
         self._check_names(kwargs)
@@ -121,7 +126,8 @@ class VJEPAConfig(PreTrainedConfig):
         positive = (
             "hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "layer_norm_eps", "patch_size",
             "tubelet_size", "num_frames", "num_channels", "pred_hidden_size", "pred_num_hidden_layers",
-            "pred_mlp_ratio", "pred_num_mask_tokens", "num_pooler_layers", "pooler_mlp_ratio", "pooler_layer_norm_eps",
+            "pred_mlp_ratio", "pred_num_mask_tokens", "num_pooler_layers", "pooler_num_clips", "pooler_mlp_ratio",
+            "pooler_layer_norm_eps", "roi_size",
         )  # fmt: skip
         for name in positive:
             if not 0 < getattr(self, name) < math.inf:

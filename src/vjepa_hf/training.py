@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from safetensors import SafetensorError
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
@@ -230,19 +231,38 @@ def clip_gradients(model: VJEPAForPreTraining, max_norm: float) -> dict[str, tor
 # --- output folder -------------------------------------------------------------------------------------------------
 
 
+def check_launcher() -> None:
+    """Refuse what a launcher was asked for and a run cannot do, before it costs time.
+
+    Raises:
+        ValueError: DeepSpeed.
+    """
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+        raise ValueError(
+            "DeepSpeed is not supported: to share the memory of a model out over GPUs use FSDP2, which is in PyTorch, "
+            "with examples/accelerate/fsdp.yaml"
+        )
+
+
 def prepare_output_dir(accelerator: Accelerator, args: PretrainingArguments) -> None:
     """Make the folder of a run and write its arguments there; never touch what is there unless told so.
 
     Raises:
         ValueError: the folder holds something and neither `resume` nor `overwrite_output_dir` is set; or there is
             nothing to resume from, or nothing that a run wrote and that could be overwritten; or several processes
-            were launched that do not know each other.
+            were launched that do not know each other, or should share out a model and cannot.
     """
     launched = int(os.environ.get("WORLD_SIZE", 1))
     if launched != accelerator.num_processes:
         raise ValueError(
             f"{launched} processes were launched but each knows of {accelerator.num_processes}, so all would write "
             "the same folder: this device has no way to join them; launch one process"
+        )
+    sharded = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    if sharded and launched > 1 and accelerator.distributed_type != DistributedType.FSDP:
+        raise ValueError(
+            f"FSDP was asked for, but on {accelerator.device.type} accelerate does not share out a model and would "
+            "give every process all of it: launch without FSDP"
         )
     output_dir = Path(args.run.output_dir)
     if accelerator.is_main_process:
@@ -321,6 +341,10 @@ def run_summary(
 # --- log -----------------------------------------------------------------------------------------------------------
 
 
+# Of a health line, what is printed; all of it goes to the log.
+SHOWN_HEALTH = ("target_std", "context_std", "target_rank", "loss_ratio", "copy_ratio", "encoder_distance")
+
+
 class RunLog:
     """What a run tells: a progress bar, trackers, and one JSON object a line in `log.jsonl`.
 
@@ -368,8 +392,7 @@ class RunLog:
     def write_health(self, step: int, figures: dict[str, float], alarms: Sequence[str]) -> None:
         """Record the health line of a step and print it, with its alarms."""
         self.write(step, figures)
-        shown = (f"{name} {value:.3g}" for name, value in figures.items() if "/" not in name)
-        self.say(f"step {step} health: " + ", ".join(shown))
+        self.say(f"step {step} health: " + ", ".join(f"{name} {figures[name]:.3g}" for name in SHOWN_HEALTH))
         for alarm in alarms:
             self.say(f"WARNING {alarm}")
 
