@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 
-from vjepa_hf import VJEPAForPreTraining, checkpoints, data, diagnostics, run_guard, training
+from vjepa_hf import VJEPAForPreTraining, checkpoints, data, diagnostics, flops, run_guard, training
 from vjepa_hf.arguments import parse_arguments
 from vjepa_hf.online_evaluation import make_judge
 from vjepa_hf.starting_weights import freeze_first_layers, load_starting_weights
@@ -63,6 +63,8 @@ def main() -> None:
     freeze_first_layers(model, args.model.freeze_layers)
     if run.gradient_checkpointing:
         model.gradient_checkpointing_enable()
+    if run.compile:
+        training.compile_layers(model)
     processor = training.make_processor(config, source)
     model, optimizer = accelerator.prepare(model, training.make_optimizer(model, optimization))
     vjepa = accelerator.unwrap_model(model)
@@ -86,7 +88,7 @@ def main() -> None:
     num_videos = None if source.streaming else len(loader.dataset)
     accelerator.print(training.run_summary(accelerator, args, num_videos, model))
     log = training.RunLog(accelerator, args, progress.step)
-    throughput = training.Throughput()
+    throughput = training.Throughput(training.matmul_ceiling(accelerator))
     for batch in throughput.timed(loader):
         values = training.hyperparameters(progress.step, optimization)
         training.set_hyperparameters(optimizer, values)
@@ -98,6 +100,7 @@ def main() -> None:
                 clips = data.augment_clips(clips, batch["clip_keys"], augment, run.seed)
             pixels = normalize(clips, processor.image_mean, processor.image_std)
             outputs = model(pixels, batch["context_masks"], batch["target_masks"])
+            throughput.flops += flops.step_flops(config, batch["context_masks"], batch["target_masks"])
             accelerator.backward(outputs.loss)
             guard.watch(batch, outputs.loss)
             if accelerator.sync_gradients:

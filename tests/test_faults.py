@@ -37,7 +37,7 @@ from vjepa_hf.checkpoints import list_checkpoints
 from vjepa_hf.training import read_log
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults")]
-WITHOUT_A_CLOCK = ("clips_per_second", "data_wait", "memory_gib")
+WITHOUT_A_CLOCK = ("clips_per_second", "data_wait", "mfu", "memory_gib")
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +244,7 @@ def test_sharded_with_fsdp_the_run_is_the_same_and_goes_on_exactly(runs, videos,
     runs.finish(shard_on_cpu, output_dir=resumed, resume="true", **sharded)
     assert log(resumed) == log(output)
     assert equal(*(load_file(folder / "model.safetensors") for folder in (resumed, output)))
+    assert "was written with FSDP" in runs.fail(videos=videos, output_dir=output, resume="true")
 
 
 def test_what_a_launcher_asks_for_and_a_run_cannot_do_is_refused(runs, videos, tmp_path):

@@ -20,6 +20,7 @@ LEVEL = {
     "released_checkpoints": 0,
     "checkpoints": 0,
     "run_guard": 0,
+    "flops": 1,
     "modeling_vjepa": 1,
     "video_processing_vjepa": 1,
     "data": 1,

@@ -126,7 +126,7 @@ class TimedFrame(NamedTuple):
 
     Attributes:
         number: Which frame of the video it is.
-        seconds: Presentation time, as the file has it; `number / fps` where it has none.
+        seconds: Presentation time, as the file has it, right or wrong; `number / fps` where it has none.
         frame: uint8 RGB (C, H, W).
     """
 
