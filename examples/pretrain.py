@@ -128,8 +128,9 @@ def main() -> None:
             figures = training.progress_figures(accelerator, guard, throughput)
             log.write_progress(step, figures | values | inputs.figures())
         if (step % run.health_steps == 0 or last) and not guard.wrong:
-            masks = batch["context_masks"], batch["target_masks"]
-            figures = diagnostics.health(vjepa, outputs, *masks, accelerator.gather)
+            figures = diagnostics.health(
+                vjepa, outputs, batch["context_masks"], batch["target_masks"], accelerator.gather
+            )
             log.write_health(step, figures, diagnostics.alarms(figures, step > optimization.warmup_steps))
         if judge and (step % evaluation.eval_steps == 0 or last):
             log.write_health(step, judge.figures(vjepa.vjepa), alarms=[])
