@@ -370,6 +370,10 @@ def run_summary(
 # --- log -----------------------------------------------------------------------------------------------------------
 
 
+# Of a health line, what is printed; all of it goes to the log.
+SHOWN_HEALTH = ("target_std", "context_std", "target_rank", "loss_ratio", "copy_ratio", "encoder_distance")
+
+
 class RunLog:
     """What a run tells: a progress bar, trackers, and one JSON object a line in `log.jsonl`.
 
@@ -417,8 +421,8 @@ class RunLog:
     def write_health(self, step: int, figures: dict[str, float], alarms: Sequence[str]) -> None:
         """Record the health line of a step and print it, with its alarms."""
         self.write(step, figures)
-        shown = (f"{name} {value:.3g}" for name, value in figures.items() if "/" not in name)
-        self.say(f"step {step} health: " + ", ".join(shown))
+        shown = [name for name in SHOWN_HEALTH if name in figures] or figures
+        self.say(f"step {step} health: " + ", ".join(f"{name} {figures[name]:.3g}" for name in shown))
         for alarm in alarms:
             self.say(f"WARNING {alarm}")
 
