@@ -20,6 +20,7 @@ LEVEL = {
     "released_checkpoints": 0,
     "checkpoints": 0,
     "run_guard": 0,
+    "flops": 1,
     "modeling_vjepa": 1,
     "video_processing_vjepa": 1,
     "data": 1,
@@ -51,7 +52,7 @@ EXPORTED = {
     "modeling_vjepa_detection",
     "video_processing_vjepa",
 }
-EXPORT_MAY_IMPORT = {"numpy", "torch", "torchvision", "transformers", "huggingface_hub", "PIL", "av"}
+EXPORT_MAY_IMPORT = {"numpy", "torch", "torchvision", "transformers", "safetensors", "huggingface_hub", "PIL", "av"}
 DECODERS = {"av", "torchcodec", "decord", "cv2", "imageio"}
 # The second one writes videos; what it reads goes through the first.
 MAY_IMPORT_A_DECODER = ("video_io", "shrinking")

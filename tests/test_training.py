@@ -3,6 +3,7 @@
 pytest tests/test_training.py
 """
 
+import copy
 import json
 import math
 
@@ -17,6 +18,7 @@ from vjepa_hf.training import (
     RunLog,
     Throughput,
     clip_gradients,
+    compile_layers,
     export,
     hyperparameters,
     make_optimizer,
@@ -52,6 +54,46 @@ def accelerator() -> Accelerator:
 
 
 # --- model and optimizer ---
+
+
+@pytest.mark.parametrize("drop_path_rate", ["0.0", "0.3"])
+def test_compiled_code_is_shared_by_layers_and_does_not_depend_on_token_counts(drop_path_rate):
+    torch._dynamo.reset()
+    sizes = ("--num_hidden_layers", "5", "--pred_num_hidden_layers", "4", "--drop_path_rate", drop_path_rate)
+    config = model_config(tiny_arguments(*sizes).model, num_mask_kinds=2)
+    model = VJEPAForPreTraining(config)
+    clips = torch.randn(2, 4, 3, 32, 32)
+    names = set(model.state_dict())
+    compile_layers(model, backend="aot_eager")
+    counts = []
+    for num_context, num_targets in ((9, 14), (11, 17), (5, 26)):
+        context_mask, target_mask = torch.arange(32).expand(2, -1).split([num_context, 32 - num_context], dim=1)
+        before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        model(clips, [context_mask], [target_mask[:, :num_targets]]).loss.backward()
+        counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"] - before)
+    # Target encoder, context encoder, predictor and its last layer; three pieces each around stochastic depth.
+    assert 0 < counts[0] <= (4 if drop_path_rate == "0.0" else 16)
+    assert counts[1:] == [0, 0]
+    assert set(model.state_dict()) == names
+
+
+def test_compiled_layers_give_the_same_loss_and_gradients_packed_or_not():
+    torch._dynamo.reset()
+    arguments = tiny_arguments("--num_hidden_layers", "2", "--pred_num_hidden_layers", "2")
+    plain = VJEPAForPreTraining(model_config(arguments.model, num_mask_kinds=2))
+    compiled = copy.deepcopy(plain)
+    compile_layers(compiled, backend="aot_eager")
+    clips = torch.randn(2, 4, 3, 32, 32)
+    for mode in ("subsample", "packed"):
+        arguments.masks.mask_mode = mode
+        masks = mask_sampler(arguments.masks, (2, 4, 4), seed=0)([(0, 0), (0, 1)])
+        gradients = []
+        for model in (plain, compiled):
+            model.zero_grad()
+            model(clips, *masks).loss.backward()
+            gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+        for name, gradient in gradients[0].items():
+            torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
 
 def test_the_run_decides_model_processor_and_masks():

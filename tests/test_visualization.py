@@ -11,6 +11,7 @@ from PIL import Image
 from vjepa_hf import visualization
 from vjepa_hf.visualization import (
     CURVES,
+    _matching_names,
     plot_confusion,
     plot_curves,
     plot_detections,
@@ -38,20 +39,32 @@ def test_masks_over_a_clip_become_a_picture(tmp_path):
 
 def test_curves_are_drawn_from_rows_that_each_have_some_figures(tmp_path):
     rows = [{"step": 1, "loss": 0.9, "learning_rate": 1e-4}, {"step": 2, "target_std": 0.5}, {"step": 2, "loss": 0.8}]
+    rows += [{"step": 2, "loss/kind_0": 0.7, "loss/kind_1": 0.9} | {f"loss/time_{time}": 0.8 for time in range(8)}]
     plot_curves(rows, tmp_path / "curves.png", title="a run")
     with Image.open(tmp_path / "curves.png") as picture:
-        assert picture.size == (1300, 900)
+        assert picture.size == (1600, 900)
 
 
-def test_every_curve_is_a_figure_that_a_run_logs():
+def test_a_star_stands_for_the_figures_that_a_run_has():
+    rows = [{"step": 1, "loss": 0.9, "loss/kind_0": 0.8, "loss/kind_1": 1.0}, {"step": 2, "loss/kind_1": 0.9}]
+    assert _matching_names(rows, ("loss", "loss/kind_*")) == ["loss", "loss/kind_0", "loss/kind_1"]
+    assert _matching_names([{"loss": 0.9, "loss/kind_0": 0.9}], ("loss", "loss/kind_*")) == ["loss"]
+    assert _matching_names(rows, ("loss/time_*",)) == []
+
+
+def test_every_curve_is_a_figure_that_a_run_logs(tiny_pretraining_model, tiny_clip):
     from vjepa_hf.arguments import OptimizationArguments
     from vjepa_hf.diagnostics import health
-    from vjepa_hf.training import Throughput, hyperparameters
+    from vjepa_hf.training import Throughput, clip_gradients, hyperparameters
 
-    tokens = torch.rand(1, 8, 4, generator=torch.Generator().manual_seed(0))
-    logged = {"loss", "context_encoder_grad_norm", "predictor_grad_norm", *Throughput().read()}
-    logged |= {*hyperparameters(0, OptimizationArguments()), *health([tokens], [tokens])}
-    assert {name for names, _ in CURVES for name in names} <= logged
+    masks = [torch.tensor([[0], [1]])] * 2, [torch.tensor([[16], [17]])] * 2
+    outputs = tiny_pretraining_model(tiny_clip, *masks)
+    outputs.loss.backward()
+    logged = {"loss", *clip_gradients(tiny_pretraining_model, 1.0), *Throughput().read()}
+    logged |= {*hyperparameters(0, OptimizationArguments()), *health(tiny_pretraining_model, outputs, *masks)}
+    for names, _ in CURVES:
+        for name in names:
+            assert _matching_names([dict.fromkeys(logged, 0.0)], (name,)), name
 
 
 def test_key_frames_with_boxes_become_a_picture_that_says_what_is_right(tmp_path, monkeypatch):

@@ -1,9 +1,11 @@
 """V-JEPA model configuration."""
 
+import math
 from difflib import get_close_matches
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 
 # What transformers itself writes into a config.json or hands to a configuration beside the declared fields.
 _LIBRARY_KEYS = {
@@ -11,6 +13,8 @@ _LIBRARY_KEYS = {
     "attn_implementation", "auto_map", "custom_pipelines", "experts_implementation", "model_type", "name_or_path",
     "num_labels", "output_attentions", "quantization_config", "tie_word_embeddings", "torch_dtype", "use_cache",
 }  # fmt: skip
+# None lets transformers choose by the type of the labels.
+_PROBLEM_TYPES = (None, "regression", "single_label_classification", "multi_label_classification")
 
 
 @strict
@@ -105,6 +109,12 @@ class VJEPAConfig(PreTrainedConfig):
         return self.num_frames // self.tubelet_size, height // self.patch_size, width // self.patch_size
 
     def _check_names(self, names) -> None:
+        model_type = names.get("model_type", self.model_type)
+        if model_type != self.model_type:
+            raise ValueError(
+                f"model_type={model_type!r} is another kind of model than {self.model_type!r}; load its folder with "
+                "the classes of that model, or with AutoModel."
+            )
         known = set(self.__dataclass_fields__) | set(self.attribute_map) | _LIBRARY_KEYS
         for name in names:
             if name not in known:
@@ -120,13 +130,23 @@ class VJEPAConfig(PreTrainedConfig):
             "pooler_layer_norm_eps", "roi_size",
         )  # fmt: skip
         for name in positive:
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive.")
-        if self.initializer_range < 0:
-            raise ValueError(f"initializer_range={self.initializer_range} must not be negative.")
+        if not 0 <= self.initializer_range < math.inf:
+            raise ValueError(f"initializer_range={self.initializer_range} must be finite and not negative.")
+        if self.hidden_act not in ACT2FN:
+            close = get_close_matches(self.hidden_act, ACT2FN, n=1)
+            raise ValueError(
+                f"hidden_act={self.hidden_act!r} is no activation of transformers; "
+                f"{f'did you mean {close[0]!r}?' if close else 'the published models have gelu.'}"
+            )
         for name in ("attention_probs_dropout_prob", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1).")
+        if self.num_labels < 1:
+            raise ValueError(f"num_labels={self.num_labels} must be at least 1.")
+        if self.problem_type not in _PROBLEM_TYPES:
+            raise ValueError(f"problem_type={self.problem_type!r} must be one of {_PROBLEM_TYPES}.")
         self._check_divisible()
         self._check_widths()
 

@@ -126,7 +126,7 @@ class TimedFrame(NamedTuple):
 
     Attributes:
         number: Which frame of the video it is.
-        seconds: Presentation time, as the file has it; `number / fps` where it has none.
+        seconds: Presentation time, as the file has it, right or wrong; `number / fps` where it has none.
         frame: uint8 RGB (C, H, W).
     """
 
@@ -209,6 +209,8 @@ def _readable(source: Source) -> str | bytes | BinaryIO:
     if isinstance(source, str) and source.startswith(("http://", "https://", "file://")):
         with urllib.request.urlopen(source, timeout=URL_TIMEOUT_SECONDS) as response:
             return response.read()
+    if isinstance(source, str) and "://" in source:
+        raise ValueError("only addresses that begin with http://, https:// or file:// are read; download it first")
     if isinstance(source, str | bytes):
         return source
     # A pipe or a response can be read only once, and decoding goes back and forth.

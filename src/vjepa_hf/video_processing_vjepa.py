@@ -156,10 +156,14 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
         if not hasattr(video, "ndim"):
             mode = {1: "L", 3: "RGB"}.get(self._num_channels())
             video = [np.asarray(frame.convert(mode)) if hasattr(frame, "convert") else frame for frame in video]
-            video = np.stack([frame[..., None] if frame.ndim == 2 else frame for frame in video])
+            video = [frame[..., None] if frame.ndim == 2 else frame for frame in video]
+            if len({tuple(frame.shape) for frame in video}) > 1:
+                sizes = sorted({tuple(frame.shape) for frame in video})
+                raise ValueError(f"the frames of a video differ in size: {sizes}; resize them to one, or pass paths.")
+            video = np.stack(video)
         metadata = VideoMetadata(**{**(metadata or {}), "total_num_frames": len(video), "video_backend": None})
         metadata.frames_indices = choose(metadata=metadata)
-        return torch.as_tensor(video[metadata.frames_indices]), metadata
+        return _checked_pixels(video[metadata.frames_indices]), metadata
 
     def _num_channels(self) -> int:
         """Channels the videos have, which is how many means there are; one mean for all says nothing, so three."""
@@ -258,6 +262,22 @@ def _list_videos(videos: Any) -> list[Any]:
     if all(_is_frame(frame) for frame in videos):
         return [videos]
     return [entry for video in videos for entry in _list_videos(video)]
+
+
+def _checked_pixels(video: Any) -> torch.Tensor:
+    """Frames of an array or tensor, which hold pixels and nothing else."""
+    if isinstance(video, np.ndarray) and video.dtype.kind not in "uif":
+        raise ValueError(f"a video of {video.dtype} holds no pixels; give uint8, or floating point numbers.")
+    frames = torch.as_tensor(video)
+    if frames.dtype == torch.bool or frames.is_complex():
+        raise ValueError(f"a video of {frames.dtype} holds no pixels; give uint8, or floating point numbers.")
+    if not frames.isfinite().all():
+        raise ValueError("a video holds nan or inf; mend the array it comes from.")
+    if not frames.is_floating_point() and (frames.min() < 0 or frames.max() > 255):
+        raise ValueError(
+            f"a video of {frames.dtype} holds numbers from {frames.min()} to {frames.max()}; pixels lie in [0, 255]."
+        )
+    return frames
 
 
 def _decoded(source: Any, choose: Callable[..., np.ndarray]) -> tuple[torch.Tensor, VideoMetadata]:

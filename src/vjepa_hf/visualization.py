@@ -1,5 +1,6 @@
 """Pictures: the curves of a run, masks over a clip, what a classifier confuses, and boxes with what happens there."""
 
+import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,19 @@ from .detection_metrics import box_iou
 matplotlib.use("Agg")  # files only: a training node has no screen
 from matplotlib import pyplot  # noqa: E402
 
+# Figures of a log and the title above them. A name that ends with "*" stands for all that begin like it.
 CURVES = (
-    (("loss",), "loss (L1)"),
+    (("loss", "loss/kind_*"), "loss (L1), and that of each mask kind"),
+    (("loss/time_*",), "loss of each time step"),
+    (("loss_ratio", "copy_ratio"), "loss / loss of a trivial answer"),
+    (("context_encoder_grad_norm", "predictor_grad_norm"), "gradient norm"),
+    (("target_std", "context_std", "prediction_std"), "feature std over tokens"),
+    (("target_rank", "context_rank", "prediction_rank"), "effective rank"),
+    (("target_dead", "context_dead", "prediction_dead"), "share of dead features"),
+    (("encoder_distance",), "distance of the encoders"),
     (("learning_rate",), "learning rate"),
     (("weight_decay",), "weight decay"),
     (("ema_momentum",), "EMA momentum"),
-    (("target_std", "prediction_std"), "feature std over tokens"),
-    (("target_rank", "prediction_rank"), "effective rank"),
-    (("loss_ratio",), "loss / loss of the mean target"),
-    (("context_encoder_grad_norm", "predictor_grad_norm"), "gradient norm"),
     (("clips_per_second",), "clips per second"),
 )
 
@@ -34,20 +39,32 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: str | Path, title: str = "
         path: of the PNG.
         title: above the curves.
     """
-    figure, axes = pyplot.subplots(3, 3, figsize=(13, 9), sharex=True, layout="constrained")
-    for axis, (names, label) in zip(axes.flat, CURVES, strict=True):
-        for name in names:
+    figure, axes = pyplot.subplots(3, 4, figsize=(16, 9), sharex=True, layout="constrained")
+    for axis, (patterns, label) in zip(axes.flat, CURVES, strict=True):
+        names = _matching_names(rows, patterns)
+        for number, name in enumerate(names):
             points = [(row["step"], row[name]) for row in rows if name in row]
-            axis.plot(*zip(*points, strict=True) if points else ([], []), label=name)
+            shade = {"color": pyplot.cm.viridis(number / len(names))} if "/" in name else {}
+            axis.plot(*zip(*points, strict=True), label=name.rpartition("/")[2], linewidth=1.4, **shade)
         axis.set_title(label, fontsize=10)
-        axis.grid(alpha=0.3)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
         if len(names) > 1:
-            axis.legend(fontsize=8)
+            axis.legend(fontsize=8, frameon=False, ncols=1 + len(names) // 5)
     for axis in axes[-1]:
         axis.set_xlabel("optimizer step")
     figure.suptitle(title)
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
+
+
+def _matching_names(rows: Sequence[dict[str, Any]], patterns: Sequence[str]) -> list[str]:
+    """The figures that rows have of these, a lone mask kind left out: it is the loss itself."""
+    found = []
+    for pattern in patterns:
+        names = dict.fromkeys(name for row in rows for name in row if fnmatch.fnmatchcase(name, pattern))
+        found += [] if pattern == "loss/kind_*" and len(names) == 1 else names
+    return found
 
 
 def shade_masked(
