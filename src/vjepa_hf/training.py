@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from safetensors import SafetensorError
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
@@ -246,6 +248,17 @@ def clip_gradients(model: VJEPAForPreTraining, max_norm: float) -> dict[str, tor
     clip = torch.nn.utils.clip_grad_norm_
     norms = {f"{name}_grad_norm": clip(part.parameters(), max_norm) for name, part in parts.items()}
     return {name: norm.full_tensor() if isinstance(norm, DTensor) else norm for name, norm in norms.items()}
+
+
+@contextmanager
+def callable_in_parts(model: torch.nn.Module) -> Iterator[None]:
+    """Let parts of a model be called by themselves, also where a run shards it: only the whole gathers its weights."""
+    sharded = isinstance(model, FSDPModule)
+    if sharded:
+        model.unshard()
+    yield
+    if sharded:
+        model.reshard()
 
 
 # --- output folder -------------------------------------------------------------------------------------------------
