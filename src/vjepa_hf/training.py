@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from .arguments import (
     DataArguments,
@@ -74,12 +75,19 @@ def model_config(model: ModelArguments, num_mask_kinds: int) -> VJEPAConfig:
     )
 
 
-def compile_layers(model: torch.nn.Module, backend: str = "inductor") -> None:
+def compile_layers(model: PreTrainedModel, backend: str = "inductor") -> None:
     """Compile the transformer layers in place, for any number of tokens; they compile when they are first used.
 
     All layers of a kind share their compiled code, so what is compiled does not grow with depth. Weights keep their
     names, and everything around the layers stays as it is.
+
+    Raises:
+        ValueError: with stochastic depth, whose probability would make every layer a kind of its own.
     """
+    if model.config.drop_path_rate:
+        raise ValueError(
+            f"drop_path_rate={model.config.drop_path_rate} does not go with compile; set one of them to 0"
+        )
     for module in model.modules():
         if isinstance(module, VJEPALayer):
             module.compile(dynamic=True, backend=backend)
