@@ -16,6 +16,7 @@ LEVEL = {
     "metrics": 0,
     "sources": 0,
     "class_names": 0,
+    "grouping": 0,
     "released_checkpoints": 0,
     "modeling_vjepa": 1,
     "video_processing_vjepa": 1,
