@@ -311,14 +311,14 @@ def pretrain(
             model.update_target_encoder(values["ema_momentum"])
         losses.append(outputs.loss.detach())
     health = {} if method.predicts_pixels else diagnostics.health(outputs.predictions, outputs.targets)
-    first, *_, last = torch.stack(losses).tensor_split(10)
+    losses, tenth = torch.stack(losses), max(1, steps // 10)
     return model, health | {
         "steps": steps,
         "clips": steps * options.batch_size,
         "encoder_tflop": steps * flops / 1e12,
         "minutes": (time.perf_counter() - began) / 60,
-        "first_loss": first.mean().item(),
-        "last_loss": last.mean().item(),
+        "first_loss": losses[:tenth].mean().item(),
+        "last_loss": losses[-tenth:].mean().item(),
     }
 
 
@@ -665,7 +665,7 @@ def main() -> None:
     add("--runs", type=Path, default=Path("output/video_tasks"), help="where encoders and results are kept")
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="rows of the tables")
     add("--splits", type=int, nargs="+", default=list(range(NUM_SPLITS)), help="which of the five")
-    add("--steps", type=int, default=300, help="of V-JEPA with multi-block masks: the compute that all get")
+    add("--steps", type=int, default=200, help="of V-JEPA with multi-block masks: the compute that all get")
     add("--batch-size", type=int, default=16, help="clips of a step")
     add("--learning-rate", type=float, default=5e-4, help="of pretraining, at its peak")
     add("--image-size", type=int, default=32, help="side of a clip")
@@ -675,7 +675,7 @@ def main() -> None:
     add("--num-layers", type=int, default=4, help="of the encoder")
     add("--num-heads", type=int, default=4, help="of encoder, predictor, decoder and probe")
     add("--probes", type=int, default=2, help="of an encoder, each from another seed")
-    add("--probe-steps", type=int, default=200, help="optimizer steps of a probe, about; 32 clips each")
+    add("--probe-steps", type=int, default=160, help="optimizer steps of a probe, about; 32 clips each")
     add("--probe-learning-rates", type=float, nargs="+", default=[1e-3, 3e-3], help="one is chosen")
     add("--num-workers", type=int, default=0, help="processes that crop clips")
     add("--mixed-precision", choices=["no", "bf16"], default="no", help="arithmetic of encoders")
