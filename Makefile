@@ -40,6 +40,7 @@ style: $(READY)  ## Format the code and mend what ruff can mend
 # VIDEOS=path measures the loader on real videos.
 bench: $(READY)  ## Run the benchmarks; results go to benchmarks/results
 	$(BIN)/python benchmarks/toy_learning.py --output benchmarks/results/toy_learning.md
+	$(BIN)/python benchmarks/finetuning.py --output benchmarks/results/finetuning.md
 	$(BIN)/python benchmarks/collapse.py --output benchmarks/results/collapse.md
 	$(BIN)/python benchmarks/full_size_checkpoints.py --output benchmarks/results/full_size_checkpoints.md
 	$(BIN)/python benchmarks/index_list.py --output benchmarks/results/index_list.md

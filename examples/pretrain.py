@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 
-from vjepa_hf import VJEPAForPreTraining, data, diagnostics, training
+from vjepa_hf import VJEPAForPreTraining, checkpoints, data, diagnostics, run_guard, training
 from vjepa_hf.arguments import parse_arguments
 from vjepa_hf.transforms import normalize
 from vjepa_hf.visualization import plot_curves
@@ -63,9 +63,12 @@ def main() -> None:
 
     # 4. Resume: all that decides the next step is in the checkpoint or is a function of the step.
     inputs = data.InputLog(source.max_failed_share)
-    accelerator.register_for_checkpointing(inputs)
+    guard = run_guard.RunGuard(accelerator, run.max_skipped_steps, run.max_grad_norm_ratio)
+    accelerator.register_for_checkpointing(inputs, guard)
     training.prepare_output_dir(accelerator, args)
-    progress = training.load_checkpoint(accelerator, run.output_dir) if run.resume else training.Progress()
+    progress = checkpoints.Progress()
+    if run.resume:
+        progress = checkpoints.load_checkpoint(accelerator, run.output_dir, run.resume_step)
 
     # 5. Data: clips and masks are functions of (seed, epoch, sample id); workers decode, augment and draw masks.
     loader = training.make_loader(accelerator, args, config, videos, progress, inputs)
@@ -76,7 +79,7 @@ def main() -> None:
     num_videos = None if source.streaming else len(loader.dataset)
     accelerator.print(training.run_summary(accelerator, args, num_videos, model))
     log = training.RunLog(accelerator, args, progress.step)
-    throughput, losses = training.Throughput(), []
+    throughput = training.Throughput()
     for batch in throughput.timed(loader):
         values = training.hyperparameters(progress.step, optimization)
         training.set_hyperparameters(optimizer, values)
@@ -89,17 +92,21 @@ def main() -> None:
             pixels = normalize(clips, processor.image_mean, processor.image_std)
             outputs = model(pixels, batch["context_masks"], batch["target_masks"])
             accelerator.backward(outputs.loss)
-            losses.append(outputs.loss.detach())
+            guard.watch(batch, outputs.loss)
             if accelerator.sync_gradients:
                 accelerator.unscale_gradients(optimizer)
                 norms = training.clip_gradients(vjepa, training.max_grad_norm(progress.step, optimization))
+                if not guard.accepts(norms):
+                    optimizer.zero_grad()  # an optimizer that finds no gradients changes nothing
             optimizer.step()
             optimizer.zero_grad()
         if not accelerator.sync_gradients:
             continue  # the average must follow real optimizer steps only
-        if not accelerator.optimizer_step_was_skipped:
-            vjepa.update_target_encoder(values["ema_momentum"])
         progress = progress.after_step(num_clips)
+        if guard.wrong:
+            log.write_skipped(progress.step, guard.skipped_step())
+        else:
+            vjepa.update_target_encoder(values["ema_momentum"])
         throughput.clips += num_clips
         log.bar.update()
 
@@ -108,21 +115,24 @@ def main() -> None:
         save = step % run.save_steps == 0 or last
         if step % run.logging_steps == 0 or save:
             log.name_failures(inputs.gather())
-            figures = training.progress_figures(accelerator, losses, norms, throughput)
+            figures = training.progress_figures(accelerator, guard, throughput)
             log.write_progress(step, figures | values | inputs.figures())
-            losses.clear()
         if step % run.health_steps == 0 or last:
-            figures = diagnostics.health(outputs.predictions, outputs.targets, accelerator.gather)
-            log.write_health(step, figures, diagnostics.alarms(figures))
-        if save:
-            training.save_checkpoint(accelerator, run.output_dir, progress, run.save_total_limit)
+            masks = batch["context_masks"], batch["target_masks"]
+            figures = diagnostics.health(vjepa, outputs, *masks, accelerator.gather)
+            log.write_health(step, figures, diagnostics.alarms(figures, step > optimization.warmup_steps))
+        if save or guard.stop:
+            log.name_failures(inputs.gather())
+            checkpoints.save_checkpoint(accelerator, run.output_dir, progress, run.save_total_limit)
             training.export(accelerator, model, processor, run.output_dir)
+        if guard.stop:
+            break
 
     # 8. Results: the curves, and the line that loads the model.
     log.close()
     if accelerator.is_main_process:
         plot_curves(training.read_log(log.path), Path(run.output_dir) / "curves.png", title=run.output_dir)
-    accelerator.print(f'wrote curves.png; load the encoder: VJEPAModel.from_pretrained("{run.output_dir}")')
+    training.finish(accelerator, args, guard, progress)
 
 
 if __name__ == "__main__":

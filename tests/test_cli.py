@@ -99,9 +99,17 @@ def test_check_data_writes_smaller_copies_and_their_list(folder_with_a_broken_vi
     assert (info.num_frames, info.height) == (20, 32)
 
 
+def test_check_data_lists_what_fits_a_cell(toy_video_path, tmp_path):
+    row = {"video": [str(toy_video_path)], "label": [3], "caption": ["a cat"], "thumbnail": [b"\xff\xd8"]}
+    Dataset.from_dict(row).to_parquet(tmp_path / "a.parquet")
+    run("check-data", tmp_path / "a.parquet", "--num-workers", 0, "-o", tmp_path / "clean.csv")
+    assert (tmp_path / "clean.csv").read_text().splitlines() == ["video,label,caption", f"{toy_video_path},3,a cat"]
+
+
 def test_check_data_says_what_it_cannot_do(toy_video_path, tmp_path):
     assert "does not exist" in run("check-data", tmp_path / "nowhere", exit_code=2)
     Dataset.from_dict({"video": [toy_video_path.read_bytes()]}).to_parquet(tmp_path / "a.parquet")
     words = ["check-data", tmp_path / "a.parquet", "--num-workers", 0]
+    assert "16" in run(*words, "--shrink-to", tmp_path / "copies", "--short-side", 8, exit_code=2)
     assert "0 unreadable" in run(*words)
     assert "add --shrink-to" in run(*words, "-o", tmp_path / "a.csv", exit_code=2)

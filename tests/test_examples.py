@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from transformers import pipeline
 
 import vjepa_hf
-from vjepa_hf.training import list_checkpoints, read_log
+from vjepa_hf.checkpoints import list_checkpoints
+from vjepa_hf.training import read_log
 
 pytestmark = pytest.mark.slow
 

@@ -4,6 +4,7 @@ pytest tests/test_sources.py
 """
 
 import io
+import os
 import tarfile
 from collections import Counter
 
@@ -51,6 +52,15 @@ def test_a_folder_lists_its_videos_in_order_and_nothing_else(tmp_path):
 def test_class_folders_give_labels(tmp_path):
     touch(tmp_path / "set" / "run" / "1.mp4", tmp_path / "set" / "jump" / "2.mp4")
     assert load_videos(tmp_path / "set")["label"][:] == ["jump", "run"]
+
+
+def test_a_file_name_that_no_table_can_hold_is_named(tmp_path):
+    try:
+        (tmp_path / os.fsdecode(b"caf\xe9.mp4")).write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system has UTF-8 names only")
+    with pytest.raises(ValueError, match=r"caf\\udce9.mp4' is not UTF-8.*rename"):
+        load_videos(tmp_path)
 
 
 def test_linked_class_folders_are_searched_too(tmp_path):
@@ -169,6 +179,13 @@ def test_other_columns_without_a_header_are_an_error(tmp_path, line):
     (tmp_path / "list.csv").write_text(f"{line}\n{line}\n")
     with pytest.raises(ValueError, match="list.csv has neither a header .* column names"):
         load_videos(tmp_path / "list.csv")
+
+
+def test_lists_with_and_without_a_header_do_not_mix(tmp_path):
+    (tmp_path / "a.csv").write_text("video,label\na.mp4,1\n")
+    (tmp_path / "b.csv").write_text("b.mp4,1\n")
+    with pytest.raises(ValueError, match="a.csv begins with a header and .*b.csv does not"):
+        load_videos(tmp_path / "*.csv")
 
 
 def test_a_text_column_called_like_a_video_is_no_header():

@@ -1,4 +1,4 @@
-"""Parameter groups, schedules over a run, checkpoints that are whole or absent, logs that resume without doubles.
+"""Parameter groups, schedules over a run, the folder of a run, logs that resume without doubles.
 
 pytest tests/test_training.py
 """
@@ -14,14 +14,11 @@ from vjepa_hf import VJEPAForPreTraining, VJEPAModel, VJEPAVideoProcessor
 from vjepa_hf.arguments import parse_arguments
 from vjepa_hf.masking import CausalMask, MultiBlockMask
 from vjepa_hf.training import (
-    Progress,
     RunLog,
     Throughput,
     clip_gradients,
     export,
     hyperparameters,
-    list_checkpoints,
-    load_checkpoint,
     make_optimizer,
     make_processor,
     mask_sampler,
@@ -32,7 +29,6 @@ from vjepa_hf.training import (
     prepare_output_dir,
     read_log,
     run_summary,
-    save_checkpoint,
     set_hyperparameters,
 )
 
@@ -129,7 +125,7 @@ def test_encoder_and_predictor_are_clipped_each_by_itself(model):
     assert after["predictor_grad_norm"].item() == pytest.approx(norms["predictor_grad_norm"].item())
 
 
-# --- output folder and checkpoints ---
+# --- output folder ---
 
 
 def test_an_occupied_folder_is_left_alone_unless_told(accelerator, tmp_path):
@@ -159,44 +155,6 @@ def test_processes_that_do_not_know_each_other_are_refused(accelerator, tmp_path
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="2 processes were launched but each knows of 1"):
         prepare_output_dir(accelerator, tiny_arguments("--output_dir", str(tmp_path / "run")))
-
-
-def prepared(accelerator, model):
-    return accelerator.prepare(model, make_optimizer(model, tiny_arguments().optimization))
-
-
-def test_a_checkpoint_brings_back_weights_optimizer_and_progress(model, tmp_path):
-    accelerator = Accelerator(cpu=True)
-    model, optimizer = prepared(accelerator, model)
-    for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
-    optimizer.step()
-    saved = {name: value.clone() for name, value in model.state_dict().items()}
-    moments = optimizer.state_dict()["state"][0]["exp_avg"].clone()
-    save_checkpoint(accelerator, tmp_path, Progress(step=3, clips=24), keep=2)
-    optimizer.step()
-    assert load_checkpoint(accelerator, tmp_path) == Progress(step=3, clips=24)
-    assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
-    assert torch.equal(optimizer.state_dict()["state"][0]["exp_avg"], moments)
-
-
-def test_only_the_newest_checkpoints_are_kept_and_half_written_ones_do_not_count(model, tmp_path):
-    accelerator = Accelerator(cpu=True)
-    prepared(accelerator, model)
-    for step in (9, 10, 100):
-        save_checkpoint(accelerator, tmp_path, Progress(step, step), keep=2)
-    (tmp_path / "checkpoints" / "unfinished_step_00000200").mkdir()
-    assert [folder.name for folder in list_checkpoints(tmp_path)] == ["step_00000010", "step_00000100"]
-
-
-def test_a_damaged_checkpoint_is_an_error(model, tmp_path):
-    accelerator = Accelerator(cpu=True)
-    prepared(accelerator, model)
-    save_checkpoint(accelerator, tmp_path, Progress(1, 8), keep=2)
-    weights = list_checkpoints(tmp_path)[-1] / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(Exception, match="(?i)safetensor|header|incomplete"):
-        load_checkpoint(accelerator, tmp_path)
 
 
 def test_the_export_loads_as_the_target_encoder(model, accelerator, tmp_path):

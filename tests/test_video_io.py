@@ -171,6 +171,28 @@ def test_decoding_starts_at_the_last_key_frame_and_stops_after_the_last_wanted_f
     assert decoded_frames == [24, 25, 26, 27, 28]
 
 
+def test_frames_that_are_neither_wanted_nor_referred_to_are_not_decoded(video, decoded_frames):
+    frames = decode(video, [24, 35])
+    assert decoded_frames[0] == 24 and decoded_frames[-1] == 35
+    assert len(decoded_frames) < 10, "all were decoded"
+    assert same(frames, read_all(video)[[24, 35]])
+
+
+def test_nothing_is_left_out_where_times_do_not_tell_in_which_order_frames_are_shown(folder, video, decoded_frames):
+    """Times in stored order, as some programs write them for a stream whose frames are shown in another one."""
+    path = folder / "times_in_stored_order.mp4"
+    with av.open(str(video)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.pts, packet.stream = packet.dts, stream
+                target.mux(packet)
+    expected = read_all(path)
+    for index in (13, 30):
+        assert same(decode(path, [index]), expected[index : index + 1]), index
+    assert not video_io._PyAVVideo(str(path), path.name).index.may_spare
+
+
 def lie(monkeypatch, **lies):
     """Make the index of a file tell something else about each packet."""
     honest = video_io._PyAVVideo._container_index

@@ -148,15 +148,23 @@ class RunArguments:
     save_steps: int = _help("optimizer steps from one checkpoint to the next", 1000)
     save_total_limit: int = _help("newest checkpoints that are kept", 2)
     resume: bool = _help("continue from the newest checkpoint in output_dir", False)
+    resume_step: int | None = _help("continue from the checkpoint of this step; newer ones are set aside", None)
     overwrite_output_dir: bool = _help("delete what output_dir holds and start anew", False)
+    max_skipped_steps: int = _help("steps in a row left out for bad numbers after which the run saves and stops", 20)
+    max_grad_norm_ratio: float | None = _help(
+        "leave out a step of more times the median gradient norm; None: no", None
+    )
     report_to: list[str] = _help("trackers of accelerate: tensorboard, wandb, ...", [])
 
     def __post_init__(self) -> None:
-        for name in ("logging_steps", "health_steps", "save_steps", "save_total_limit"):
+        for name in ("logging_steps", "health_steps", "save_steps", "save_total_limit", "max_skipped_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
+        if self.max_grad_norm_ratio is not None and self.max_grad_norm_ratio <= 1:
+            raise ValueError(f"max_grad_norm_ratio must be more than 1, or None, got {self.max_grad_norm_ratio}")
+        self.resume = self.resume or self.resume_step is not None
         if self.resume and self.overwrite_output_dir:
             raise ValueError("resume and overwrite_output_dir exclude each other: choose one")
 
@@ -176,8 +184,14 @@ class PretrainingArguments:
         return {key: value for part in dataclasses.asdict(self).values() for key, value in part.items()}
 
     def save(self, path: str | Path) -> None:
-        """Write the resolved arguments as a YAML file that `--config` reads back."""
-        Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False))
+        """Write the resolved arguments as a YAML file that `--config` reads back.
+
+        How this start of the run was made (anew, over an old one, from a checkpoint) is for the next start to say.
+        """
+        values = self.to_dict() | {"resume": False, "resume_step": None, "overwrite_output_dir": False}
+        unfinished = Path(path).with_name(f"unfinished_{Path(path).name}")
+        unfinished.write_text(yaml.safe_dump(values, sort_keys=False))
+        unfinished.replace(path)
 
 
 PARTS = (ModelArguments, DataArguments, MaskArguments, OptimizationArguments, RunArguments)

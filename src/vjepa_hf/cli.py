@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Value
 from safetensors.torch import save_file
 from tqdm import tqdm
 
@@ -80,8 +80,10 @@ def check_data(
     num_workers: Annotated[int, typer.Option(help="processes that decode; 0: none beside this one")] = 2,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="csv of the readable videos to write")] = None,
     shrink_to: Annotated[Path | None, typer.Option(help="folder for smaller copies, which load faster")] = None,
-    short_side: Annotated[int, typer.Option(help="pixels of the shorter side of a copy")] = 256,
-    keyframe_interval: Annotated[int, typer.Option(help="largest distance of key frames in a copy, in frames")] = 16,
+    short_side: Annotated[int, typer.Option(min=16, help="pixels of the shorter side of a copy")] = 256,
+    keyframe_interval: Annotated[
+        int, typer.Option(min=1, help="most frames from key frame to key frame of a copy")
+    ] = 16,
 ) -> None:
     """Open every video of a source and report those that cannot be read, are shorter than a clip, or are odd.
 
@@ -147,16 +149,21 @@ def _findings(check: VideoCheck, span: int) -> list[tuple[str, str]]:
 
 
 def _write_list(path: Path, videos: Dataset, checks: Sequence[VideoCheck]) -> None:
-    """The rows of the readable videos, or of their copies."""
+    """The rows of the readable videos, or of their copies; without the other media of a row, which are no text."""
     num_rows = 0
+    columns = ["video", *(name for name, feature in videos.features.items() if _fits_a_cell(feature))]
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, videos.column_names)
+        writer = csv.DictWriter(file, list(dict.fromkeys(columns)), extrasaction="ignore")
         writer.writeheader()
         for row, check in zip(videos, checks, strict=True):
             if check.info is not None:
                 writer.writerow(row | {"video": _absolute(check.copy or row["video"])})
                 num_rows += 1
     typer.echo(f"{num_rows} readable videos in {path}")
+
+
+def _fits_a_cell(feature: Any) -> bool:
+    return isinstance(feature, Value | ClassLabel) and "binary" not in feature.dtype
 
 
 def _absolute(video: str) -> str:

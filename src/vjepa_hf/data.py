@@ -273,6 +273,7 @@ class ClipSample:
 
     clip: torch.Tensor
     request: ClipRequest
+    video: str
     failures: tuple[VideoFailure, ...] = ()
     attempt: int = 0
 
@@ -389,7 +390,7 @@ class VideoClipDataset(torch.utils.data.Dataset):
             if len(requests) > 1:  # a clip is what it would be alone
                 return [self[request] for request in requests]
             return [self._replacement(requests[0], VideoFailure(video_name(video), error.cause))]
-        return [ClipSample(clip, request) for clip, request in zip(clips, requests, strict=True)]
+        return [ClipSample(clip, request, video_name(video)) for clip, request in zip(clips, requests, strict=True)]
 
     def _replacement(self, request: ClipRequest, failure: VideoFailure) -> ClipSample:
         failures = [failure]
@@ -399,7 +400,7 @@ class VideoClipDataset(torch.utils.data.Dataset):
             video = self.videos[index]["video"]
             try:
                 (clip,) = self.reader.read(video, [request], len(failures))
-                return ClipSample(clip, request, tuple(failures), len(failures))
+                return ClipSample(clip, request, video_name(video), tuple(failures), len(failures))
             except VideoDecodeError as error:
                 failures.append(VideoFailure(video_name(video), error.cause))
         raise ValueError(_nothing_loads(failures))
@@ -506,7 +507,8 @@ class ClipStream(torch.utils.data.IterableDataset):
                     raise ValueError(_nothing_loads(failures)) from error
                 continue
             found = [tuple(failures)] + [()] * (len(requests) - 1)
-            return state, [ClipSample(*sample) for sample in zip(clips, requests, found, strict=True)]
+            names = [video_name(video)] * len(requests)
+            return state, [ClipSample(*sample) for sample in zip(clips, requests, names, found, strict=True)]
         raise AssertionError("a lane never ends")
 
     def _videos(self, lane: int, state: LaneState) -> Iterator[tuple[Any, LaneState]]:
@@ -538,8 +540,8 @@ class PretrainingCollator:
     """Stack clips to a batch and draw their masks, in the worker.
 
     Returns a dict: `pixel_values_videos` uint8 `(B, T, C, H, W)`, or a list of B clips that still differ in size;
-    `clip_keys`, the keys of the samples; `context_masks` and `target_masks`, lists with one LongTensor `(B, K)` and
-    `(B, M)` a mask kind; `failures`, a list of `VideoFailure`.
+    `clip_keys` and `video_names` of the samples; `context_masks` and `target_masks`, lists with one LongTensor
+    `(B, K)` and `(B, M)` a mask kind; `failures`, a list of `VideoFailure`.
     """
 
     mask_sampler: MaskSampler
@@ -551,6 +553,7 @@ class PretrainingCollator:
         return {
             "pixel_values_videos": torch.stack(clips) if len({clip.shape for clip in clips}) == 1 else clips,
             "clip_keys": [sample.key for sample in samples],
+            "video_names": [sample.video for sample in samples],
             "context_masks": context_masks,
             "target_masks": target_masks,
             "failures": [failure for sample in samples for failure in sample.failures],

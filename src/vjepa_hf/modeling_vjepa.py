@@ -52,6 +52,7 @@ class VJEPAForPreTrainingOutput(ModelOutput):
         predictions: `(B, M, D)` predicted features.
         targets: `(B, M, D)` layer-normed features of the target encoder, without gradient.
         context_hidden_states: `(B, K, D)` features of the context encoder.
+        target_hidden_state: `(B, N, D)` what `targets` were taken from; one for all mask kinds.
     """
 
     loss: torch.FloatTensor | None = None
@@ -59,6 +60,7 @@ class VJEPAForPreTrainingOutput(ModelOutput):
     predictions: tuple[torch.FloatTensor, ...] | None = None
     targets: tuple[torch.FloatTensor, ...] | None = None
     context_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    target_hidden_state: torch.FloatTensor | None = None
 
 
 def sincos_positions(grid: tuple[int, int, int], width: int, uniform_power: bool) -> torch.Tensor:
@@ -94,6 +96,15 @@ def average_views(logits: torch.Tensor, problem_type: str | None) -> torch.Tenso
     if problem_type == "multi_label_classification":
         return logits.sigmoid().mean(dim=1).logit()
     return logits.log_softmax(dim=-1).logsumexp(dim=1) - math.log(logits.shape[1])
+
+
+def soft_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross entropy of logits `(B, L)` with the shares that each class has of a clip, `labels` `(B, L)`.
+
+    A row whose shares sum to 1 counts once, one that sums to w counts w times, and a row of zeros not at all.
+    """
+    loss = -(labels * logits.float().log_softmax(dim=-1)).sum()
+    return loss / labels.sum().clamp_min(torch.finfo(loss.dtype).tiny)
 
 
 def eager_attention_forward(
@@ -598,6 +609,7 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
             outputs.targets += (target,)
             outputs.context_hidden_states += (context,)
         outputs.loss = torch.stack(outputs.losses).mean()
+        outputs.target_hidden_state = targets
         return outputs
 
     @torch.no_grad()
@@ -621,6 +633,9 @@ class VJEPAForVideoClassification(VJEPAPreTrainedModel):
     """Encoder, attentive pooler and a linear classifier (paper, section 4.3)."""
 
     _keys_to_ignore_on_load_unexpected = [r"^context_encoder\."]
+    # The loss is a mean over the batch: a `Trainer` that accumulates gradients has to divide it, and would not,
+    # because `forward` takes what it does not know.
+    accepts_loss_kwargs = False
 
     def __init__(self, config: VJEPAConfig):
         super().__init__(config)
@@ -645,6 +660,13 @@ class VJEPAForVideoClassification(VJEPAPreTrainedModel):
 
         With views, the softmax (or sigmoid) of the logits is the mean over the views of their probabilities, and the
         loss is the mean over the views of their losses.
+
+        Args:
+            pixel_values_videos: normalized clips.
+            labels: class indices `(B,)`. With `config.problem_type` "single_label_classification" also the shares
+                `(B, L)` that the classes have of a clip, see `soft_cross_entropy`.
+            output_hidden_states: whether to return the residual stream after every layer.
+            output_attentions: whether to return attention weights; needs `attn_implementation="eager"`.
         """
         views = pixel_values_videos.shape[1] if pixel_values_videos.ndim == 6 else None
         if views is not None:
@@ -656,7 +678,10 @@ class VJEPAForVideoClassification(VJEPAPreTrainedModel):
         loss = None
         if labels is not None:
             view_labels = labels if views is None else labels.repeat_interleave(views, dim=0)
-            loss = self.loss_function(labels=view_labels, pooled_logits=logits, config=self.config)
+            if self.config.problem_type == "single_label_classification" and labels.is_floating_point():
+                loss = soft_cross_entropy(logits, view_labels)
+            else:
+                loss = self.loss_function(labels=view_labels, pooled_logits=logits, config=self.config)
         if views is not None:
             logits = average_views(logits.unflatten(0, (-1, views)), self.config.problem_type)
         return ImageClassifierOutput(

@@ -104,7 +104,7 @@ def _open_source(source: str, video_column: str | None, streaming: bool) -> Vide
         videos = datasets.Dataset.from_dict({"video": files})
     elif len(suffixes) > 1:
         raise ValueError(f"videos {source!r} matches files of several kinds ({', '.join(sorted(suffixes))}): name one")
-    elif suffixes & set(TABLES) and not _is_headerless(files[0]):
+    elif suffixes & set(TABLES) and not _are_headerless(files):
         videos = _from_tables(files, video_column, streaming)
     elif suffixes & IMAGE_SUFFIXES or "://" in source:
         raise ValueError(f"videos {source!r} is of no known kind: give a folder, a list, .parquet, .tar or a video")
@@ -167,7 +167,17 @@ def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield path, sorted(name for name in names if not name.startswith("."))
+        names = sorted(name for name in names if not name.startswith("."))
+        for name in names:
+            _require_utf8(os.path.join(path, name))
+        yield path, names
+
+
+def _require_utf8(path: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the name of the file {path!r} is not UTF-8, so no table can hold it: rename it") from error
 
 
 # --- tables --------------------------------------------------------------------------------------------------------
@@ -267,6 +277,17 @@ def _map(videos: Videos, function: Any, features: datasets.Features) -> Videos:
 
 
 # --- lines ---------------------------------------------------------------------------------------------------------
+
+
+def _are_headerless(files: list[str]) -> bool:
+    """Whether the lists have no header; all or none of them, for a header read as a video would be a broken one."""
+    headerless = [file for file in files if _is_headerless(file)]
+    if headerless and len(headerless) < len(files):
+        other = next(file for file in files if file not in headerless)
+        raise ValueError(
+            f"{other} begins with a header and {headerless[0]} does not: read together, both must or none"
+        )
+    return bool(headerless)
 
 
 def _is_headerless(file: str) -> bool:

@@ -8,15 +8,17 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 from .arguments import DataArguments, MaskArguments, ModelArguments, OptimizationArguments, PretrainingArguments
+from .checkpoints import Progress, find_checkpoint
 from .configuration_vjepa import VJEPAConfig
 from .data import (
     ClipBatchSampler,
@@ -29,12 +31,14 @@ from .data import (
 )
 from .masking import CausalMask, MaskKind, MaskSampler, MultiBlockMask
 from .modeling_vjepa import VJEPAForPreTraining
+from .run_guard import RunGuard, leave_stop_signals_to_the_run
 from .schedules import ema_momentum, learning_rate, weight_decay
 from .sources import Videos, mix_videos
 from .transforms import Chain, ColorJitter, RandAugment, RandomErasing, RandomResizedCropFlip
 from .video_processing_vjepa import VJEPAVideoProcessor
 
 ARGUMENTS_FILE = "arguments.yaml"
+SKIPPED_STEPS_FILE = "skipped_steps.jsonl"
 
 # --- model ---------------------------------------------------------------------------------------------------------
 
@@ -117,7 +121,7 @@ def make_loader(
     args: PretrainingArguments,
     config: VJEPAConfig,
     sources: Sequence[Videos],
-    progress: "Progress",
+    progress: Progress,
     inputs: InputLog,
 ) -> torch.utils.data.DataLoader:
     """The batches of this process from where the run stands to its end, as `data.PretrainingCollator` makes them."""
@@ -140,6 +144,7 @@ def make_loader(
         clips_per_video=data.clips_per_video,
     )
     options = {"num_workers": data.num_workers, "pin_memory": accelerator.device.type == "cuda"}
+    options |= {"worker_init_fn": leave_stop_signals_to_the_run}
     attempts = data.max_decode_attempts
     if videos is None:
         stream = ClipStream(
@@ -218,22 +223,11 @@ def clip_gradients(model: VJEPAForPreTraining, max_norm: float) -> dict[str, tor
     """Clip the unscaled gradients of context encoder and predictor, each by itself, and return their norms before."""
     parts = {"context_encoder": model.context_encoder, "predictor": model.vjepa.predictor}
     clip = torch.nn.utils.clip_grad_norm_
-    return {f"{name}_grad_norm": clip(part.parameters(), max_norm) for name, part in parts.items()}
+    norms = {f"{name}_grad_norm": clip(part.parameters(), max_norm) for name, part in parts.items()}
+    return {name: norm.full_tensor() if isinstance(norm, DTensor) else norm for name, norm in norms.items()}
 
 
-# --- checkpoints ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is: optimizer steps taken, and clips drawn by all processes together."""
-
-    step: int = 0
-    clips: int = 0
-
-    def after_step(self, clips: int) -> "Progress":
-        """The progress after one more optimizer step."""
-        return Progress(self.step + 1, self.clips + clips)
+# --- output folder -------------------------------------------------------------------------------------------------
 
 
 def prepare_output_dir(accelerator: Accelerator, args: PretrainingArguments) -> None:
@@ -254,7 +248,7 @@ def prepare_output_dir(accelerator: Accelerator, args: PretrainingArguments) -> 
     if accelerator.is_main_process:
         occupied = output_dir.exists() and any(output_dir.iterdir())
         if args.run.resume:
-            latest_checkpoint(output_dir)
+            find_checkpoint(output_dir, args.run.resume_step)
         elif occupied and not args.run.overwrite_output_dir:
             raise ValueError(
                 f"output_dir {str(output_dir)!r} is not empty: add --resume to continue that run, "
@@ -269,76 +263,27 @@ def prepare_output_dir(accelerator: Accelerator, args: PretrainingArguments) -> 
     accelerator.wait_for_everyone()
 
 
-def latest_checkpoint(output_dir: str | Path) -> Path:
-    """The newest checkpoint of a run.
-
-    Raises:
-        ValueError: there is none.
-    """
-    checkpoints = list_checkpoints(output_dir)
-    if not checkpoints:
-        raise ValueError(f"no checkpoint to resume from in output_dir {str(output_dir)!r}; start without --resume")
-    return checkpoints[-1]
-
-
-def list_checkpoints(output_dir: str | Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first. Half-written ones bear another name until they are whole."""
-    return sorted((Path(output_dir) / "checkpoints").glob("step_*"))
-
-
-def save_checkpoint(accelerator: Accelerator, output_dir: str | Path, progress: Progress, keep: int) -> None:
-    """Save everything a resumed run needs, then drop all but the newest `keep` checkpoints. All processes call it.
-
-    The folder gets its name only once it is whole, so a run that dies while saving leaves the previous one newest.
-    """
-    folder = Path(output_dir) / "checkpoints" / f"step_{progress.step:08d}"
-    unfinished = folder.with_name(f"unfinished_{folder.name}")
-    if accelerator.is_main_process:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(unfinished))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        (unfinished / "progress.json").write_text(json.dumps(asdict(progress)))
-        _flush(unfinished)
-        if folder.exists():
-            shutil.rmtree(folder)
-        unfinished.rename(folder)
-        for old in list_checkpoints(output_dir)[:-keep]:
-            shutil.rmtree(old)
-    accelerator.wait_for_everyone()
-
-
-def load_checkpoint(accelerator: Accelerator, output_dir: str | Path) -> Progress:
-    """Load the newest checkpoint into what `accelerator.prepare` returned. Anything that does not fit is an error."""
-    folder = latest_checkpoint(output_dir)
-    accelerator.load_state(str(folder))
-    accelerator.step = 0  # checkpoints lie between optimizer steps, whatever the accumulation was then and is now
-    return Progress(**json.loads((folder / "progress.json").read_text()))
-
-
 def export(accelerator: Accelerator, model: torch.nn.Module, processor: Any, output_dir: str | Path) -> None:
     """Write the model and its processor to the top of the run's folder, for `from_pretrained`. All processes call it.
 
     Files appear under their names only once they are whole.
+
+    Raises:
+        OSError: the folder cannot be written; names the folder and the cause.
     """
     state = accelerator.get_state_dict(model)
     if not accelerator.is_main_process:
         return
     unfinished = Path(output_dir) / "unfinished_export"
-    accelerator.unwrap_model(model).save_pretrained(unfinished, state_dict=state)
-    processor.save_pretrained(unfinished)
-    for file in unfinished.iterdir():
-        file.replace(Path(output_dir) / file.name)
-    unfinished.rmdir()
-
-
-def _flush(folder: Path) -> None:
-    """Bring every file of a folder to the disk, so that a name given next never stands for half a checkpoint."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+    try:
+        accelerator.unwrap_model(model).save_pretrained(unfinished, state_dict=state)
+        processor.save_pretrained(unfinished)
+        for file in unfinished.iterdir():
+            file.replace(Path(output_dir) / file.name)
+        unfinished.rmdir()
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise OSError(f"the model could not be exported to {str(output_dir)!r}: {error}") from error
 
 
 # --- start ---------------------------------------------------------------------------------------------------------
@@ -379,12 +324,14 @@ def run_summary(
 class RunLog:
     """What a run tells: a progress bar, trackers, and one JSON object a line in `log.jsonl`.
 
-    All of it comes from the main process. A resumed run first drops the lines that it will write again.
+    Steps that were left out stand, with their clips, in `skipped_steps.jsonl`. All of it comes from the main process.
+    A resumed run first drops the lines that it will write again.
     """
 
     def __init__(self, accelerator: Accelerator, args: PretrainingArguments, first_step: int) -> None:
         self.accelerator = accelerator
         self.path = Path(args.run.output_dir) / "log.jsonl"
+        self.skipped_path = self.path.with_name(SKIPPED_STEPS_FILE)
         self.bar = tqdm(
             total=args.optimization.max_steps,
             initial=first_step,
@@ -392,17 +339,23 @@ class RunLog:
             disable=not accelerator.is_main_process,
         )
         if accelerator.is_main_process:
-            rows = read_log(self.path) if self.path.exists() else []
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] <= first_step))
+            _cut_log(self.path, first_step)
+            if self.skipped_path.exists():
+                _cut_log(self.skipped_path, first_step)
         if args.run.report_to:
             accelerator.init_trackers("vjepa", config={key: str(value) for key, value in args.to_dict().items()})
 
     def write(self, step: int, figures: dict[str, float]) -> None:
         """Record figures of a step."""
         self.accelerator.log(figures, step=step)
+        self._append(self.path, {"step": step} | figures)
+
+    def _append(self, path: Path, row: dict[str, Any]) -> None:
         if self.accelerator.is_main_process:
-            with self.path.open("a") as file:
-                file.write(json.dumps({"step": step} | figures) + "\n")
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                os.fsync(file.fileno())  # a checkpoint that outlives the machine finds its log
 
     def write_progress(self, step: int, figures: dict[str, float]) -> None:
         """Record figures of a step and show those that one watches beside the progress bar."""
@@ -415,9 +368,15 @@ class RunLog:
     def write_health(self, step: int, figures: dict[str, float], alarms: Sequence[str]) -> None:
         """Record the health line of a step and print it, with its alarms."""
         self.write(step, figures)
-        self.say(f"step {step} health: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
+        shown = (f"{name} {value:.3g}" for name, value in figures.items() if "/" not in name)
+        self.say(f"step {step} health: " + ", ".join(shown))
         for alarm in alarms:
             self.say(f"WARNING {alarm}")
+
+    def write_skipped(self, step: int, found: dict[str, Any]) -> None:
+        """Say that a step was left out, and write down what `RunGuard.skipped_step` knows about it."""
+        self._append(self.skipped_path, {"step": step} | found)
+        self.say(f"left out step {step}: {found['wrong']}; its clips stand in {self.skipped_path.name}")
 
     def name_failures(self, failures: Sequence[VideoFailure]) -> None:
         """Name unreadable videos, as `InputLog.gather` returns them: once each."""
@@ -435,8 +394,17 @@ class RunLog:
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """All rows of a `log.jsonl`."""
-    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+    """All rows of a `log.jsonl`, but for a last one that a dying run did not finish."""
+    lines = Path(path).read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _cut_log(path: Path, last_step: int) -> None:
+    """Leave the rows up to a step. The file is replaced at once: a run that dies here has the old or the new one."""
+    rows = [row for row in read_log(path) if row["step"] <= last_step] if path.exists() else []
+    unfinished = path.with_name(f"unfinished_{path.name}")
+    unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    unfinished.replace(path)
 
 
 class Throughput:
@@ -467,13 +435,28 @@ class Throughput:
         return figures
 
 
-def progress_figures(
-    accelerator: Accelerator, losses: Sequence[torch.Tensor], norms: dict[str, torch.Tensor], throughput: Throughput
-) -> dict[str, float]:
-    """`loss` over forward passes and processes, gradient norms, throughput and memory, as plain numbers."""
-    loss = accelerator.reduce(torch.stack(list(losses)).mean(), "mean")
-    figures = {"loss": loss.item()} | {name: norm.item() for name, norm in norms.items()}
-    return figures | throughput.read() | {"memory_gib": memory_gib(accelerator.device)}
+def progress_figures(accelerator: Accelerator, guard: RunGuard, throughput: Throughput) -> dict[str, float]:
+    """`loss` over steps and processes, gradient norms, steps left out, throughput and memory, as plain numbers."""
+    return guard.read() | throughput.read() | {"memory_gib": memory_gib(accelerator.device)}
+
+
+def finish(accelerator: Accelerator, args: PretrainingArguments, guard: RunGuard, progress: Progress) -> None:
+    """The last words of a run.
+
+    Raises:
+        FloatingPointError: it was stopped by numbers that went wrong.
+    """
+    folder = Path(args.run.output_dir)
+    go_on = f"continue with --config {folder / ARGUMENTS_FILE} --resume true"
+    if guard.stop is None:
+        accelerator.print(f'wrote curves.png; load the encoder: VJEPAModel.from_pretrained("{folder}")')
+    elif guard.gave_up:
+        raise FloatingPointError(
+            f"{guard.stop}. Step {progress.step} is saved, and the clips of these steps stand in "
+            f"{folder / SKIPPED_STEPS_FILE}: look at them, lower learning_rate or use mixed_precision bf16; {go_on}"
+        )
+    else:
+        accelerator.print(f"{guard.stop}: saved step {progress.step} and stopped; {go_on}")
 
 
 def memory_gib(device: torch.device) -> float:

@@ -5,22 +5,24 @@ bring FFmpeg. For frames on a GPU, torchcodec decodes there where it is installe
 
 Frame i is frame i of a full decode from the beginning, whatever was asked before. The index of the file, or where it
 has none a list of its packets, which are not decoded for that, says how many frames there are before each key frame.
-So a clip costs a seek to the last key frame before it, and decoding from there to its last frame. Whenever what comes
-out of the decoder is not what the index promised, decoding starts again from the beginning and counts.
+So a clip costs a seek to the last key frame before it, and decoding from there to its last frame, in H.264 without the
+frames that are not asked for and that no other frame refers to. Whenever what comes out of the decoder is not what the
+index promised, decoding starts again from the beginning and counts.
 """
 
 import io
 import os
 import sys
 import urllib.request
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from heapq import heappop, heappush
 from http.client import HTTPException
-from itertools import dropwhile, islice
+from itertools import chain, dropwhile, islice, repeat
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
@@ -261,6 +263,7 @@ class _Index:
         hidden: Places, ascending, of packets whose frame is decoded but not shown.
         seek_offset: What to add to the time of a packet in order to seek to it, or to shortly before it.
         frame_interval: Mean time between two frames.
+        may_spare: Whether a frame that is not wanted and that no other refers to need not be decoded.
     """
 
     entries: Sequence[Any]
@@ -268,6 +271,7 @@ class _Index:
     hidden: list[int]
     seek_offset: int
     frame_interval: float
+    may_spare: bool = False
 
     @property
     def num_frames(self) -> int:
@@ -395,7 +399,18 @@ class _PyAVVideo:
             hidden=hidden,
             seek_offset=delay,
             frame_interval=(entries[-1].timestamp - entries[0].timestamp) / max(1, len(entries) - 1),
+            may_spare=self._may_spare([first[1], *(pts for _, pts in others)]),
         )
+
+    def _may_spare(self, times: list[int]) -> bool:
+        """Whether frames may be left out of decoding, given the first presentation times in stored order.
+
+        In H.264 a frame that is no reference (nal_ref_idc 0, ITU-T H.264 section 7.4.1) changes no other; in HEVC that
+        holds within one temporal layer only. Which frame is missing is known from the times, so these must show the
+        reordering that the decoder announces.
+        """
+        context = self.stream.codec_context
+        return context.name == "h264" and (not context.has_b_frames or times != sorted(times))
 
     def _times_from(self, time: int, num_packets: int) -> list[tuple[int | None, int | None]]:
         """Decoding and presentation times of the next packets from a time on; none if it cannot be reached."""
@@ -450,7 +465,7 @@ class _PyAVVideo:
         """Frames with these ascending numbers, uint8 (T, H, W, C)."""
         if self.index is not None:
             try:
-                return self._collect(self._from_key(numbers[0]), numbers, size)
+                return self._collect(self._from_key(numbers), numbers, size)
             except _UnexpectedFrame:
                 self.index = None
         return self._collect(self._from_start(), numbers, size)
@@ -478,23 +493,24 @@ class _PyAVVideo:
                     return torch.from_numpy(self.orientation.turn(frames))
         raise ValueError(f"it has only {number + 1} frames")
 
-    def _from_key(self, wanted: int) -> Iterator[tuple[int, Any]]:
-        """Numbers and frames from the last key frame on that is shown no later than the frame `wanted`."""
-        place = self.index.key_before_frame(min(wanted, self.index.num_frames - 1))
-        numbered = self._after_key(place)
+    def _from_key(self, numbers: list[int]) -> Iterator[tuple[int, Any]]:
+        """Numbers and frames from the last key frame on that is shown no later than the first frame wanted."""
+        first, wanted = numbers[0], set(numbers)
+        place = self.index.key_before_frame(min(first, self.index.num_frames - 1))
+        numbered = self._after_key(place, wanted)
         first_number, first_frame = next(numbered)
-        while first_number > wanted:
+        while first_number > first:
             # It is stored after this key frame, but shown before it and refers to frames of the group before.
             if place == 0:
-                raise _UnexpectedFrame(f"no frame {wanted}")
+                raise _UnexpectedFrame(f"no frame {first}")
             place = self.index.key_up_to(place - 1)
-            numbered = self._after_key(place)
+            numbered = self._after_key(place, wanted)
             first_number, first_frame = next(numbered)
         yield first_number, first_frame
         yield from numbered
 
-    def _after_key(self, place: int) -> Iterator[tuple[int, Any]]:
-        """Numbers and frames from the key frame stored at `place` on.
+    def _after_key(self, place: int, wanted: set[int]) -> Iterator[tuple[int, Any]]:
+        """Numbers and frames from the key frame stored at `place` on; some that are not wanted may be missing.
 
         Packets say when their frames are to be shown, and exactly in that order the frames must come.
         """
@@ -503,15 +519,18 @@ class _PyAVVideo:
         except _decoder_errors():
             # Some containers cannot be told to go anywhere before the first packet.
             self._restart()
+        context = self.stream.codec_context
         packets = dropwhile(lambda packet: not self.index.is_at(place, packet), self._packets())
-        number, expected, key_time, started = self.index.frames_before(place), [], None, False
-        for packet in packets:
-            if packet.size and packet.pts is None:
-                raise _UnexpectedFrame(f"no time for a frame after {number}")
-            if _is_shown(packet, self.stream.codec_context.name):
+        number, expected, spared, key_time, started = self.index.frames_before(place), [], set(), None, False
+        for packet, number_of_packet in self._numbered(packets, number):
+            if _is_shown(packet, context.name):
                 heappush(expected, packet.pts)
             if key_time is None:
                 key_time = packet.pts
+            if self.index.may_spare:
+                context.skip_frame = "DEFAULT" if number_of_packet in wanted else "NONREF"
+                if number_of_packet not in wanted:
+                    spared.add(packet.pts)
             try:
                 frames = packet.decode()
             except _decoder_errors() as error:
@@ -529,12 +548,36 @@ class _PyAVVideo:
                     if place > 0 and frame.pts == key_time and not frame.key_frame:
                         raise _UnexpectedFrame(f"frame {number} is no key frame")
                     started = True
+                while expected and expected[0] != frame.pts and expected[0] in spared:
+                    heappop(expected)
+                    number += 1
                 if not expected or heappop(expected) != frame.pts:
                     raise _UnexpectedFrame(f"frame {number} at {frame.pts}")
                 yield number, frame
                 number += 1
-        if expected or number != self.index.num_frames:
+        number += len(expected)
+        if not spared.issuperset(expected) or number != self.index.num_frames:
             raise _UnexpectedFrame(f"the end after frame {number}")
+
+    def _numbered(self, packets: Iterator[Any], number: int) -> Iterator[tuple[Any, int | None]]:
+        """Packets with the numbers of their frames, the first frame shown having this one.
+
+        A number is known when all packets are read whose frames are shown earlier.
+        """
+        times, waiting, latest = [], deque(), None
+        for packet in chain(packets, repeat(None, MAX_REORDERING)):
+            if packet is not None and packet.size:
+                if packet.pts is None:
+                    raise _UnexpectedFrame(f"no time for a frame after {number}")
+                if latest is not None and packet.pts < latest:
+                    raise _UnexpectedFrame(f"a frame at {packet.pts} after one at {latest}")
+                if _is_shown(packet, self.stream.codec_context.name):
+                    insort(times, packet.pts)
+            waiting.append(packet)
+            if len(waiting) > MAX_REORDERING and (packet := waiting.popleft()) is not None:
+                if packet.size:
+                    latest = packet.pts if latest is None else max(latest, packet.pts)
+                yield packet, number + bisect_left(times, packet.pts) if packet.size else None
 
 
 def _is_shown(packet: Any, codec: str) -> bool | None:

@@ -1,0 +1,240 @@
+"""Checkpoints of a run: whole or absent when written, read only when they are still what was written.
+
+A checkpoint is a folder `step_...` with what `accelerate` saves, the progress of the run, and a manifest of sizes and
+hashes. Beside it may lie an `unfinished_...` one, which a run died over, and `set_aside_...` ones, which a user chose
+not to go on from; neither is ever read, and the second kind is never deleted.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, load, patch_environment
+from safetensors import SafetensorError
+
+MANIFEST_FILE = "manifest.json"
+PROGRESS_FILE = "progress.json"
+# What torch.distributed.checkpoint writes into the `.metadata` of sharded weights, by module.
+_METADATA_MODULES = ("torch", "torch.distributed.checkpoint", "torch.serialization", "pathlib", "collections")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: optimizer steps taken, and clips drawn by all processes together."""
+
+    step: int = 0
+    clips: int = 0
+
+    def after_step(self, clips: int) -> "Progress":
+        """The progress after one more optimizer step."""
+        return Progress(self.step + 1, self.clips + clips)
+
+
+def list_checkpoints(output_dir: str | Path) -> list[Path]:
+    """Checkpoints of a run, oldest first. Half-written ones bear another name until they are whole."""
+    return sorted((Path(output_dir) / "checkpoints").glob("step_*"))
+
+
+def find_checkpoint(output_dir: str | Path, step: int | None = None) -> Path:
+    """The newest checkpoint of a run, or that of a step.
+
+    Raises:
+        ValueError: there is none.
+    """
+    checkpoints = {_step_of(folder): folder for folder in list_checkpoints(output_dir)}
+    if not checkpoints:
+        raise ValueError(
+            f"no checkpoint to resume from in output_dir {str(output_dir)!r}: start without --resume, with "
+            "--overwrite_output_dir where one died before its first checkpoint"
+        )
+    if step is not None and step not in checkpoints:
+        raise ValueError(f"no checkpoint of resume_step {step} in {str(output_dir)!r}; there are {list(checkpoints)}")
+    return checkpoints[max(checkpoints) if step is None else step]
+
+
+def save_checkpoint(accelerator: Accelerator, output_dir: str | Path, progress: Progress, keep: int) -> None:
+    """Save everything a resumed run needs, then drop all but the newest `keep` checkpoints. All processes call it.
+
+    The folder gets its name only once it is whole and on the disk, so whatever happens while saving leaves the
+    previous one newest.
+
+    Raises:
+        OSError: the folder cannot be written; names the folder and the cause.
+    """
+    folder = Path(output_dir) / "checkpoints" / f"step_{progress.step:08d}"
+    unfinished = folder.with_name(f"unfinished_{folder.name}")
+    try:
+        if accelerator.is_main_process:
+            for leftover in folder.parent.glob("unfinished_*"):
+                shutil.rmtree(leftover)
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(unfinished))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            _publish(unfinished, folder, progress)
+            _drop_old(output_dir, keep)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(unfinished, ignore_errors=True)  # leaves the space to whoever mends this
+        raise OSError(
+            f"the checkpoint {str(folder)!r} could not be written: {error}. {_newest(output_dir)} Make room or mend "
+            "the folder, then continue with --resume"
+        ) from error
+    accelerator.wait_for_everyone()
+
+
+def _publish(unfinished: Path, folder: Path, progress: Progress) -> None:
+    (unfinished / PROGRESS_FILE).write_text(json.dumps(asdict(progress)))
+    manifest = {str(file.relative_to(unfinished)): _fingerprint(file) for file in _files(unfinished)}
+    (unfinished / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
+    for path in [*unfinished.rglob("*"), unfinished]:
+        _flush(path)
+    if folder.exists():  # it was not written by this run since it was resumed, so it is not this run's to delete
+        _set_aside(folder)
+    unfinished.rename(folder)
+    _flush(folder.parent)
+
+
+def _drop_old(output_dir: str | Path, keep: int) -> None:
+    for old in list_checkpoints(output_dir)[:-keep]:
+        # A name of its own first: a run that dies here leaves no half of a checkpoint that looks whole.
+        shutil.rmtree(old.rename(old.with_name(f"unfinished_{old.name}")))
+
+
+def _newest(output_dir: str | Path) -> str:
+    checkpoints = list_checkpoints(output_dir)
+    return f"{checkpoints[-1].name} stays the newest and is untouched." if checkpoints else "There is none before it."
+
+
+def load_checkpoint(accelerator: Accelerator, output_dir: str | Path, step: int | None = None) -> Progress:
+    """Load the newest checkpoint, or that of a step, into what `accelerator.prepare` returned. All processes call it.
+
+    Newer ones than the chosen are set aside. No code that a file may hold is executed.
+
+    Raises:
+        ValueError: the checkpoint is not byte by byte what was saved, holds code, or does not fit the run; the message
+            names the newest one that is whole, and how to continue from it.
+    """
+    folder = find_checkpoint(output_dir, step)
+    problem = [_why_not(folder) if accelerator.is_main_process else None]
+    (problem,) = broadcast_object_list(problem)
+    if problem:
+        raise ValueError(problem)
+    try:
+        states = folder / f"random_states_{accelerator.process_index}.pkl"
+        if states.exists():
+            load(states)  # `load_state` goes on without a word where it cannot read them
+        # By itself it would execute what stands in the states of registered objects.
+        with patch_environment(TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"):
+            accelerator.load_state(str(folder))
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"checkpoint {str(folder)!r} holds more than numbers; none of it was executed") from error
+    except RuntimeError as error:
+        raise ValueError(f"checkpoint {str(folder)!r} does not fit the arguments of this run: {error}") from error
+    accelerator.step = 0  # checkpoints lie between optimizer steps, whatever the accumulation was then and is now
+    progress = Progress(**json.loads((folder / PROGRESS_FILE).read_text()))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        for newer in list_checkpoints(output_dir):
+            if _step_of(newer) > progress.step:
+                accelerator.print(f"set aside, not deleted: {_set_aside(newer)}")
+    accelerator.wait_for_everyone()
+    return progress
+
+
+def damage(folder: str | Path) -> str | None:
+    """What is wrong with a checkpoint, in words; None when it is byte by byte what was saved."""
+    folder = Path(folder)
+    try:
+        manifest = json.loads((folder / MANIFEST_FILE).read_text())
+        records = {name: (record["bytes"], record["sha256"]) for name, record in manifest.items()}
+    except FileNotFoundError:
+        return f"it has no {MANIFEST_FILE}, so it was not written to its end"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"its {MANIFEST_FILE} cannot be read ({error})"
+    found = {str(file.relative_to(folder)) for file in _files(folder)} - {MANIFEST_FILE}
+    for name in sorted(found ^ set(records)):
+        return f"{name} is missing" if name in records else f"{name} was not saved with it"
+    for name, (size, sha256) in records.items():
+        file = folder / name
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} of {size} bytes"
+        if _fingerprint(file)["sha256"] != sha256:
+            return f"{name} has other content than was saved"
+    return None
+
+
+def _why_not(folder: Path) -> str | None:
+    """Why a checkpoint is not loaded, and what to do; None when it may be."""
+    wrong = damage(folder)
+    if wrong is None:
+        return _code_in_metadata(folder)
+    older = [other for other in list_checkpoints(folder.parent.parent) if _step_of(other) < _step_of(folder)]
+    whole = next((other for other in reversed(older) if damage(other) is None), None)
+    if whole is None:
+        remedy = "No older one is whole, so there is nothing to continue from: start in another folder"
+    else:
+        remedy = (
+            f"The newest one before it that is whole is {whole.name}: continue from it with --resume_step "
+            f"{_step_of(whole)}, which sets this one aside"
+        )
+    return f"checkpoint {str(folder)!r} is damaged: {wrong}. {remedy}"
+
+
+class _MetadataReader(pickle.Unpickler):
+    """Reads the pickle that describes sharded weights, and refuses what torch itself would not have put there."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        parts = module.split(".")
+        if not any(".".join(parts[:length]) in _METADATA_MODULES[1:] for length in range(len(parts) + 1)):
+            if module != "torch" or name not in ("Size", "device", "float32", "bfloat16", "float16", "int64", "uint8"):
+                raise pickle.UnpicklingError(f"{module}.{name}")
+        return super().find_class(module, name)
+
+
+def _code_in_metadata(folder: Path) -> str | None:
+    for file in folder.rglob(".metadata"):
+        with file.open("rb") as stream:
+            try:
+                _MetadataReader(stream).load()
+            except pickle.UnpicklingError as error:
+                return f"{str(file)!r} holds more than a description of weights ({error}); none of it was executed"
+    return None
+
+
+def _set_aside(folder: Path) -> Path:
+    number = 0
+    while (other := folder.with_name(f"set_aside_{number}_{folder.name}")).exists():
+        number += 1
+    return folder.rename(other)
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step_"))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def _fingerprint(file: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return {"bytes": file.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _flush(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

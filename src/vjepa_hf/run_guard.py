@@ -1,0 +1,149 @@
+"""What may leave out a step or end a run: numbers that are not finite, gradients that leap, and a signal to stop.
+
+Each is decided for all processes alike, by one small message a step: no process skips a step, or stops, alone.
+"""
+
+import math
+import signal
+from collections import deque
+from statistics import fmean, median
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+NORMS_REMEMBERED = 100
+
+
+def leave_stop_signals_to_the_run(worker: int) -> None:
+    """Let a worker of a loader outlive a signal that was sent to every process: the run finishes its step first."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+class RunGuard:
+    """Looks at every optimizer step before it is taken, and catches the signals by which schedulers stop a job.
+
+    A step whose loss or gradient norms are not finite is left out, and with `max_grad_norm_ratio` also one whose norm
+    leaps. After `max_skipped_steps` of them in a row, or a signal, `stop` says why the run ends.
+    `Accelerator.register_for_checkpointing` saves what it remembers, so a resumed run decides and logs the same.
+
+    Args:
+        accelerator: that of the run.
+        max_skipped_steps: steps left out in a row that end the run.
+        max_grad_norm_ratio: largest gradient norm in units of the median of the steps before; None: any.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, max_skipped_steps: int, max_grad_norm_ratio: float | None = None
+    ) -> None:
+        self.accelerator = accelerator
+        self.max_skipped_steps = max_skipped_steps
+        self.max_grad_norm_ratio = max_grad_norm_ratio
+        self.stop: str | None = None
+        self.skipped_steps = 0
+        self.skipped_in_a_row = 0
+        self.losses: list[float] = []
+        self.past_norms: dict[str, deque[float]] = {}
+        self.wrong: str | None = None
+        self.figures: dict[str, float] = {}
+        self._passes: list[tuple[list[str], list[tuple[int, int, int]], torch.Tensor]] = []
+        self._step = self._passes
+        self._received = 0
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._received = number
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether too many steps in a row were left out."""
+        return self.skipped_in_a_row >= self.max_skipped_steps
+
+    def watch(self, batch: dict[str, Any], loss: torch.Tensor) -> None:
+        """Take in a forward pass of the step: a batch of `data.PretrainingCollator`, and its loss."""
+        self._passes.append((batch["video_names"], batch["clip_keys"], loss.detach().float()))
+
+    def accepts(self, norms: dict[str, torch.Tensor]) -> bool:
+        """Whether the step may change the weights, given the norms of its gradients; the same on all processes.
+
+        This is the one place where the host waits for the device in every step.
+        """
+        self._step, self._passes = self._passes, []
+        loss = torch.stack([loss for _, _, loss in self._step]).mean()
+        received = torch.full_like(loss, self._received)
+        message = torch.stack([received, loss, *norms.values()])
+        rows = self.accelerator.gather(message).view(-1, len(message)).tolist()
+        numbers, losses, *by_norm = zip(*rows, strict=True)
+        self.figures = {"loss": fmean(losses)} | {name: values[0] for name, values in zip(norms, by_norm, strict=True)}
+        self.wrong = self._what_is_wrong()
+        self._count()
+        if max(numbers) and not self.gave_up:
+            self.stop = f"received {signal.Signals(int(max(numbers))).name}"
+        return self.wrong is None
+
+    def _what_is_wrong(self) -> str | None:
+        for name, value in self.figures.items():
+            if not math.isfinite(value):
+                return f"{name} is {value}"
+            past = self.past_norms.get(name, ())
+            if self.max_grad_norm_ratio is not None and len(past) == NORMS_REMEMBERED:
+                if value > self.max_grad_norm_ratio * median(past):
+                    return (
+                        f"{name} {value:.3g} is more than max_grad_norm_ratio={self.max_grad_norm_ratio} times "
+                        f"{median(past):.3g}, the median of the {NORMS_REMEMBERED} steps before"
+                    )
+        return None
+
+    def _count(self) -> None:
+        self.losses.append(self.figures["loss"])
+        if self.wrong is None:
+            self.skipped_in_a_row = 0
+            for name in self.figures.keys() - {"loss"}:
+                self.past_norms.setdefault(name, deque(maxlen=NORMS_REMEMBERED)).append(self.figures[name])
+            return
+        self.skipped_steps += 1
+        self.skipped_in_a_row += 1
+        if self.gave_up:
+            self.stop = f"{self.skipped_in_a_row} steps in a row were left out, the last because {self.wrong}"
+
+    def read(self) -> dict[str, float]:
+        """`loss` over the steps since the last reading (the finite ones), norms of the last step, `skipped_steps`."""
+        finite = [loss for loss in self.losses if math.isfinite(loss)]
+        self.losses = []
+        loss = fmean(finite) if finite else math.nan
+        return self.figures | {"loss": loss, "skipped_steps": self.skipped_steps}
+
+    def skipped_step(self) -> dict[str, Any]:
+        """Why the last step was left out, its figures, and the clips it was made of. All processes call it.
+
+        A clip has the name of its video, the key (epoch, sample id, attempt) that it is a function of, and the loss of
+        the forward pass that it was in.
+        """
+        clips = [
+            {"video": name, "clip_key": key, "loss_of_pass": loss.item()}
+            for names, keys, loss in self._step
+            for name, key in zip(names, keys, strict=True)
+        ]
+        return {"wrong": self.wrong} | self.figures | {"clips": gather_object(clips)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next steps depend on, in plain types."""
+        return {
+            "skipped_steps": self.skipped_steps,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "losses": self.losses,
+            "past_norms": {name: list(norms) for name, norms in self.past_norms.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self.skipped_steps, self.skipped_in_a_row = state["skipped_steps"], state["skipped_in_a_row"]
+        if self.gave_up:  # whoever goes on from there has seen to it
+            self.skipped_in_a_row = 0
+        self.losses = list(state["losses"])
+        self.past_norms = {name: deque(norms, NORMS_REMEMBERED) for name, norms in state["past_norms"].items()}

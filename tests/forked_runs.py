@@ -1,0 +1,152 @@
+"""Pretraining runs in processes that are forked off a server which has imported everything, so that a run costs a
+second or two and not ten; and ways to make one die at an exact moment."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from conftest import cpu_environment
+from house import REPO
+
+TINY = {
+    "image_size": "32",
+    "num_frames": "4",
+    "patch_size": "8",
+    "hidden_size": "32",
+    "num_hidden_layers": "2",
+    "num_attention_heads": "2",
+    "pred_hidden_size": "16",
+    "pred_num_hidden_layers": "1",
+    "mask_num_blocks": "4 1",
+    "mask_block_scale": "0.15 0.7",
+    "mask_context_steps": "0",
+    "frame_step": "2",
+    "num_workers": "0",
+    "max_steps": "6",
+    "warmup_steps": "2",
+    "per_device_batch_size": "4",
+    "logging_steps": "1",
+    "health_steps": "3",
+    "save_steps": "3",
+    "cpu_threads": "1",
+}
+# What Python tells an audit hook before it changes the file system.
+FILE_EVENTS = {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "shutil.rmtree"}
+
+
+def command_line(**options) -> list[str]:
+    """The words of a tiny run, with other options or more of them; an option that is None is left out."""
+    items = ((key, value) for key, value in (TINY | options).items() if value is not None)
+    return [word for key, value in items for word in (f"--{key}", *str(value).split())]
+
+
+def die() -> None:
+    """As a process dies whose machine loses power, or memory: no handler runs, nothing is cleaned up."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_after(seconds: float) -> None:
+    """Let this process die some time from now."""
+    timer = threading.Timer(seconds, die)
+    timer.daemon = True
+    timer.start()
+
+
+def die_at_file_change(folder: str, number: int) -> None:
+    """Let this process die right before the change of that number, from 1, to a file below a folder."""
+    left = [number]
+
+    def count(event: str, args: tuple) -> None:
+        if (
+            event in FILE_EVENTS
+            and str(args[0]).startswith(folder)
+            and (event != "open" or args[1] not in ("r", "rb"))
+        ):
+            left[0] -= 1
+            if left[0] == 0:
+                die()
+
+    sys.addaudithook(count)
+
+
+def run_main(words: Sequence[str], env: dict[str, str], output: str, prepare: Callable[[], None] | None) -> None:
+    """The body of a forked process: the script as it would run by itself, what it prints in a file."""
+    stream = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(stream, 1)
+    os.dup2(stream, 2)
+    os.environ.update(env)
+    os.chdir(REPO)
+    sys.argv = ["pretrain.py", *words]
+    import pretrain
+
+    if prepare is not None:
+        prepare()
+    pretrain.main()
+
+
+class ForkedRuns:
+    """Starts runs; `folder` holds what they print."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.number = 0
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["forked_runs", "pretrain"])
+        paths = [str(REPO / "src"), str(REPO / "examples"), str(REPO / "tests")]
+        before = dict(os.environ)
+        try:  # the server inherits this environment, and imports what is above on the first start
+            os.environ.update(cpu_environment(folder) | {"PYTHONPATH": os.pathsep.join(paths)})
+            multiprocessing.forkserver.ensure_running()
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+    def start(self, prepare: Callable[[], None] | None = None, processes: int = 1, env=None, **options) -> list:
+        """Start the processes of a run and do not wait for them. `prepare` runs in each, before the script."""
+        self.number += 1
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
+        started = []
+        for rank in range(processes):
+            names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+            world = address | {key: str(value) for key, value in names.items()} if processes > 1 else {}
+            arguments = (command_line(**options), world | (env or {}), str(self._output()), prepare)
+            started.append(self.context.Process(target=run_main, args=arguments))
+            started[-1].start()
+        return started
+
+    def run(self, *arguments, timeout: float = 240, **options) -> list[int]:
+        """Exit codes of a run's processes; negative ones are signals."""
+        started = self.start(*arguments, **options)
+        end = time.monotonic() + timeout
+        for process in started:
+            process.join(max(0.0, end - time.monotonic()))
+            process.kill()
+            process.join()
+        return [process.exitcode for process in started]
+
+    def finish(self, *arguments, **options) -> str:
+        """Run to the end and return what was printed; it is an error if a process fails."""
+        codes = self.run(*arguments, **options)
+        assert set(codes) == {0}, f"{codes}\n{self.printed()[-6000:]}"
+        return self.printed()
+
+    def fail(self, *arguments, **options) -> str:
+        """Run, and return what was printed; it is an error if no process fails."""
+        codes = self.run(*arguments, **options)
+        assert any(code > 0 for code in codes), f"{codes}\n{self.printed()[-6000:]}"
+        return self.printed()
+
+    def printed(self) -> str:
+        """What the last run printed."""
+        return self._output().read_text()
+
+    def _output(self) -> Path:
+        return self.folder / f"output_{self.number}.txt"
