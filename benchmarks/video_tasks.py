@@ -81,8 +81,8 @@ class Method:
     optimization: Mapping[str, float] = field(default_factory=dict)
 
 
-# The predictor learns faster than the encoder (docs/recipe.md), and the average is short, as the runs are.
-JEPA = {"predictor_learning_rate_scale": 6.0, "ema_momentum": 0.99}
+# The predictor learns faster than the encoder (docs/recipe.md).
+JEPA = {"predictor_learning_rate_scale": 6.0}
 # VideoMAE's own weight decay and second moment.
 MAE = {"weight_decay": 0.05, "final_weight_decay": 0.05, "adam_beta2": 0.95}
 BLOCKS = (SHORT_RANGE, LONG_RANGE)
@@ -275,6 +275,7 @@ def encoder_flops(method: Method, clips: TrainingClips, options: argparse.Namesp
 def settings_of(method: Method, steps: int, options: argparse.Namespace) -> OptimizationArguments:
     """Optimizer and schedules of a run; what a method does not say is the same for all."""
     shared = {"learning_rate": options.learning_rate, "start_learning_rate": 0.0, "warmup_steps": steps // 10}
+    shared |= {"ema_momentum": options.ema_momentum}
     return OptimizationArguments(max_steps=steps, **shared | dict(method.optimization))
 
 
@@ -598,7 +599,8 @@ def page(clips: Clips, results: Results, options: argparse.Namespace) -> list[st
         f"Clips of {options.num_frames} frames of {options.image_size} x {options.image_size}, spread over the whole "
         f"video, tubelets of 2 x {options.patch_size} x {options.patch_size}; encoders of width "
         f"{options.hidden_size} with {options.num_layers} layers, predictor and decoder half as wide with 3; batch "
-        f"{options.batch_size}, learning rate {options.learning_rate:g}. {len(splits)} of {NUM_SPLITS} splits; "
+        f"{options.batch_size}, learning rate {options.learning_rate:g}, EMA momentum from {options.ema_momentum:g}. "
+        f"{len(splits)} of {NUM_SPLITS} splits; "
         f"{sum(found['minutes'] for found in runs) / 60:.1f} hours.",
         "",
         "## Attentive probe",
@@ -668,6 +670,7 @@ def main() -> None:
     add("--steps", type=int, default=200, help="of V-JEPA with multi-block masks: the compute that all get")
     add("--batch-size", type=int, default=16, help="clips of a step")
     add("--learning-rate", type=float, default=5e-4, help="of pretraining, at its peak")
+    add("--ema-momentum", type=float, default=0.99, help="of the target encoder at the first step")
     add("--image-size", type=int, default=32, help="side of a clip")
     add("--num-frames", type=int, default=8, help="of a clip")
     add("--patch-size", type=int, default=8, help="side of a tubelet")

@@ -43,7 +43,7 @@ def clips(script):
 def options():
     return argparse.Namespace(
         image_size=16, patch_size=8, num_frames=8, hidden_size=24, num_layers=2, num_heads=2, batch_size=4, seed=0,
-        num_workers=0, learning_rate=1e-3, steps=6, probe_steps=60,
+        num_workers=0, learning_rate=1e-3, ema_momentum=0.99, steps=6, probe_steps=60,
     )  # fmt: skip
 
 
