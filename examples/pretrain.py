@@ -130,7 +130,8 @@ def main() -> None:
             figures = diagnostics.health(vjepa, outputs, *masks, accelerator.gather)
             log.write_health(step, figures, diagnostics.alarms(figures, step > optimization.warmup_steps))
         if judge and (step % evaluation.eval_steps == 0 or last):
-            log.write_health(step, judge.figures(vjepa.vjepa), alarms=[])
+            with training.callable_in_parts(vjepa):
+                log.write_health(step, judge.figures(vjepa.vjepa), alarms=[])
         if save or guard.stop:
             log.name_failures(inputs.gather())
             checkpoints.save_checkpoint(accelerator, run.output_dir, progress, run.save_total_limit)

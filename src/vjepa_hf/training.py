@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from safetensors import SafetensorError
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
@@ -256,6 +258,17 @@ def clip_gradients(model: VJEPAForPreTraining, max_norm: float) -> dict[str, tor
     return {name: norm.full_tensor() if isinstance(norm, DTensor) else norm for name, norm in norms.items()}
 
 
+@contextmanager
+def callable_in_parts(model: torch.nn.Module) -> Iterator[None]:
+    """Let parts of a model be called by themselves, also where a run shards it: only the whole gathers its weights."""
+    sharded = isinstance(model, FSDPModule)
+    if sharded:
+        model.unshard()
+    yield
+    if sharded:
+        model.reshard()
+
+
 # --- output folder -------------------------------------------------------------------------------------------------
 
 
@@ -378,6 +391,10 @@ def run_summary(
 # --- log -----------------------------------------------------------------------------------------------------------
 
 
+# Of a health line, what is printed; all of it goes to the log.
+SHOWN_HEALTH = ("target_std", "context_std", "target_rank", "loss_ratio", "copy_ratio", "encoder_distance")
+
+
 class RunLog:
     """What a run tells: a progress bar, trackers, and one JSON object a line in `log.jsonl`.
 
@@ -425,8 +442,8 @@ class RunLog:
     def write_health(self, step: int, figures: dict[str, float], alarms: Sequence[str]) -> None:
         """Record the health line of a step and print it, with its alarms."""
         self.write(step, figures)
-        shown = (f"{name} {value:.3g}" for name, value in figures.items() if "/" not in name)
-        self.say(f"step {step} health: " + ", ".join(shown))
+        shown = [name for name in SHOWN_HEALTH if name in figures] or figures
+        self.say(f"step {step} health: " + ", ".join(f"{name} {figures[name]:.3g}" for name in shown))
         for alarm in alarms:
             self.say(f"WARNING {alarm}")
 
