@@ -11,7 +11,7 @@ the same round; the median and quartiles over rounds are shown. "Share of the ce
 step (vjepa_hf.flops: what the mathematics needs, once) over time and over the measured rate of that arithmetic; "with
 recomputed scores" adds what fused attention computes twice. Memory is the peak of the process beyond what it held
 before it built the model (on a GPU: the peak that PyTorch allocated). Losses are compared with those of the reference,
-step by step. On a CPU every way but bf16 is float32; Meta's mixed precision exists on CUDA only. "Packed" ways keep all
+step by step. On a CPU every way but bf16 is float32: Meta's mixed precision is for CUDA only. "Packed" ways keep all
 tokens, so they do more.
 """
 
@@ -313,8 +313,10 @@ class Record:
     graphs: list[int]
 
 
-def take_turns(job: Job, chosen: Sequence[Way], rounds: int, warmup: int) -> tuple[list[Record], dict, range]:
-    """Let every way take each step in turn; also the rates of matrix products, and the numbers of the steps."""
+def take_turns(
+    job: Job, chosen: Sequence[Way], rounds: int, warmup: int
+) -> Iterator[tuple[list[Record], dict[torch.dtype, list[float]], range]]:
+    """Let every way take each step in turn; after a round: all records, rates of matrix products, numbers of steps."""
     context = multiprocessing.get_context("spawn")
     workers = []
     for way in chosen:
@@ -338,15 +340,13 @@ def take_turns(job: Job, chosen: Sequence[Way], rounds: int, warmup: int) -> tup
                 connection.send((index + warmup, False))
                 seconds = connection.recv()[1]
             record.seconds.append(seconds)
-            if job.device == "cpu" or way is chosen[0]:
-                rates[way.dtype].append(matmul_rate(job.device, way.dtype))
-                rates[torch.float32].append(matmul_rate(job.device, torch.float32))
+            for dtype in rates:
+                rates[dtype].append(matmul_rate(job.device, dtype, repeats=2))
+        if index >= 0:
+            yield records, rates, range(warmup, warmup + index + 1)
     for _, connection, process in workers:
         connection.send(None)
         process.join()
-    if not rates[torch.bfloat16]:
-        rates[torch.bfloat16] = [matmul_rate(job.device, torch.bfloat16)]
-    return records, rates, range(warmup, warmup + rounds)
 
 
 # --- the page ------------------------------------------------------------------------------------------------------
@@ -437,8 +437,10 @@ def main() -> None:
     )
     for model in options.models:
         job = Job(model, *settings, options.reference)
-        lines += figures(job, *take_turns(job, chosen, options.rounds, options.warmup))
-        publish(lines, options.output)
+        for measured in take_turns(job, chosen, options.rounds, options.warmup):
+            page = figures(job, *measured)
+            publish([*lines, *page], options.output)
+        lines += page
 
 
 if __name__ == "__main__":
