@@ -74,9 +74,7 @@ def main() -> None:
     guard = run_guard.RunGuard(accelerator, run.max_skipped_steps, run.max_grad_norm_ratio)
     accelerator.register_for_checkpointing(inputs, guard)
     training.prepare_output_dir(accelerator, args)
-    progress = checkpoints.Progress()
-    if run.resume:
-        progress = checkpoints.load_checkpoint(accelerator, run.output_dir, run.resume_step)
+    progress = training.starting_point(accelerator, run)
 
     # 5. Data: clips and masks are functions of (seed, epoch, sample id); workers decode, augment and draw masks.
     loader = training.make_loader(accelerator, args, config, videos, progress, inputs)
@@ -99,8 +97,9 @@ def main() -> None:
             if source.augment_on_device:
                 clips = data.augment_clips(clips, batch["clip_keys"], augment, run.seed)
             pixels = normalize(clips, processor.image_mean, processor.image_std)
-            outputs = model(pixels, batch["context_masks"], batch["target_masks"])
-            throughput.flops += flops.step_flops(config, batch["context_masks"], batch["target_masks"])
+            masks = batch["context_masks"], batch["target_masks"]
+            outputs = model(pixels, *masks)
+            throughput.flops += flops.step_flops(config, *masks)
             accelerator.backward(outputs.loss)
             guard.watch(batch, outputs.loss)
             if accelerator.sync_gradients:
@@ -128,12 +127,11 @@ def main() -> None:
             figures = training.progress_figures(accelerator, guard, throughput)
             log.write_progress(step, figures | values | inputs.figures())
         if (step % run.health_steps == 0 or last) and not guard.wrong:
-            figures = diagnostics.health(
-                vjepa, outputs, batch["context_masks"], batch["target_masks"], accelerator.gather
-            )
+            figures = diagnostics.health(vjepa, outputs, *masks, accelerator.gather)
             log.write_health(step, figures, diagnostics.alarms(figures, step > optimization.warmup_steps))
         if judge and (step % evaluation.eval_steps == 0 or last):
-            log.write_health(step, judge.figures(vjepa.vjepa), alarms=[])
+            with training.callable_in_parts(vjepa):
+                log.write_health(step, judge.figures(vjepa.vjepa), alarms=[])
         if save or guard.stop:
             log.name_failures(inputs.gather())
             checkpoints.save_checkpoint(accelerator, run.output_dir, progress, run.save_total_limit)

@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,20 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from safetensors import SafetensorError
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
-from .arguments import DataArguments, MaskArguments, ModelArguments, OptimizationArguments, PretrainingArguments
-from .checkpoints import Progress, find_checkpoint
+from .arguments import (
+    DataArguments,
+    MaskArguments,
+    ModelArguments,
+    OptimizationArguments,
+    PretrainingArguments,
+    RunArguments,
+)
+from .checkpoints import Progress, find_checkpoint, load_checkpoint
 from .configuration_vjepa import VJEPAConfig
 from .data import (
     ClipBatchSampler,
@@ -65,12 +75,19 @@ def model_config(model: ModelArguments, num_mask_kinds: int) -> VJEPAConfig:
     )
 
 
-def compile_layers(model: torch.nn.Module, backend: str = "inductor") -> None:
+def compile_layers(model: PreTrainedModel, backend: str = "inductor") -> None:
     """Compile the transformer layers in place, for any number of tokens; they compile when they are first used.
 
     All layers of a kind share their compiled code, so what is compiled does not grow with depth. Weights keep their
     names, and everything around the layers stays as it is.
+
+    Raises:
+        ValueError: with stochastic depth, whose probability would make every layer a kind of its own.
     """
+    if model.config.drop_path_rate:
+        raise ValueError(
+            f"drop_path_rate={model.config.drop_path_rate} does not go with compile; set one of them to 0"
+        )
     for module in model.modules():
         if isinstance(module, VJEPALayer):
             module.compile(dynamic=True, backend=backend)
@@ -241,6 +258,17 @@ def clip_gradients(model: VJEPAForPreTraining, max_norm: float) -> dict[str, tor
     return {name: norm.full_tensor() if isinstance(norm, DTensor) else norm for name, norm in norms.items()}
 
 
+@contextmanager
+def callable_in_parts(model: torch.nn.Module) -> Iterator[None]:
+    """Let parts of a model be called by themselves, also where a run shards it: only the whole gathers its weights."""
+    sharded = isinstance(model, FSDPModule)
+    if sharded:
+        model.unshard()
+    yield
+    if sharded:
+        model.reshard()
+
+
 # --- output folder -------------------------------------------------------------------------------------------------
 
 
@@ -294,6 +322,15 @@ def prepare_output_dir(accelerator: Accelerator, args: PretrainingArguments) -> 
         output_dir.mkdir(parents=True, exist_ok=True)
         args.save(output_dir / ARGUMENTS_FILE)
     accelerator.wait_for_everyone()
+
+
+def starting_point(accelerator: Accelerator, run: RunArguments) -> Progress:
+    """Where a run begins: at its first step, or at the checkpoint that `resume` asks for, which is loaded.
+
+    Raises:
+        ValueError: as `checkpoints.load_checkpoint`.
+    """
+    return load_checkpoint(accelerator, run.output_dir, run.resume_step) if run.resume else Progress()
 
 
 def export(accelerator: Accelerator, model: torch.nn.Module, processor: Any, output_dir: str | Path) -> None:
