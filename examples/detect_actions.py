@@ -13,6 +13,7 @@ it is missing. On AVA:
 """
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -142,7 +143,8 @@ def main(
     true = [detection.to_truth(truths[moment]) if moment in truths else nothing for moment in moments]
     metric = FrameMeanAveragePrecision(len(names))
     result = metric.compute(predictions=list(map(listed, found)), references=list(map(listed, true)))
-    per_action = dict(zip(names.values(), result.pop("average_precision"), strict=True))
+    precisions = [None if math.isnan(precision) else precision for precision in result.pop("average_precision")]
+    per_action = dict(zip(names.values(), precisions, strict=True))
     result |= {"random_init": random_init, "fine_tune": fine_tune, "seed": seed, "train_loss": loss}
     result |= {"unreadable_clips": len(unreadable), "average_precision": per_action}
 
@@ -163,7 +165,7 @@ def main(
         titles=[f"{moments[place][0]}, second {moments[place][1]:g}" for place in drawn],
     )
     for name, precision in per_action.items():
-        print(f"{precision:.3f}  {name}")
+        print("  -  " if precision is None else f"{precision:.3f}", name)
     print(f"frame mAP {result['mean_average_precision']:.3f}; results and a picture in {output}")
 
 

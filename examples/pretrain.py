@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 
-from vjepa_hf import VJEPAForPreTraining, checkpoints, data, diagnostics, run_guard, training
+from vjepa_hf import VJEPAForPreTraining, checkpoints, data, diagnostics, flops, run_guard, training
 from vjepa_hf.arguments import parse_arguments
 from vjepa_hf.online_evaluation import make_judge
 from vjepa_hf.starting_weights import freeze_first_layers, load_starting_weights
@@ -63,6 +63,8 @@ def main() -> None:
     freeze_first_layers(model, args.model.freeze_layers)
     if run.gradient_checkpointing:
         model.gradient_checkpointing_enable()
+    if run.compile:
+        training.compile_layers(model)
     processor = training.make_processor(config, source)
     model, optimizer = accelerator.prepare(model, training.make_optimizer(model, optimization))
     vjepa = accelerator.unwrap_model(model)
@@ -72,9 +74,7 @@ def main() -> None:
     guard = run_guard.RunGuard(accelerator, run.max_skipped_steps, run.max_grad_norm_ratio)
     accelerator.register_for_checkpointing(inputs, guard)
     training.prepare_output_dir(accelerator, args)
-    progress = checkpoints.Progress()
-    if run.resume:
-        progress = checkpoints.load_checkpoint(accelerator, run.output_dir, run.resume_step)
+    progress = training.starting_point(accelerator, run)
 
     # 5. Data: clips and masks are functions of (seed, epoch, sample id); workers decode, augment and draw masks.
     loader = training.make_loader(accelerator, args, config, videos, progress, inputs)
@@ -86,7 +86,7 @@ def main() -> None:
     num_videos = None if source.streaming else len(loader.dataset)
     accelerator.print(training.run_summary(accelerator, args, num_videos, model))
     log = training.RunLog(accelerator, args, progress.step)
-    throughput = training.Throughput()
+    throughput = training.Throughput(training.matmul_ceiling(accelerator))
     for batch in throughput.timed(loader):
         values = training.hyperparameters(progress.step, optimization)
         training.set_hyperparameters(optimizer, values)
@@ -97,7 +97,9 @@ def main() -> None:
             if source.augment_on_device:
                 clips = data.augment_clips(clips, batch["clip_keys"], augment, run.seed)
             pixels = normalize(clips, processor.image_mean, processor.image_std)
-            outputs = model(pixels, batch["context_masks"], batch["target_masks"])
+            masks = batch["context_masks"], batch["target_masks"]
+            outputs = model(pixels, *masks)
+            throughput.flops += flops.step_flops(config, *masks)
             accelerator.backward(outputs.loss)
             guard.watch(batch, outputs.loss)
             if accelerator.sync_gradients:
@@ -125,11 +127,11 @@ def main() -> None:
             figures = training.progress_figures(accelerator, guard, throughput)
             log.write_progress(step, figures | values | inputs.figures())
         if (step % run.health_steps == 0 or last) and not guard.wrong:
-            masks = batch["context_masks"], batch["target_masks"]
             figures = diagnostics.health(vjepa, outputs, *masks, accelerator.gather)
             log.write_health(step, figures, diagnostics.alarms(figures, step > optimization.warmup_steps))
         if judge and (step % evaluation.eval_steps == 0 or last):
-            log.write_health(step, judge.figures(vjepa.vjepa), alarms=[])
+            with training.callable_in_parts(vjepa):
+                log.write_health(step, judge.figures(vjepa.vjepa), alarms=[])
         if save or guard.stop:
             log.name_failures(inputs.gather())
             checkpoints.save_checkpoint(accelerator, run.output_dir, progress, run.save_total_limit)

@@ -201,7 +201,7 @@ def models():
         (CLIPS[:0], r"at least one clip, got \(0, 4, 3, 32, 32\)"),
         (CLIPS[:, :3], "num_frames=3 is not a positive multiple of tubelet_size=2"),
         (CLIPS[..., :30], "width=30 is not a positive multiple of patch_size=8; pad or crop the clip"),
-        (None, "exactly one of pixel_values_videos and tubelets"),
+        (None, "exactly one of pixel_values_videos and tubelets|got NoneType"),
     ],
 )
 def test_wrong_clips_are_named_by_every_model(models, clips, message):

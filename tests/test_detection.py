@@ -214,9 +214,14 @@ def test_what_cannot_be_read_is_named_and_has_no_boxes(tmp_path, toy_video_path,
 
 
 def test_a_batch_without_any_box_is_a_batch(toy_video_path, processor):
-    clips = KeyFrameClips([key_frame("gone", 1.0)], {}, processor)
-    batch = collate_key_frames([clips[0], clips[0]])
+    clips = KeyFrameClips([key_frame("gone", 1.0), key_frame("v", 99.0)], {"v": str(toy_video_path)}, processor)
+    batch = collate_key_frames([clips[0], clips[1]])
     assert batch["boxes"].shape == (2, 0, 4) and batch["box_mask"].shape == (2, 0)
+
+
+def test_a_folder_without_any_of_the_videos_is_an_error(processor):
+    with pytest.raises(ValueError, match="none of the 1 videos with key frames is among the 1 found; .* 'v'"):
+        KeyFrameClips([key_frame("v", 1.0)], {"v.avi": "v.avi.mp4"}, processor)
 
 
 # Detections

@@ -169,6 +169,13 @@ def test_the_best_head_is_chosen_by_videos_that_are_not_trained_on(classifier, e
         assert trained[-1].settings.learning_rate == 3e-3 and trained[-1].validation_accuracy == 0.0
 
 
+def test_nothing_to_learn_from_is_an_error(classifier, easy):
+    features = VideoFeatures(easy[0].tokens, {4: "broken"})
+    for rows in ([], [4]):
+        with pytest.raises(ValueError, match=f"none of {len(rows)} training videos can be read"):
+            fit_probe(classifier, [HeadSettings()], features, easy[1], np.array(rows, dtype=np.int64))
+
+
 def test_a_single_head_is_trained_on_all_rows(classifier, easy):
     (head,) = fit_probe(classifier, [HeadSettings()], *easy, np.arange(30), seed=4, epochs=1)
     expected = train_heads(classifier, [HeadSettings()], *easy, np.arange(30), np.random.default_rng(4), epochs=1)

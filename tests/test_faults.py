@@ -37,7 +37,7 @@ from vjepa_hf.checkpoints import list_checkpoints
 from vjepa_hf.training import read_log
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults")]
-WITHOUT_A_CLOCK = ("clips_per_second", "data_wait", "memory_gib")
+WITHOUT_A_CLOCK = ("clips_per_second", "data_wait", "memory_gib", "mfu")
 
 
 @pytest.fixture(scope="module")
@@ -237,13 +237,16 @@ def test_a_run_goes_on_with_more_processes(runs, videos, straight, tmp_path):
 def test_sharded_with_fsdp_the_run_is_the_same_and_goes_on_exactly(runs, videos, straight, tmp_path):
     output = tmp_path / "run"
     sharded = {"env": FSDP, "processes": 2, "per_device_batch_size": "2", "videos": videos}
+    sharded |= {"eval_videos": videos, "eval_test_videos": videos, "eval_label": "appearance", "eval_steps": "3"}
     runs.finish(shard_on_cpu, output_dir=output, **sharded)
+    assert [row["step"] for row in log(output) if "knn_accuracy" in row] == [3, 6]
     assert (list_checkpoints(output)[-1] / "pytorch_model_fsdp_0" / "__1_0.distcp").exists()
     assert_same_to_rounding(output, straight)
     resumed = without_last_checkpoint(output, tmp_path / "resumed")
     runs.finish(shard_on_cpu, output_dir=resumed, resume="true", **sharded)
     assert log(resumed) == log(output)
     assert equal(*(load_file(folder / "model.safetensors") for folder in (resumed, output)))
+    assert "was written with FSDP" in runs.fail(videos=videos, output_dir=output, resume="true")
 
 
 def test_what_a_launcher_asks_for_and_a_run_cannot_do_is_refused(runs, videos, tmp_path):

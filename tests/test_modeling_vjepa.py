@@ -1,6 +1,7 @@
 """pytest tests/test_modeling_vjepa.py"""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from vjepa_hf.modeling_vjepa import (
     VJEPACrossAttention,
     VJEPADropPath,
     average_views,
+    forgotten,
     resize_positions,
     sincos_positions,
 )
@@ -544,3 +546,78 @@ def test_weights_start_as_published(tiny_config):
             assert (parameter == 0).all(), name
         checked += 1
     assert checked == len(list(model.parameters())) and checked > 50
+
+
+# What the backward pass keeps
+
+
+@pytest.mark.parametrize("function", [nn.LayerNorm(24), nn.GELU()])
+def test_what_is_forgotten_is_computed_again_to_the_same_gradients(function):
+    tokens = torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    product = nn.Linear(24, 8)
+    expected = torch.autograd.grad(product(function(tokens)).sum(), [tokens, product.weight])
+    calls = []
+    with forgotten(lambda given: calls.append(1) or function(given), tokens) as result:
+        output = product(result)
+    assert len(calls) == 1
+    found = torch.autograd.grad(output.sum(), [tokens, product.weight])
+    assert len(calls) == 2
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+def test_what_is_forgotten_takes_no_memory():
+    tokens = torch.randn(100, 24, requires_grad=True)
+    product = nn.Linear(24, 8)
+    alive = []
+
+    def keep(given):
+        alive.append(weakref.ref(result := given * 2))
+        return result
+
+    with forgotten(keep, tokens, recompute=False) as result:
+        kept = product(result)
+    with forgotten(keep, tokens) as result:
+        output = product(result)
+    del result
+    assert alive[0]() is not None and alive[1]() is None
+    assert kept.shape == output.shape
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_gradients_are_those_of_layers_that_keep_everything(tiny_pretraining_model, tiny_clip, precision):
+    model, results = tiny_pretraining_model.train(), []
+    for whole_layers in (False, True):  # gradient checkpointing computes whole layers again and forgets nothing else
+        if whole_layers:
+            model.gradient_checkpointing_enable()
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            loss = model(tiny_clip, *([mask] for mask in masks())).loss
+        model.zero_grad()
+        loss.backward()
+        results.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert all(torch.equal(gradient, results[1][name]) for name, gradient in results[0].items())
+
+
+def test_the_last_layer_of_the_predictor_computes_target_tokens_only(tiny_pretraining_model, tiny_clip):
+    context, target = masks()
+    predictor = tiny_pretraining_model.vjepa.predictor
+    shapes = []
+    for layer in predictor.layers:
+        layer.mlp.register_forward_hook(lambda module, given, result: shapes.append(result.shape[1]))
+    with torch.no_grad():
+        prediction = tiny_pretraining_model(tiny_clip, [context], [target]).predictions[0]
+        assert shapes == [context.shape[1] + target.shape[1], target.shape[1]]
+        # As published: all tokens through all layers.
+        tokens = predictor.embed(
+            tiny_pretraining_model.context_encoder(to_tubelets(tiny_clip, 2, 8), (2, 4, 4), context)[0]
+        )
+        tokens = torch.cat(
+            [
+                tokens + predictor.position_embeddings[context],
+                predictor.position_embeddings[target] + predictor.mask_tokens[0],
+            ],
+            dim=1,
+        )
+        for layer in predictor.layers:
+            tokens, _ = layer(tokens)
+        expected = predictor.proj(predictor.norm(tokens[:, context.shape[1] :]))
+    torch.testing.assert_close(prediction, expected)

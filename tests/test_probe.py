@@ -18,9 +18,11 @@ from PIL import Image
 from transformers import pipeline
 from typer.testing import CliRunner
 
+import classify_video
 import probe
 from house import REPO
 from vjepa_hf import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAVideoProcessor
+from vjepa_hf.data import load_videos
 
 BASE = {"label": "side", "epochs": 2, "num_workers": 0}
 
@@ -77,7 +79,7 @@ def test_a_low_shot_table_has_mean_and_spread_and_reads_each_video_once(model, l
     assert again == result and made == {path: path.stat().st_mtime_ns for path in made}
 
 
-def test_testing_a_classifier_again_gives_the_score_of_its_probe(model, lists, tmp_path):
+def test_testing_a_classifier_again_gives_the_score_of_its_probe(model, lists, tmp_path, capsys):
     several = {"num_clips": 2, "num_crops": 3}
     result = run(model, *lists, output=tmp_path / "probe", **several)
     weights = (tmp_path / "probe" / "model.safetensors").read_bytes()
@@ -87,6 +89,11 @@ def test_testing_a_classifier_again_gives_the_score_of_its_probe(model, lists, t
     assert (tmp_path / "probe" / "model.safetensors").read_bytes() == weights
     classify = pipeline("video-classification", model=str(tmp_path / "probe"))
     assert classify.video_processor.num_clips == 2 and classify.video_processor.num_crops == 3
+    video = load_videos(lists[1])["video"][0]
+    classify_video.main(str(tmp_path / "probe"), [video], num_crops=1)
+    processor = VJEPAVideoProcessor.from_pretrained(tmp_path / "probe", num_crops=1)
+    best = pipeline("video-classification", model=str(tmp_path / "probe"), video_processor=processor)(video)[0]
+    assert f"{best['score']:.3f}  {best['label']}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("from_video", [False, True], ids=["kept", "from video"])
@@ -94,7 +101,7 @@ def test_a_probe_may_attend_across_augmented_clips(model, lists, tmp_path, from_
     options = {"num_clips": 2, "attend_across_clips": True, "augment": "crop", "augmented_views": 2}
     run(model, *lists, output=tmp_path / "probe", from_video=from_video, **options)
     assert VJEPAForVideoClassification.from_pretrained(tmp_path / "probe").config.pooler_num_clips == 2
-    answers = pipeline("video-classification", model=str(tmp_path / "probe"))(lists[1].read_text().split("\n")[1][:-5])
+    answers = pipeline("video-classification", model=str(tmp_path / "probe"))(load_videos(lists[1])["video"][0])
     assert sum(answer["score"] for answer in answers) == pytest.approx(1)
 
 

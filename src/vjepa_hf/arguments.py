@@ -125,7 +125,9 @@ class MaskArguments:
     mask_block_scale: list[float] = _help("share of the frame that one block covers, for each mask kind", [0.15, 0.7])
     mask_context_steps: int = _help("time steps after which all is hidden (causal masks); 0: all may be seen", 0)
     mask_aspect_ratio: list[float] = _help("lower and upper height / width of a block", [0.75, 1.5])
-    mask_mode: Literal["subsample", "reference"] = _help("how lists of tokens are cut to one length", "subsample")
+    mask_mode: Literal["subsample", "reference", "packed"] = _help(
+        "how lists of tokens are cut to one length; packed: not at all", "subsample"
+    )
     mask_group_size: int | None = _help("clips that share one token count; None: all of an optimizer step", None)
 
     def __post_init__(self) -> None:
@@ -209,6 +211,7 @@ class RunArguments:
     seed: int = _help("every random choice is a function of it, the epoch and the sample", 0)
     mixed_precision: Literal["no", "fp16", "bf16"] = _help("arithmetic of the forward pass", "no")
     cpu_threads: int | None = _help("threads of each process on CPU; None: as the launcher set them", None)
+    compile: bool = _help("compile the transformer layers with torch.compile when the run starts", False)
     gradient_checkpointing: bool = _help("recompute activations in the backward pass to save memory", False)
     logging_steps: int = _help("optimizer steps from one line of the log to the next", 10)
     health_steps: int = _help("optimizer steps from one health line to the next", 100)

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, load, patch_environment
+from accelerate.utils import DistributedType, broadcast_object_list, load, patch_environment
 from safetensors import SafetensorError
 
 MANIFEST_FILE = "manifest.json"
 PROGRESS_FILE = "progress.json"
+SHARDED_WEIGHTS = "pytorch_model_fsdp_0"
 # All that torch.distributed.checkpoint writes into the `.metadata` of sharded weights, a pickle it reads unchecked.
 _METADATA_NAMES = {
     "pathlib": ("PosixPath",),
@@ -54,7 +55,8 @@ class Progress:
 
 def list_checkpoints(output_dir: str | Path) -> list[Path]:
     """Checkpoints of a run, oldest first. Half-written ones bear another name until they are whole."""
-    return sorted((Path(output_dir) / "checkpoints").glob("step_*"))
+    folders = (Path(output_dir) / "checkpoints").glob("step_*")
+    return sorted((folder for folder in folders if folder.name.removeprefix("step_").isdigit()), key=_step_of)
 
 
 def find_checkpoint(output_dir: str | Path, step: int | None = None) -> Path:
@@ -137,7 +139,8 @@ def load_checkpoint(accelerator: Accelerator, output_dir: str | Path, step: int 
             names the newest one that is whole, and how to continue from it.
     """
     folder = find_checkpoint(output_dir, step)
-    problem = [_why_not(folder) if accelerator.is_main_process else None]
+    sharded = accelerator.distributed_type == DistributedType.FSDP
+    problem = [_why_not(folder, sharded) if accelerator.is_main_process else None]
     (problem,) = broadcast_object_list(problem)
     if problem:
         raise ValueError(problem)
@@ -193,9 +196,12 @@ def damage(folder: str | Path) -> str | None:
     return None
 
 
-def _why_not(folder: Path) -> str | None:
+def _why_not(folder: Path, sharded: bool) -> str | None:
     """Why a checkpoint is not loaded, and what to do; None when it may be."""
     wrong = damage(folder)
+    if wrong is None and sharded != (folder / SHARDED_WEIGHTS).is_dir():
+        written, here = ("without", "with") if sharded else ("with", "without")
+        return f"checkpoint {str(folder)!r} was written {written} FSDP: continue from it as it was, not {here} FSDP"
     if wrong is None:
         return _code_in_metadata(folder)
     older = [other for other in list_checkpoints(folder.parent.parent) if _step_of(other) < _step_of(folder)]

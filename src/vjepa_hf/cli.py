@@ -19,6 +19,7 @@ from .conversion import LICENSE, export_to_meta
 from .conversion import convert as convert_checkpoint
 from .data import VideoCheck, check_video, oddities
 from .dense_features import stream_features, write_features
+from .flops import matmul_rate
 from .frame_sampling import clip_span
 from .modeling_vjepa import VJEPAModel
 from .shrinking import shrink_video
@@ -33,7 +34,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="V-JEPA for H
 
 @app.command()
 def env() -> None:
-    """Print versions, devices and the decoders that really work, for a bug report."""
+    """Print versions, devices and their speed, and the decoders that really work, for a bug report."""
     installed = {distribution.name.lower().replace("-", "_") for distribution in importlib.metadata.distributions()}
     rows = {"python": platform.python_version(), "platform": platform.platform()}
     rows |= {name: importlib.metadata.version(name) if name in installed else "not installed" for name in PACKAGES}
@@ -41,8 +42,11 @@ def env() -> None:
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     rows |= {"cuda": torch.version.cuda or "none", "gpus": ", ".join(devices) or "none"}
     rows |= {"cpu threads": str(torch.get_num_threads())}
+    device = "cuda" if devices else "cpu"
+    for dtype in (torch.float32, torch.bfloat16):
+        rows[f"{device} {str(dtype).removeprefix('torch.')}"] = f"{matmul_rate(device, dtype) / 1e9:.0f} GFLOP/s"
     for name, value in rows.items():
-        typer.echo(f"{name:<14}{value}")
+        typer.echo(f"{name:<15}{value}")
 
 
 def _torchcodec_state() -> str:

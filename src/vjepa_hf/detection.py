@@ -231,6 +231,9 @@ class KeyFrameClips(torch.utils.data.Dataset):
             It must not crop: boxes are in units of the whole frame. See `whole_frame_processor`.
         first_second: second of the first frame of every video; 900 for AVA's cut to their annotated part.
         frame_rate: frames a second of videos that do not tell, which are folders of frames.
+
+    Raises:
+        ValueError: there is none of the videos.
     """
 
     def __init__(
@@ -241,6 +244,12 @@ class KeyFrameClips(torch.utils.data.Dataset):
         first_second: float = 0.0,
         frame_rate: float | None = None,
     ) -> None:
+        names = {key_frame.video for key_frame in key_frames}
+        if not names & set(videos):
+            raise ValueError(
+                f"none of the {len(names)} videos with key frames is among the {len(videos)} found; they are looked "
+                f"up by file name without suffix, such as {min(names, default='')!r}"
+            )
         self.key_frames, self.videos, self.processor = key_frames, videos, processor
         self.first_second, self.frame_rate = first_second, frame_rate
 

@@ -14,7 +14,6 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from .modeling_vjepa import VJEPAForPreTraining, VJEPAForPreTrainingOutput
-from .tubelets import take_tokens
 
 Gather = Callable[[torch.Tensor], torch.Tensor]
 
@@ -45,11 +44,11 @@ ALARMS = (
 
 
 def spread_tokens(tensors: Sequence[torch.Tensor], num_tokens: int = 1024) -> torch.Tensor:
-    """Pick `num_tokens` tokens evenly from tensors `(B, M, D)`, as `(num_tokens, D)` in float32.
+    """Pick `num_tokens` tokens evenly from tensors `(B, M, D)`, or B of `(M, D)`, as `(num_tokens, D)` in float32.
 
     The number is exact (a small batch repeats tokens), so the results of several processes can be gathered.
     """
-    tokens = torch.cat([tensor.detach().flatten(0, 1) for tensor in tensors])
+    tokens = torch.cat([clip.detach() for tensor in tensors for clip in tensor])
     places = torch.arange(num_tokens, device=tokens.device) * len(tokens) // num_tokens
     return tokens[places].float()
 
@@ -110,13 +109,15 @@ def copy_errors(
     for prediction, target, context_mask, target_mask in zip(
         outputs.predictions, outputs.targets, context_masks, target_masks, strict=True
     ):
-        context, target = context_mask[:num_clips], target[:num_clips]
-        # (B, M, 3), (B, K, 3) -> (B, M, K); differences of integers, so that equal distances are equal
-        distances = torch.cdist(
-            positions[target_mask[:num_clips]], positions[context], compute_mode="donot_use_mm_for_euclid_dist"
-        )
-        copy = take_tokens(features, context.gather(1, distances.argmin(dim=-1)))
-        errors += torch.stack([(answer[:num_clips] - target).abs().sum() for answer in (prediction.float(), copy)])
+        for clip, clip_features in enumerate(features):
+            context = context_mask[clip]
+            # (M, 3), (K, 3) -> (M, K); differences of integers, so that equal distances are equal
+            distances = torch.cdist(
+                positions[target_mask[clip]], positions[context], compute_mode="donot_use_mm_for_euclid_dist"
+            )
+            copy = clip_features[context[distances.argmin(dim=-1)]]
+            answers = prediction[clip].float(), copy
+            errors += torch.stack([(answer - target[clip]).abs().sum() for answer in answers])
     return errors
 
 
@@ -126,9 +127,10 @@ def loss_sums(
     """Summed losses of target tokens, and their number, for each mask kind and time step: `(2, kinds, t)`."""
     t, h, w = grid
     sums = []
-    for prediction, target, mask in zip(outputs.predictions, outputs.targets, target_masks, strict=True):
-        losses = (prediction.float() - target).abs().mean(dim=-1).flatten()
-        time = (mask // (h * w)).flatten()
+    for kind in zip(outputs.predictions, outputs.targets, target_masks, strict=True):
+        prediction, target, mask = (torch.cat(list(clips)) for clips in kind)
+        losses = (prediction.float() - target).abs().mean(dim=-1)
+        time = mask // (h * w)
         rows = torch.stack([losses, torch.ones_like(losses)])
         sums.append(rows.new_zeros(2, t).index_add(1, time, rows))
     return torch.stack(sums, dim=1)
@@ -165,8 +167,8 @@ def health(
     Args:
         model: whose encoders are compared.
         outputs: of the model, for the batch of this process.
-        context_masks: LongTensor `(B, K)` for each mask kind, as the model got them.
-        target_masks: LongTensor `(B, M)` for each mask kind.
+        context_masks: index lists for each mask kind, as the model got them.
+        target_masks: index lists for each mask kind.
         gather: joins tensors of all processes along the first dimension, `accelerator.gather`.
         num_tokens: tokens looked at, by all processes together.
 

@@ -210,13 +210,16 @@ def train_heads(
         generator: order of the rows.
         epochs: passes over the rows.
         batch_size: videos of one step.
+
+    Raises:
+        ValueError: none of the rows can be read.
     """
     heads = [copy.deepcopy(head_of(classifier)).train() for _ in settings]
     optimizers = [
         torch.optim.AdamW(head.parameters(), lr=setting.learning_rate, weight_decay=setting.weight_decay)
         for head, setting in zip(heads, settings, strict=True)
     ]
-    batches = math.ceil(len(rows) / batch_size)
+    batches = max(1, math.ceil(len(rows) / batch_size))
     schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(each, T_max=epochs * batches) for each in optimizers]
     num_clips = classifier.config.pooler_num_clips
     history = []
@@ -227,6 +230,8 @@ def train_heads(
             tokens = tokens.flatten(1, 2).to(classifier.device, classifier.dtype)  # (B, num_clips * N, D)
             target = torch.from_numpy(labels[batch]).to(classifier.device)
             losses.append([_step(*each, tokens, target) for each in zip(heads, optimizers, schedules, strict=True)])
+        if not losses:
+            raise ValueError(f"none of {len(rows)} training videos can be read, so there is nothing to learn from")
         history.append(torch.tensor(losses).mean(dim=0).tolist())
     return [
         TrainedHead(head.eval(), setting, [losses[place] for losses in history])

@@ -92,7 +92,9 @@ class OnlineEvaluation:
     def _features(self, encoder: VJEPAModel, videos: LabelledVideos) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean tokens `(n, D)` in float64 and classes `(n,)` of the readable videos, in their order."""
         accelerator = self.accelerator
-        rows = range(accelerator.process_index, len(videos), accelerator.num_processes)
+        # Equally many for all processes, for some do first rows twice: a sharded encoder is called by all together.
+        padded = -(-len(videos) // accelerator.num_processes) * accelerator.num_processes
+        rows = [row % len(videos) for row in range(accelerator.process_index, padded, accelerator.num_processes)]
         loader = torch.utils.data.DataLoader(
             torch.utils.data.Subset(videos, rows),
             self.batch_size,
@@ -105,8 +107,8 @@ class OnlineEvaluation:
             with accelerator.autocast():
                 tokens = encoder(pixels.to(accelerator.device)).last_hidden_state
             found += zip(tokens.double().mean(dim=1).cpu(), labels, strict=True)
-        numbered = gather_object(list(zip(rows, found, strict=True)))
-        readable = [video for _, video in sorted(numbered, key=lambda item: item[0]) if video[1] != UNREADABLE]
+        numbered = dict(gather_object(list(zip(rows, found, strict=True))))
+        readable = [video for _, video in sorted(numbered.items()) if video[1] != UNREADABLE]
         if not readable:
             raise ValueError("not one video of eval_videos or of eval_test_videos can be read")
         return torch.stack([features for features, _ in readable]), torch.tensor([label for _, label in readable])
