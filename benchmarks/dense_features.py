@@ -116,6 +116,7 @@ def main() -> None:
                 rows.append((*row, f"{1000 * spent / info.duration:.1f}", f"{memory:.0f}"))
                 print(*rows[-1], flush=True)
     lines = opening("Features of long videos", __file__, __doc__, f"PyAV {av.__version__}")
+    lines += [f"Runs of each way: {options.rounds}.", ""]
     header = ["video", "way", "time steps", "processor time for a second of video, ms", "memory, MiB"]
     publish(lines + table(header, rows), options.output)
 

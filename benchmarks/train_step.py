@@ -381,8 +381,8 @@ def figures(job: Job, records: Sequence[Record], rates: dict, flops: Sequence[Cl
     return [
         f"## {job.model}, {job.num_clips} clips of {job.num_frames} x {job.image_size} x {job.image_size}",
         "",
-        f"{len(first.seconds)} rounds. Matrix products: fp32 {ceilings[torch.float32] / 1e9:.0f} GFLOP/s, bf16 "
-        f"{ceilings[torch.bfloat16] / 1e9:.0f} GFLOP/s. A clip of the first round takes {counted.total / 1e9:.0f} "
+        f"{len(first.seconds)} rounds. Matrix products, median: fp32 {ceilings[torch.float32] / 1e9:.0f} GFLOP/s, "
+        f"bf16 {ceilings[torch.bfloat16] / 1e9:.0f} GFLOP/s. A clip of the first round takes {counted.total / 1e9:.0f} "
         f"GFLOP: target {counted.target / 1e9:.0f}, context {counted.context / 1e9:.0f}, predictor "
         f"{counted.predictor / 1e9:.0f}, backward {counted.backward / 1e9:.0f}.",
         "",

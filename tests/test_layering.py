@@ -17,6 +17,7 @@ LEVEL = {
     "detection_metrics": 0,
     "sources": 0,
     "class_names": 0,
+    "grouping": 0,
     "released_checkpoints": 0,
     "checkpoints": 0,
     "run_guard": 0,

@@ -350,10 +350,8 @@ class VJEPADropPath(nn.Module):
         super().__init__()
         self.drop_prob = drop_prob
 
-    # Otherwise compiled again for the probability of every layer.
-    @torch.compiler.disable
     def forward(self, branch: torch.Tensor) -> torch.Tensor:
-        if not self.training:
+        if self.drop_prob == 0.0 or not self.training:
             return branch
         keep_prob = 1.0 - self.drop_prob
         keep = torch.empty(branch.shape[0], 1, 1, dtype=branch.dtype, device=branch.device).bernoulli_(keep_prob)
@@ -377,7 +375,7 @@ class VJEPALayer(GradientCheckpointingLayer):
         self.attention = VJEPAAttention(config, hidden_size, num_attention_heads)
         self.norm2 = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         self.mlp = VJEPAMLP(config, hidden_size, mlp_ratio)
-        self.drop_path = VJEPADropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+        self.drop_path = VJEPADropPath(drop_path_rate)
 
     def forward(
         self,

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from .arguments import (
     DataArguments,
@@ -74,12 +75,19 @@ def model_config(model: ModelArguments, num_mask_kinds: int) -> VJEPAConfig:
     )
 
 
-def compile_layers(model: torch.nn.Module, backend: str = "inductor") -> None:
+def compile_layers(model: PreTrainedModel, backend: str = "inductor") -> None:
     """Compile the transformer layers in place, for any number of tokens; they compile when they are first used.
 
     All layers of a kind share their compiled code, so what is compiled does not grow with depth. Weights keep their
     names, and everything around the layers stays as it is.
+
+    Raises:
+        ValueError: with stochastic depth, whose probability would make every layer a kind of its own.
     """
+    if model.config.drop_path_rate:
+        raise ValueError(
+            f"drop_path_rate={model.config.drop_path_rate} does not go with compile; set one of them to 0"
+        )
     for module in model.modules():
         if isinstance(module, VJEPALayer):
             module.compile(dynamic=True, backend=backend)
@@ -383,6 +391,10 @@ def run_summary(
 # --- log -----------------------------------------------------------------------------------------------------------
 
 
+# Of a health line, what is printed; all of it goes to the log.
+SHOWN_HEALTH = ("target_std", "context_std", "target_rank", "loss_ratio", "copy_ratio", "encoder_distance")
+
+
 class RunLog:
     """What a run tells: a progress bar, trackers, and one JSON object a line in `log.jsonl`.
 
@@ -430,8 +442,8 @@ class RunLog:
     def write_health(self, step: int, figures: dict[str, float], alarms: Sequence[str]) -> None:
         """Record the health line of a step and print it, with its alarms."""
         self.write(step, figures)
-        shown = (f"{name} {value:.3g}" for name, value in figures.items() if "/" not in name)
-        self.say(f"step {step} health: " + ", ".join(shown))
+        shown = [name for name in SHOWN_HEALTH if name in figures] or figures
+        self.say(f"step {step} health: " + ", ".join(f"{name} {figures[name]:.3g}" for name in shown))
         for alarm in alarms:
             self.say(f"WARNING {alarm}")
 
