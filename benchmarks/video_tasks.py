@@ -154,8 +154,9 @@ class TrainingClips(torch.utils.data.Dataset):
         length = generator.integers(CACHED_FRAMES // 2, CACHED_FRAMES + 1)
         start = generator.integers(CACHED_FRAMES - length + 1)
         window = start + np.linspace(0, length - 1, self.num_frames).round().astype(int)
-        clip = torch.from_numpy(self.frames[self.rows[request.index], window])
-        return data.ClipSample(self.transform(clip, generator), request)
+        row = self.rows[request.index]
+        clip = torch.from_numpy(self.frames[row, window])
+        return data.ClipSample(self.transform(clip, generator), request, video=str(row))
 
 
 # --- splits --------------------------------------------------------------------------------------------------------
