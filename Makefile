@@ -37,14 +37,21 @@ style: $(READY)  ## Format the code and mend what ruff can mend
 	$(BIN)/ruff format $(wildcard $(SOURCES))
 
 # REFERENCE=path/to/jepa also runs Meta's code beside ours, FIXTURES=path writes the parity table from recorded numbers,
-# VIDEOS=path measures the loader on real videos.
+# VIDEOS=path measures the loader on real videos, LONG=path the features of a long one.
 bench: $(READY)  ## Run the benchmarks; results go to benchmarks/results
 	$(BIN)/python benchmarks/toy_learning.py --output benchmarks/results/toy_learning.md
 	$(BIN)/python benchmarks/finetuning.py --output benchmarks/results/finetuning.md
-	$(BIN)/python benchmarks/collapse.py --output benchmarks/results/collapse.md
+	$(BIN)/python benchmarks/collapse.py --output benchmarks/results/collapse.md --plot docs/images/health.png
+	$(BIN)/python benchmarks/health_cost.py --output benchmarks/results/health_cost.md
+	$(BIN)/python benchmarks/soak_pretrain.py --output benchmarks/results/soak_pretrain.md
+	$(BIN)/python benchmarks/probe_protocols.py --output benchmarks/results/probe_protocols.md
+	$(BIN)/python benchmarks/probe_cost.py --output benchmarks/results/probe_cost.md
+	$(BIN)/python benchmarks/action_detection.py --output benchmarks/results/action_detection.md
+	$(BIN)/python benchmarks/online_evaluation.py --output benchmarks/results/online_evaluation.md
 	$(BIN)/python benchmarks/full_size_checkpoints.py --output benchmarks/results/full_size_checkpoints.md
 	$(BIN)/python benchmarks/index_list.py --output benchmarks/results/index_list.md
 	$(if $(VIDEOS),$(BIN)/python benchmarks/loader.py --videos $(VIDEOS) --output benchmarks/results/loader.md)
+	$(if $(LONG),$(BIN)/python benchmarks/dense_features.py --video $(LONG) --output benchmarks/results/dense_features.md)
 	$(if $(FIXTURES),$(BIN)/python benchmarks/parity_table.py --fixtures $(FIXTURES) --write)
 	$(if $(REFERENCE),$(BIN)/python benchmarks/parity_with_reference.py --reference $(REFERENCE) \
 		--output benchmarks/results/parity_with_reference.md)

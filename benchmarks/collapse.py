@@ -25,7 +25,7 @@ import torch
 import transformers
 from accelerate import Accelerator
 
-from report import opening, publish, table
+from report import COMMIT, opening, publish, table
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, data, diagnostics, training
 from vjepa_hf.arguments import OptimizationArguments, PretrainingArguments, parse_arguments
 from vjepa_hf.evaluation import few_label_accuracy
@@ -38,6 +38,7 @@ transformers.utils.logging.disable_progress_bar()
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"
 LOGGING_STEPS = 10
+WARMUP_STEPS = 200  # of the configuration
 
 
 class NaivePreTraining(VJEPAForPreTraining):
@@ -53,11 +54,20 @@ class NaivePreTraining(VJEPAForPreTraining):
         super().update_target_encoder(0.0)
 
 
-# Name -> model class, and what differs from the configuration.
+@dataclass(frozen=True)
+class Recipe:
+    """What a run is: its title, its model, and what differs from the configuration."""
+
+    title: str
+    model_class: type[VJEPAForPreTraining] = VJEPAForPreTraining
+    changes: dict[str, float] = field(default_factory=dict)
+
+
+HASTE = {"learning_rate": 3e-3, "ema_momentum": 0.9, "final_ema_momentum": 0.9}
 RUNS = {
-    "V-JEPA": (VJEPAForPreTraining, {}),
-    "naive": (NaivePreTraining, {}),
-    "hasty": (VJEPAForPreTraining, {"learning_rate": 3e-3, "ema_momentum": 0.9, "final_ema_momentum": 0.9}),
+    "V-JEPA": Recipe("V-JEPA: healthy"),
+    "naive": Recipe("naive: collapses to one point", NaivePreTraining),
+    "hasty": Recipe("hasty: collapses to few directions", changes=HASTE),
 }
 
 
@@ -74,10 +84,9 @@ class Run:
 
 def start(name: str, args: PretrainingArguments, config: VJEPAConfig) -> Run:
     """A run from the weights that the seed gives, the same for all."""
-    model_class, changes = RUNS[name]
-    optimization = replace(args.optimization, **changes)
+    optimization = replace(args.optimization, **RUNS[name].changes)
     torch.manual_seed(args.run.seed)
-    model = model_class(copy.deepcopy(config))
+    model = RUNS[name].model_class(copy.deepcopy(config))
     return Run(model, optimization, training.make_optimizer(model, optimization))
 
 
@@ -137,16 +146,130 @@ def train(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     return {name: run.rows for name, run in runs.items()}
 
 
-def alarms_of(row: dict[str, Any], warmup_steps: int) -> list[str]:
-    """Names of the alarms that a health row raises."""
-    return [alarm.split(":")[0] for alarm in diagnostics.alarms(row, row["step"] > warmup_steps)]
+def health_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a log that are health lines."""
+    return [row for row in rows if "target_std" in row]
+
+
+def raised(row: dict[str, Any]) -> list[str]:
+    """Names of the alarms of a health line."""
+    return [alarm.split(":")[0] for alarm in diagnostics.alarms(row, row["step"] > WARMUP_STEPS)]
+
+
+def course(logs: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Table of all runs at the steps at which a probe looked at them."""
+    header = ["run", "step", "loss", "target std", "context std", "target rank", "loss ratio", "copy ratio"]
+    lines = []
+    for name, rows in logs.items():
+        for look in (row for row in rows if "accuracy" in row):
+            row = {key: value for other in rows if other["step"] == look["step"] for key, value in other.items()}
+            cells = [f"{row[key]:.3f}" for key in ("loss", "target_std", "context_std")] + [
+                f"{row['target_rank']:.1f}"
+            ]
+            cells += [f"{row[key]:.2f}" for key in ("loss_ratio", "copy_ratio")] + [f"{row['accuracy']:.3f}"]
+            lines.append([name, row["step"], *cells, ", ".join(raised(row)) or "none"])
+    return table([*header, "accuracy", "alarms"], lines)
+
+
+def thresholds(logs: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Table of the worst figure of each run beside the threshold of each alarm, and when it was raised first."""
+    lines = []
+    for alarm in diagnostics.ALARMS:
+        low = np.isfinite(alarm.low)
+        cells = [alarm.name, f"{alarm.figure} {'<' if low else '>'} {alarm.low if low else alarm.high:g}"]
+        for rows in map(health_rows, logs.values()):
+            counted = [row for row in rows if row["step"] > WARMUP_STEPS or not alarm.after_warmup]
+            worst = (min if low else max)(row[alarm.figure] for row in counted)
+            steps = [row["step"] for row in rows if alarm.name in raised(row)]
+            cells.append(f"{worst:.2f}, {f'from step {steps[0]}' if steps else 'never'}")
+        lines.append(cells)
+    return table(["alarm", "raised where", *logs], lines)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A row of the picture: figures of the log with their labels, and a dotted line to hold them against."""
+
+    title: str
+    curves: dict[str, str]
+    line: float | None = None
+    line_label: str = ""
+
+
+LOW = {alarm.figure: alarm.low for alarm in diagnostics.ALARMS}
+PANELS = (
+    Panel("loss (L1)", {"loss": "loss"}),
+    Panel(
+        "std over tokens",
+        {"target_std": "target", "context_std": "context", "prediction_std": "prediction"},
+        LOW["target_std"],
+        "alarm for target",
+    ),
+    Panel(
+        "effective rank of 128",
+        {"target_rank": "target", "context_rank": "context", "prediction_rank": "prediction"},
+        LOW["target_rank_share"] * 128,
+        "alarm for target",
+    ),
+    Panel("loss / trivial answer", {"loss_ratio": "mean target", "copy_ratio": "nearest context"}, 1.0, "no better"),
+    Panel("probe accuracy", {"accuracy": "accuracy"}, 0.125, "chance"),
+)
+COLORS = ("#2f6db5", "#e08a1e", "#7a8793")
+ALARM_COLOR = "#c8382e"
+
+
+def plot(logs: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """The runs side by side, one figure below the other; red where an alarm is raised."""
+    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#555555"}
+    with pyplot.rc_context(style):
+        figure, axes = pyplot.subplots(
+            len(PANELS), len(logs), figsize=(12, 12), sharex=True, sharey="row", layout="constrained"
+        )
+        for column, (name, rows) in zip(axes.T, logs.items(), strict=True):
+            alarmed = {row["step"]: raised(row) for row in health_rows(rows)}
+            column[0].set_title(f"{RUNS[name].title}\n", fontsize=13, fontweight="bold")
+            first = next((f"{names[0]}, step {step}" for step, names in alarmed.items() if names), "")
+            column[0].text(
+                0.5, 1.04, f"first alarm: {first}" if first else "no alarm", transform=column[0].transAxes,
+                ha="center", fontsize=10, color=ALARM_COLOR if first else "#3a7d44",
+            )  # fmt: skip
+            for axis, panel in zip(column, PANELS, strict=True):
+                draw(axis, panel, rows)
+                shade(axis, alarmed)
+            column[-1].set_xlabel("optimizer step")
+        for (left, middle, *_), panel in zip(axes, PANELS, strict=True):
+            left.set_ylabel(panel.title, fontsize=11)
+            left.set_ylim(bottom=0)
+            if len(panel.curves) > 1 or panel.line is not None:
+                middle.legend(fontsize=9, frameon=False, loc="center right")  # where a collapsed run leaves room
+        figure.savefig(path, dpi=110)
+        pyplot.close(figure)
+
+
+def draw(axis: Any, panel: Panel, rows: list[dict[str, Any]]) -> None:
+    """The curves of a panel."""
+    for color, (key, label) in zip(COLORS, panel.curves.items(), strict=False):
+        points = [(row["step"], row[key]) for row in rows if key in row]
+        marker = "o" if key == "accuracy" else ""
+        axis.plot(*zip(*points, strict=True), color=color, label=label, linewidth=1.8, marker=marker, markersize=5)
+    if panel.line is not None:
+        axis.axhline(panel.line, color="#333333", linestyle=":", linewidth=1.2, label=panel.line_label)
+    axis.grid(alpha=0.25)
+
+
+def shade(axis: Any, alarmed: dict[int, list[str]]) -> None:
+    """Red ground from each health line with an alarm to the one before it."""
+    steps = [0, *alarmed]
+    for before, step in zip(steps, steps[1:], strict=False):
+        if alarmed[step]:
+            axis.axvspan(before, step, color=ALARM_COLOR, alpha=0.09, linewidth=0)
 
 
 def main() -> None:
-    """Train unless there is a log, then write the table and draw the curves."""
+    """Train unless there is a log, then write the tables and draw the curves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=Path, default=Path("output/toy_videos"), help="toy set, made if missing")
-    parser.add_argument("--log", type=Path, default=Path("output/collapse.json"), help="drawn if it is there")
+    parser.add_argument("--log", type=Path, default=Path("output/collapse.json"), help="of the runs, made if missing")
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     parser.add_argument("--plot", type=Path, help="PNG to draw")
     parser.add_argument("--steps", type=int, default=800, help="optimizer steps")
@@ -158,8 +281,17 @@ def main() -> None:
     options = parser.parse_args()
     if not options.log.exists():
         options.log.parent.mkdir(parents=True, exist_ok=True)
-        options.log.write_text(json.dumps(train(options)))
-    print(options.log)
+        options.log.write_text(json.dumps({"commit": COMMIT, "runs": train(options)}))
+    log = json.loads(options.log.read_text())
+    if options.plot:
+        plot(log["runs"], options.plot)
+    lines = opening("Two ways to collapse, beside a healthy run", __file__, __doc__, f"trained at {log['commit']}")
+    lines += course(log["runs"])
+    lines += [
+        "",
+        "The worst figure of each run, and when the alarm was raised first:",
+    ]
+    publish([*lines, "", *thresholds(log["runs"])], options.output)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from report import opening, publish, table
-from vjepa_hf.training import list_checkpoints, read_log
+from vjepa_hf.checkpoints import list_checkpoints
+from vjepa_hf.training import read_log
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 DAMAGES = ("cut", "overwritten", "empty", "text")
@@ -196,6 +197,20 @@ def failures(run: Path) -> list[str]:
     return lines
 
 
+def health(run: Path) -> list[str]:
+    """Table of the loss beside the health line, which explains it."""
+    rows = read_log(run / "log.jsonl")
+    lines = []
+    for row in (row for row in rows if "target_std" in row):
+        losses = [
+            other["loss"] for other in rows if "loss" in other and row["step"] - 50 < other["step"] <= row["step"]
+        ]
+        cells = [f"{row[name]:.3f}" for name in ("target_std", "loss_ratio", "copy_ratio")]
+        lines.append([row["step"], f"{np.mean(losses):.3f}", *cells, f"{row['target_rank']:.1f}"])
+    header = ["step", "loss, mean of 50 steps", "target std", "loss ratio", "copy ratio", "target rank"]
+    return table(header, lines[:: max(1, len(lines) // 16)])
+
+
 def main() -> None:
     """Make the videos, run, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -204,12 +219,13 @@ def main() -> None:
     parser.add_argument("--num-videos", type=int, default=400, help="copies, one in eight of them damaged")
     parser.add_argument("--minutes", type=float, default=60, help="length of the run")
     parser.add_argument("--interval", type=float, default=5, help="seconds from one sample to the next")
+    parser.add_argument("--save-steps", type=int, help="steps between checkpoints; by default a minute of a short run")
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     options = parser.parse_args()
 
     videos = options.folder / "videos"
     counts = make_videos(options.videos, videos, options.num_videos)
-    save_steps = calibrate(videos, options.folder)
+    save_steps = options.save_steps or calibrate(videos, options.folder)
     process = start(videos, options.folder, max_steps=1_000_000, save_steps=save_steps)
     samples = watch(process, options.folder / "run", options.minutes, options.interval)
 
@@ -224,6 +240,10 @@ def main() -> None:
         *table(["", "mean, first", "mean, last", "most, first", "most, last", "slope an hour"], flatness(samples)),
         "",
         *table(["until minute", "main", "workers", "PSS", "most descriptors", "newest checkpoint"], course(samples)),
+        "",
+        "The loss beside the figures that explain it:",
+        "",
+        *health(options.folder / "run"),
     ]
     publish(lines, options.output)
 

@@ -107,18 +107,40 @@ def render_video(
     for _ in range(FLOCK):
         radius = generator.uniform(*RADIUS)
         centers = centers_on_torus(generator, heading, speed, num_frames)
-        x, y = offsets_on_torus(centers, size)
-        x, y = x[:, None, :], y[:, :, None]  # (T, 1, W), (T, H, 1)
-        edge = size * radius  # the outline is one pixel soft
-        inside = np.clip(0.5 - edge * signed_distance(shape, x / radius, y / radius), 0, 1)[:, None]
-        wave = texture_wave(texture, x, y, generator.uniform(0, np.pi), generator.uniform(*TEXTURE_PERIOD))[:, None]
-        color = generator.uniform(0.7, 1.0, (3, 1, 1))
-        frames += inside * (
-            color * (0.55 + 0.45 * wave) - frames
-        )  # the texture takes away up to nine tenths of the light
-        boxes.append(np.concatenate([centers - radius, centers + radius]).T)
-    frames = np.round(255 * np.clip(frames, 0, 1)).astype(np.uint8).transpose(0, 2, 3, 1)
-    return frames, np.clip(np.round(size * np.stack(boxes, axis=1)), 0, size).astype(int)
+        boxes.append(paint_shape(generator, frames, shape, texture, centers, radius))
+    return to_bytes(frames), np.clip(np.round(size * np.stack(boxes, axis=1)), 0, size).astype(int)
+
+
+def paint_shape(
+    generator: np.random.Generator,
+    frames: np.ndarray,
+    shape: str,
+    texture: str,
+    centers: np.ndarray,
+    radius: float,
+    scale: float = 1.0,
+) -> np.ndarray:
+    """Paint a shape of random color over `frames` (T, C, H, W); its boxes (T, 4) as x0, y0, x1, y1.
+
+    `centers` (2, T), `radius` and the boxes are in sides of the frame, which is a torus; boxes reach beyond its
+    border. `scale` makes the texture finer below one, coarser above.
+    """
+    size = frames.shape[-1]
+    x, y = offsets_on_torus(centers, size)
+    x, y = x[:, None, :], y[:, :, None]  # (T, 1, W), (T, H, 1)
+    edge = size * radius  # the outline is one pixel soft
+    inside = np.clip(0.5 - edge * signed_distance(shape, x / radius, y / radius), 0, 1)[:, None]
+    angle, period = generator.uniform(0, np.pi), scale * generator.uniform(*TEXTURE_PERIOD)
+    wave = texture_wave(texture, x, y, angle, period)[:, None]
+    color = generator.uniform(0.7, 1.0, (3, 1, 1))
+    # The texture takes away up to nine tenths of the light.
+    frames += inside * (color * (0.55 + 0.45 * wave) - frames)
+    return np.concatenate([centers - radius, centers + radius]).T
+
+
+def to_bytes(frames: np.ndarray) -> np.ndarray:
+    """Frames (T, C, H, W) between 0 and 1 as (T, H, W, C) uint8."""
+    return np.round(255 * np.clip(frames, 0, 1)).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
 def write_video(path: Path, frames: np.ndarray) -> None:

@@ -17,8 +17,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 
-from vjepa_hf import VJEPAForPreTraining, checkpoints, data, diagnostics, run_guard, training
+from vjepa_hf import VJEPAForPreTraining, checkpoints, data, diagnostics, flops, run_guard, training
 from vjepa_hf.arguments import parse_arguments
+from vjepa_hf.online_evaluation import make_judge
+from vjepa_hf.starting_weights import freeze_first_layers, load_starting_weights
 from vjepa_hf.transforms import normalize
 from vjepa_hf.visualization import plot_curves
 
@@ -36,9 +38,10 @@ def toy_videos() -> Path:
 def main() -> None:
     # 1. Arguments: one YAML file, overridden by the command line.
     args = parse_arguments(default_config=HERE / "configs" / "tiny_cpu.yaml")
-    source, optimization, run = args.data, args.optimization, args.run
+    source, optimization, evaluation, run = args.data, args.optimization, args.evaluation, args.run
 
     # 2. Machines: the same script on one process or many, on CPU or GPU.
+    training.check_launcher()
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # without it, several processes on CPU would not know each other
         gradient_accumulation_steps=optimization.gradient_accumulation_steps,
@@ -55,8 +58,13 @@ def main() -> None:
     torch.manual_seed(run.seed)
     config = training.model_config(args.model, num_mask_kinds=len(args.masks.mask_num_blocks))
     model = VJEPAForPreTraining(config)
+    if args.model.init_from and not run.resume:
+        accelerator.print(load_starting_weights(model, args.model.init_from, args.model.init_parts))
+    freeze_first_layers(model, args.model.freeze_layers)
     if run.gradient_checkpointing:
         model.gradient_checkpointing_enable()
+    if run.compile:
+        training.compile_layers(model)
     processor = training.make_processor(config, source)
     model, optimizer = accelerator.prepare(model, training.make_optimizer(model, optimization))
     vjepa = accelerator.unwrap_model(model)
@@ -66,20 +74,19 @@ def main() -> None:
     guard = run_guard.RunGuard(accelerator, run.max_skipped_steps, run.max_grad_norm_ratio)
     accelerator.register_for_checkpointing(inputs, guard)
     training.prepare_output_dir(accelerator, args)
-    progress = checkpoints.Progress()
-    if run.resume:
-        progress = checkpoints.load_checkpoint(accelerator, run.output_dir, run.resume_step)
+    progress = training.starting_point(accelerator, run)
 
     # 5. Data: clips and masks are functions of (seed, epoch, sample id); workers decode, augment and draw masks.
     loader = training.make_loader(accelerator, args, config, videos, progress, inputs)
     augment = training.make_transform(config.image_size, source)
     num_clips = training.clips_per_step(accelerator, optimization)
+    judge = make_judge(accelerator, evaluation, processor, source.num_workers)
 
     # 6. Loop: one optimizer step is one or more forward passes, whose gradients are averaged.
     num_videos = None if source.streaming else len(loader.dataset)
     accelerator.print(training.run_summary(accelerator, args, num_videos, model))
     log = training.RunLog(accelerator, args, progress.step)
-    throughput = training.Throughput()
+    throughput = training.Throughput(training.matmul_ceiling(accelerator))
     for batch in throughput.timed(loader):
         values = training.hyperparameters(progress.step, optimization)
         training.set_hyperparameters(optimizer, values)
@@ -90,7 +97,9 @@ def main() -> None:
             if source.augment_on_device:
                 clips = data.augment_clips(clips, batch["clip_keys"], augment, run.seed)
             pixels = normalize(clips, processor.image_mean, processor.image_std)
-            outputs = model(pixels, batch["context_masks"], batch["target_masks"])
+            masks = batch["context_masks"], batch["target_masks"]
+            outputs = model(pixels, *masks)
+            throughput.flops += flops.step_flops(config, *masks)
             accelerator.backward(outputs.loss)
             guard.watch(batch, outputs.loss)
             if accelerator.sync_gradients:
@@ -110,17 +119,19 @@ def main() -> None:
         throughput.clips += num_clips
         log.bar.update()
 
-        # 7. Log and save. Figures leave the device only here.
+        # 7. Log and save.
         step, last = progress.step, progress.step == optimization.max_steps
         save = step % run.save_steps == 0 or last
         if step % run.logging_steps == 0 or save:
             log.name_failures(inputs.gather())
             figures = training.progress_figures(accelerator, guard, throughput)
             log.write_progress(step, figures | values | inputs.figures())
-        if step % run.health_steps == 0 or last:
-            masks = batch["context_masks"], batch["target_masks"]
+        if (step % run.health_steps == 0 or last) and not guard.wrong:
             figures = diagnostics.health(vjepa, outputs, *masks, accelerator.gather)
             log.write_health(step, figures, diagnostics.alarms(figures, step > optimization.warmup_steps))
+        if judge and (step % evaluation.eval_steps == 0 or last):
+            with training.callable_in_parts(vjepa):
+                log.write_health(step, judge.figures(vjepa.vjepa), alarms=[])
         if save or guard.stop:
             log.name_failures(inputs.gather())
             checkpoints.save_checkpoint(accelerator, run.output_dir, progress, run.save_total_limit)

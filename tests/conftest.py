@@ -9,7 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# The same examples in every run: a test that fails for somebody fails for everybody.
+hypothesis.settings.register_profile("vjepa_hf", derandomize=True, deadline=None, max_examples=50, database=None)
+hypothesis.settings.load_profile("vjepa_hf")
 
 # Before huggingface_hub is imported: a test that reaches for the network must fail at once, here and everywhere.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -1,6 +1,7 @@
 """Pretraining runs in processes that are forked off a server which has imported everything, so that a run costs a
 second or two and not ten; and ways to make one die at an exact moment."""
 
+import math
 import multiprocessing
 import os
 import signal
@@ -46,20 +47,15 @@ def command_line(**options) -> list[str]:
     return [word for key, value in items for word in (f"--{key}", *str(value).split())]
 
 
-def die() -> None:
-    """As a process dies whose machine loses power, or memory: no handler runs, nothing is cleaned up."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def die_after(seconds: float) -> None:
-    """Let this process die some time from now."""
-    timer = threading.Timer(seconds, die)
+    """Let this process die some time from now, as one dies whose machine fails: no handler runs."""
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL))
     timer.daemon = True
     timer.start()
 
 
-def die_at_file_change(folder: str, number: int) -> None:
-    """Let this process die right before the change of that number, from 1, to a file below a folder."""
+def get_signal_at_file_change(folder: str, number: int, received: int = signal.SIGKILL) -> None:
+    """Let this process get a signal right before the change of that number, from 1, to a file below a folder."""
     left = [number]
 
     def count(event: str, args: tuple) -> None:
@@ -70,7 +66,7 @@ def die_at_file_change(folder: str, number: int) -> None:
         ):
             left[0] -= 1
             if left[0] == 0:
-                die()
+                os.kill(os.getpid(), received)
 
     sys.addaudithook(count)
 
@@ -97,7 +93,7 @@ class ForkedRuns:
         self.folder = folder
         self.number = 0
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["forked_runs", "pretrain"])
+        self.context.set_forkserver_preload(["forked_runs", "pretrain", "torch.distributed.checkpoint.state_dict"])
         paths = [str(REPO / "src"), str(REPO / "examples"), str(REPO / "tests")]
         before = dict(os.environ)
         try:  # the server inherits this environment, and imports what is above on the first start
@@ -150,3 +146,45 @@ class ForkedRuns:
 
     def _output(self) -> Path:
         return self.folder / f"output_{self.number}.txt"
+
+
+def spoil_passes(first: int, last: int, rank: int = 0) -> None:
+    """Let forward passes of one process, counted from 1, see pixels that are not numbers."""
+    import pretrain
+
+    if int(os.environ.get("RANK", 0)) != rank:
+        return
+    normalize, passes = pretrain.normalize, []
+
+    def spoilt(*args):
+        passes.append(normalize(*args))
+        return passes[-1] * (math.nan if first <= len(passes) <= last else 1.0)
+
+    pretrain.normalize = spoilt
+
+
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "VJEPALayer",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+    "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+}
+
+
+def shard_on_cpu() -> None:
+    """Let accelerate shard with FSDP2 on a CPU too: all parts can, but it only ever asks for it on accelerators."""
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedType
+
+    initialize = AcceleratorState.__init__
+
+    def initialize_sharded(self, *args, **kwargs):
+        initialize(self, *args, **kwargs)
+        plugin = kwargs.get("fsdp_plugin") or self.__dict__.get("fsdp_plugin")
+        if plugin is not None:
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, plugin
+
+    AcceleratorState.__init__ = initialize_sharded

@@ -83,11 +83,29 @@ def test_wrong_files_are_errors_that_name_the_key(tmp_path, text, message):
         (["--seed", "-1"], "seed must not be negative, got -1"),
         (["--save_steps", "0"], "save_steps must be at least 1"),
         (["--resume", "--overwrite_output_dir"], "exclude each other"),
+        (["--resume_step", "3", "--overwrite_output_dir"], "exclude each other"),
+        (["--max_skipped_steps", "0"], "max_skipped_steps must be at least 1"),
+        (["--max_grad_norm_ratio", "1"], "max_grad_norm_ratio must be more than 1, or None, got 1.0"),
+        (["--init_parts", "predictor"], r"init_parts \['predictor'\] needs init_from"),
     ],
 )
 def test_wrong_command_lines_are_errors_that_name_the_argument(command_line, message):
     with pytest.raises(ValueError, match=message):
         parse_arguments(command_line)
+
+
+def test_how_a_run_was_started_is_not_told_to_the_next_start(tmp_path):
+    args = parse_arguments(["--resume_step", "3", "--save_steps", "7"])
+    assert args.run.resume and args.run.resume_step == 3
+    args.save(tmp_path / "arguments.yaml")
+    again = parse_arguments(["--config", str(tmp_path / "arguments.yaml"), "--overwrite_output_dir", "true"])
+    assert not again.run.resume and again.run.resume_step is None and again.run.save_steps == 7
+    assert [path.name for path in tmp_path.iterdir()] == ["arguments.yaml"]
+
+
+def test_domain_adaptation_keeps_the_average_at_one_momentum(repo):
+    args = parse_arguments(["--config", str(repo / "examples" / "configs" / "domain_adaptation.yaml")])
+    assert args.optimization.ema_momentum == args.optimization.final_ema_momentum
 
 
 def test_every_shipped_config_parses_and_makes_a_model_configuration(repo):

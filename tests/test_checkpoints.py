@@ -61,13 +61,18 @@ def test_a_checkpoint_brings_back_weights_optimizer_and_progress(run, tmp_path):
     assert all(map(torch.equal, saved, run.state()))
 
 
-def test_only_the_newest_checkpoints_are_kept_and_half_written_ones_do_not_count(run, tmp_path):
+def test_only_the_newest_checkpoints_are_kept_and_half_written_ones_do_not_count(run, tmp_path, capsys):
     run.save(tmp_path, 9, 10, 100, keep=2)
-    (tmp_path / "checkpoints" / "unfinished_step_00000200").mkdir()
+    for name in ("unfinished_step_00000200", "step_00000300_mine"):
+        (tmp_path / "checkpoints" / name).mkdir()
     assert names(tmp_path) == ["step_00000010", "step_00000100"]
     assert load_checkpoint(run.accelerator, tmp_path).step == 100
+    printed = capsys.readouterr().out
+    assert "continuing after step 100, from " in printed
+    assert "left out unfinished_step_00000200: it was not written to its end" in printed
     run.save(tmp_path, 101, keep=2)
-    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step_00000100", "step_00000101"]
+    left = ["step_00000100", "step_00000101", "step_00000300_mine"]
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == left
 
 
 def test_a_step_without_a_checkpoint_is_an_error_that_lists_those_that_are(run, tmp_path):

@@ -30,7 +30,7 @@ from vjepa_hf.modeling_vjepa import VJEPAForPreTrainingOutput
 from vjepa_hf.tubelets import take_tokens
 
 GRID = (2, 4, 4)
-HEALTHY = {"target_std": 0.5, "context_std": 0.3, "target_dead": 0.0, "target_rank": 30.0, "loss_ratio": 0.7}
+HEALTHY = {"target_std": 0.5, "context_std": 0.3, "target_dead": 0.0, "target_rank_share": 0.5, "loss_ratio": 0.7}
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -186,7 +186,7 @@ def test_health_is_the_same_in_one_process_and_gathered_from_two(step, tiny_clip
     received = (torch.cat(parts) for parts in zip(*sent, strict=True))
     gathered = health(*share(0), lambda part: next(received), 128)
     assert gathered.keys() == whole.keys()
-    sampled = {name for name in whole if name.endswith(("_std", "_rank", "_cosine", "_dead", "loss_ratio"))}
+    sampled = {name for name in whole if name.endswith(("_std", "_rank", "_share", "_cosine", "_dead", "loss_ratio"))}
     for name in whole:
         tolerance = 0.25 if name in sampled else 1e-4  # other tokens are picked, among few
         assert gathered[name] == pytest.approx(whole[name], rel=tolerance), name

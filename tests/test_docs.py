@@ -3,8 +3,12 @@
 import re
 
 import pytest
+import torch
+from PIL import Image
 
 from house import REPO
+from vjepa_hf import VJEPAVideoProcessor
+from vjepa_hf.diagnostics import ALARMS, health
 
 
 def python_blocks(page: str) -> str:
@@ -31,6 +35,17 @@ def test_code_about_data_runs(toy_videos, toy_video_path):
     exec(compile(program, page, "exec"), {"folder": toy_videos / "train", "video": toy_video_path})
 
 
+def test_code_about_detection_runs(toy_video_path, tiny_pretraining_model, tmp_path):
+    from vjepa_hf import VJEPAVideoProcessor
+
+    tiny_pretraining_model.save_pretrained(tmp_path)
+    VJEPAVideoProcessor(crop_size=32, num_frames=4, frame_step=2).save_pretrained(tmp_path)
+    page = REPO / "docs" / "detection.md"
+    program = python_blocks(page.read_text())
+    assert program.count("assert") > 3
+    exec(compile(program, page, "exec"), {"folder": tmp_path, "video": str(toy_video_path)})
+
+
 def test_walk_catches_a_wrong_shape(toy_video_path, tmp_path):
     program = python_blocks((REPO / "docs" / "index.md").read_text())
     wrong = re.sub(r"\(1, 256, 96\)", "(1, 255, 96)", program)
@@ -54,3 +69,64 @@ def test_what_pretraining_teaches_is_told_as_it_was_measured():
     pretrained, untrained = (f"{100 * float(value):.0f}" for value in measured[3][1:3])
     assert told == [(pretrained, untrained)]
     assert float(measured[3][1]) - float(measured[3][2]) > 0.15 and float(measured[3][3]) >= float(measured[3][4])
+
+
+def test_code_about_health_runs():
+    page = REPO / "docs" / "pretraining.md"
+    program = python_blocks(page.read_text())
+    assert program.count("assert") >= 2
+    exec(compile(program, page, "exec"), {})
+
+
+def table_rows(page: str) -> set[str]:
+    return {line for line in page.splitlines() if line.startswith("|") and not line.startswith("| ---")}
+
+
+def test_runs_that_collapse_are_told_as_they_were_measured():
+    page, measured = (REPO / "docs" / "pretraining.md").read_text(), REPO / "benchmarks" / "results" / "collapse.md"
+    told = {row for row in table_rows(page) if row.startswith(("| V-JEPA", "| naive", "| hasty"))}
+    told |= {row for row in table_rows(page) if re.search(r"never \||from step \d+ \|", row)}
+    assert len(told) == 9 + len(ALARMS)
+    assert told <= table_rows(measured.read_text())
+    healthy = [row for row in told if row.startswith("| V-JEPA")]
+    assert all(row.endswith("| none |") for row in healthy)
+    first = min(int(step) for step in re.findall(r"from step (\d+)", "".join(told)))
+    assert first < 200  # the end of the warm-up
+    warned = re.search(r"warns from step (\d+) on", (REPO / "docs" / "recipe.md").read_text())[1]
+    assert f"from step {warned} |" in next(row for row in told if row.startswith("| constant-features"))
+
+
+def test_every_alarm_is_explained_and_its_threshold_is_the_one_in_force():
+    page = (REPO / "docs" / "pretraining.md").read_text()
+    headings = re.findall(r"^### (.+)$", page, re.MULTILINE)
+    assert headings == [alarm.name for alarm in ALARMS] + ["not-finite"]
+    for alarm in ALARMS:
+        side, limit = ("<", alarm.low) if alarm.high == float("inf") else (">", alarm.high)
+        assert f"| {alarm.name} | {alarm.figure} {side} {limit:g} |" in page
+    low = {alarm.figure: alarm.low for alarm in ALARMS}["target_std"]
+    assert f"a `target_std` below {low} means that any two\ntokens have a cosine above {1 - low**2:g}" in page
+
+
+def test_every_health_figure_is_explained(tiny_pretraining_model, tiny_clip):
+    masks = [torch.tensor([[0], [1]])], [torch.tensor([[16], [17]])]
+    figures = health(tiny_pretraining_model, tiny_pretraining_model(tiny_clip, *masks), *masks)
+    page = (REPO / "docs" / "pretraining.md").read_text()
+    for name in figures:
+        family = re.sub(r"^(context|prediction)_.*", r"\1_...", name)
+        assert f"`{re.sub(r'time_1', 'time_0', family)}`" in page, name
+
+
+def test_the_health_line_costs_less_than_a_percent():
+    shares = re.findall(r"\| ([\d.]+)% \|", (REPO / "benchmarks" / "results" / "health_cost.md").read_text())
+    assert len(shares) == 2 and all(0 < float(share) < 1 for share in shares)
+
+
+def test_code_about_probing_runs(tiny_model, tiny_classifier, toy_video_path, tmp_path):
+    for model, name in ((tiny_model, "model"), (tiny_classifier, "probe")):
+        model.save_pretrained(tmp_path / name)
+        VJEPAVideoProcessor(crop_size=32, num_frames=4, frame_step=1).save_pretrained(tmp_path / name)
+    page = REPO / "docs" / "probing.md"
+    program = python_blocks(page.read_text())
+    assert program.count("assert") >= 3
+    names = {"folder": tmp_path / "model", "probe": str(tmp_path / "probe"), "video": str(toy_video_path)}
+    exec(compile(program, page, "exec"), names | {"image": Image.new("RGB", (40, 40))})

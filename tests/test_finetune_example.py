@@ -9,6 +9,9 @@ import sys
 
 import pytest
 import torch
+from accelerate import debug_launcher
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
 from transformers import pipeline
 
 import vjepa_hf
@@ -46,11 +49,10 @@ def options(pretrained, class_folders, output, **changes):
 
 
 @pytest.mark.slow
-def test_two_processes_teach_adapters_that_answer_in_the_pipeline(run_example, pretrained, class_folders, tmp_path):
+def test_adapters_of_a_run_answer_in_the_pipeline(run_example, pretrained, class_folders, tmp_path):
     changes = {"method": "lora", "eval_strategy": "epoch", "validation_videos": class_folders / "test"}
     words = options(pretrained, class_folders, tmp_path / "run", **changes)
-    launcher = ("accelerate", "launch", "--multi_gpu", "--num_processes", "2")
-    shown = run_example(*launcher, "examples/finetune.py", *words)
+    shown = run_example("accelerate", "launch", "examples/finetune.py", *words)
     assert "broken.mp4" in shown.stderr
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["test_num_samples"] == result["validation_num_samples"] == 8
@@ -73,6 +75,30 @@ def finetune(monkeypatch):
             finetune.main()
 
     return run
+
+
+def _finetune_afresh(words) -> None:
+    import finetune
+
+    AcceleratorState._reset_state(reset_partial_state=True)  # that of the process from which this one comes
+    sys.argv = ["finetune.py", *words]
+    finetune.main()
+
+
+@pytest.mark.invariant
+def test_two_processes_with_half_the_batch_give_the_same_model(finetune, pretrained, class_folders, tmp_path):
+    (class_folders / "train" / "left" / "broken.mp4").rename(tmp_path / "broken.mp4")
+    chosen = {"dataloader_num_workers": 0, "save_strategy": "no", "learning_rate": 1e-3}
+    try:
+        finetune(options(pretrained, class_folders, tmp_path / "1", per_device_train_batch_size=4, **chosen))
+        words = options(pretrained, class_folders, tmp_path / "2", per_device_train_batch_size=2, **chosen)
+        debug_launcher(_finetune_afresh, ([*words, "--disable_tqdm", "true"],), num_processes=2)
+    finally:
+        (tmp_path / "broken.mp4").rename(class_folders / "train" / "left" / "broken.mp4")
+    one, two = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("1", "2"))
+    assert two["test_loss"] == pytest.approx(one["test_loss"], rel=1e-4) and two["test_num_samples"] == 8
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("1", "2"))
+    assert max((second[name] - tensor).abs().max() for name, tensor in first.items()) < 1e-4
 
 
 def test_every_option_of_the_recipe_works_and_a_stopped_run_goes_on(finetune, pretrained, class_folders, tmp_path):

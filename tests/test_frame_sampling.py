@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vjepa_hf import frame_sampling
 from vjepa_hf.frame_sampling import (
+    centered_clip,
     clip_span,
     frame_offsets,
     place_clips,
@@ -149,10 +152,19 @@ IMPOSSIBLE = {
     "12 frames .* num_frames=4 .* frame_step=4 spans 13": lambda: regular_clips(12, 4, 4, short_video="error"),
     r"starts=\[-1\] must lie in the video, 0 to 9": lambda: place_clips([-1], 10, 4, 2),
     r"starts=\[3, 10\]": lambda: place_clips([3, 10], 10, 4, 2),
+    "center=10 must lie in the video, 0 to 9": lambda: centered_clip(10, 10, 4, 2),
     "seconds_between_frames=0": lambda: step_from_seconds(0, 30),
     "fps=0": lambda: step_from_seconds(0.1, 0),
     "fps=inf": lambda: step_from_seconds(0.1, float("inf")),
 }
+
+
+def test_a_clip_around_a_frame_has_it_in_the_middle_and_holds_the_ends_of_the_video():
+    assert centered_clip(10, 20, num_frames=4, frame_step=2).tolist() == [[6, 8, 10, 12]]
+    assert centered_clip(10, 20, num_frames=5, frame_step=2).tolist() == [[6, 8, 10, 12, 14]]
+    assert centered_clip(1, 4, num_frames=6, frame_step=1).tolist() == [[0, 0, 0, 1, 2, 3]]
+    assert centered_clip(3, 4, num_frames=4, frame_step=2.5).tolist() == [[0, 1, 3, 3]]
+    assert centered_clip(0, 1, num_frames=2, frame_step=4).tolist() == [[0, 0]]
 
 
 @pytest.mark.parametrize("message", IMPOSSIBLE)
@@ -171,3 +183,66 @@ def test_every_raise_has_such_a_request():
         reached.add(error.traceback[-1].lineno + 1)
     assert len(lines) >= 6
     assert lines == reached
+
+
+# Properties of any video and any clip
+
+TOTALS = st.integers(1, 2000)
+CLIPS = {
+    "num_frames": st.integers(1, 32),
+    "frame_step": st.one_of(st.integers(1, 16), st.floats(0.1, 16)),
+    "num_clips": st.integers(1, 8),
+}
+
+
+def clips_of_every_rule(total_frames, num_frames, frame_step, num_clips, short_video, seed=0):
+    clips = (total_frames, num_frames, frame_step)
+    yield regular_clips(*clips, num_clips, short_video)
+    yield random_clips(*clips, np.random.default_rng(seed), num_clips, short_video)
+
+
+@given(TOTALS, st.fixed_dictionaries(CLIPS), st.sampled_from(["repeat_last", "wrap"]), st.integers(0, 2**31))
+def test_any_clip_lies_in_its_video(total_frames, clip, short_video, seed):
+    span = clip_span(clip["num_frames"], clip["frame_step"])
+    offsets = frame_offsets(clip["num_frames"], clip["frame_step"])
+    for indices in clips_of_every_rule(total_frames, **clip, short_video=short_video, seed=seed):
+        assert indices.shape == (clip["num_clips"], clip["num_frames"]) and indices.dtype == np.int64
+        assert indices.min() >= 0 and indices.max() < total_frames
+        if span <= total_frames:  # then no policy changes anything
+            assert (indices - indices[:, :1] == offsets).all()
+        elif short_video == "repeat_last":
+            assert (np.diff(indices) >= 0).all() and (indices == np.minimum(offsets, total_frames - 1)).all()
+        else:
+            assert (indices == offsets % total_frames).all()
+
+
+@given(TOTALS, st.fixed_dictionaries(CLIPS))
+def test_any_video_that_is_too_short_is_an_error_where_one_asks_for_it(total_frames, clip):
+    if clip_span(clip["num_frames"], clip["frame_step"]) <= total_frames:
+        assert len(list(clips_of_every_rule(total_frames, **clip, short_video="error"))) == 2
+        return
+    with pytest.raises(ValueError, match=f"The video has {total_frames} frames"):
+        next(clips_of_every_rule(total_frames, **clip, short_video="error"))
+
+
+@given(TOTALS, st.fixed_dictionaries(CLIPS))
+def test_regular_clips_reach_from_end_to_end_at_even_distances(total_frames, clip):
+    indices = regular_clips(total_frames, **clip)
+    last_start = max(0, total_frames - clip_span(clip["num_frames"], clip["frame_step"]))
+    starts = indices[:, 0]
+    assert (np.diff(starts) >= 0).all() and np.ptp(np.diff(starts)) <= 1 if len(starts) > 1 else True
+    assert (starts[0], starts[-1]) == ((0, last_start) if len(starts) > 1 else (last_start // 2,) * 2)
+
+
+@given(TOTALS, st.integers(1, 32), st.integers(1, 16), st.integers(1, 8), st.booleans(), st.integers(0, 2**31))
+def test_any_reference_clip_lies_in_its_video(total_frames, num_frames, frame_step, num_clips, overlap, seed):
+    for generator in (None, np.random.default_rng(seed)):
+        indices = reference_clips(total_frames, num_frames, frame_step, num_clips, overlap, generator)
+        assert indices.shape == (num_clips, num_frames)
+        assert indices.min() >= 0 and indices.max() < total_frames
+
+
+@given(st.integers(1, 64), st.floats(0.01, 1), st.floats(1, 240))
+def test_frames_by_the_second_are_never_half_a_frame_off(num_frames, seconds, fps):
+    offsets = frame_offsets(num_frames, step_from_seconds(seconds, fps))
+    assert np.abs(offsets - np.arange(num_frames) * seconds * fps).max() <= 0.5 + 1e-6

@@ -8,6 +8,7 @@ import textwrap
 import pytest
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
+from conftest import seeded
 from house import PACKAGE
 from test_layering import EXPORTED, imports
 
@@ -110,7 +111,36 @@ def test_stranger_runs_the_pipeline_on_a_file(exported, toy_video_path):
 def test_export_carries_the_whole_closure_and_nothing_else(exported):
     for name in ("model", "classifier"):
         copied = {path.stem for path in (exported / name).glob("*.py")} - {"__init__"}
-        assert copied == EXPORTED
+        assert copied == EXPORTED - {"modeling_vjepa_detection"}
+
+
+def test_stranger_loads_a_detector_of_actions_and_gets_the_same_scores(tmp_path, tiny_config, tiny_clip):
+    import torch
+
+    from vjepa_hf import VJEPAForActionDetection
+
+    tiny_config.num_labels = 3
+    type(tiny_config).register_for_auto_class()
+    VJEPAForActionDetection.register_for_auto_class("AutoModel")
+    detector = seeded(VJEPAForActionDetection, tiny_config)
+    detector.save_pretrained(tmp_path / "detector")
+    copied = {path.stem for path in (tmp_path / "detector").glob("*.py")} - {"__init__"}
+    assert copied == EXPORTED - {"frame_sampling", "video_io", "video_processing_vjepa"}
+    torch.save(tiny_clip, tmp_path / "clip.pt")
+    answer = run_as_stranger(
+        """
+        import torch
+        from transformers import AutoModel
+        model = AutoModel.from_pretrained("detector", trust_remote_code=True)
+        boxes = torch.tensor([[[0.0, 0.0, 0.5, 0.5]], [[0.2, 0.3, 0.9, 0.8]]])
+        with torch.no_grad():
+            print(json.dumps(model(torch.load("clip.pt"), boxes).logits.tolist()))
+        """,
+        tmp_path,
+    )
+    boxes = torch.tensor([[[0.0, 0.0, 0.5, 0.5]], [[0.2, 0.3, 0.9, 0.8]]])
+    with torch.no_grad():
+        torch.testing.assert_close(torch.tensor(answer), detector(tiny_clip, boxes).logits)
 
 
 def test_saving_without_registration_copies_no_code(tmp_path, tiny_model):
@@ -135,6 +165,6 @@ def test_exporter_comparison_catches_a_violation(tmp_path):
 def test_exporter_demands_only_what_a_stranger_has():
     """Names the exporter will insist on, which leaves out imports inside `try`."""
     demanded = {name for module in EXPORTED for name in get_imports(PACKAGE / f"{module}.py")}
-    stranger_has = {"av", "huggingface_hub", "numpy", "PIL", "torch", "torchvision", "transformers"}
+    stranger_has = {"av", "huggingface_hub", "numpy", "PIL", "safetensors", "torch", "torchvision", "transformers"}
     assert demanded
     assert demanded - set(sys.stdlib_module_names) <= stranger_has

@@ -9,7 +9,12 @@ from pathlib import Path
 import vjepa_hf
 from house import REPO, attributes_read, classes, dotted, fields, functions, modules, sources, tracked_files
 
-HUGGING_FACE_FILES = ("configuration_vjepa", "modeling_vjepa", "video_processing_vjepa")
+HUGGING_FACE_FILES = (
+    "configuration_vjepa",
+    "modeling_vjepa",
+    "modeling_vjepa_detection",
+    "video_processing_vjepa",
+)
 
 
 # --- configuration and arguments: nothing is accepted and then ignored ---
@@ -26,7 +31,7 @@ def test_every_config_field_is_read():
     properties = (node for node in config.body if isinstance(node, ast.FunctionDef) and node.decorator_list)
     # A check reads a field too, so the configuration counts only with what it computes for others: its properties.
     readers = {"properties": "\n".join(ast.unparse(node) for node in properties)}
-    readers |= {name: modules()[name] for name in ("modeling_vjepa", "video_processing_vjepa")}
+    readers |= {name: modules()[name] for name in HUGGING_FACE_FILES[1:]}
     owners = {config.name: fields(config)}
     assert len(owners["VJEPAConfig"]) > 10
     assert unread_fields(owners, readers) == []
@@ -35,7 +40,9 @@ def test_every_config_field_is_read():
 def test_every_run_argument_is_read():
     owners = {node.name: fields(node) for node in classes(modules()["arguments"]) if node.name.endswith("Arguments")}
     assert sum(map(len, owners.values())) > 10
-    readers = sources("examples/*.py") | sources("src/vjepa_hf/training.py", "src/vjepa_hf/data.py")
+    readers = sources("examples/*.py") | sources(
+        "src/vjepa_hf/training.py", "src/vjepa_hf/data.py", "src/vjepa_hf/online_evaluation.py"
+    )
     assert unread_fields(owners, readers) == []
 
 
@@ -210,7 +217,8 @@ def integer_defaults(text: str) -> list[str]:
 
 
 def test_no_layer_has_a_default_that_the_config_owns():
-    assert integer_defaults(modules()["modeling_vjepa"]) == []
+    models = [text for name, text in modules().items() if name.startswith("modeling_vjepa")]
+    assert [line for text in models for line in integer_defaults(text)] == []
 
 
 def test_integer_defaults_catch_a_violation():

@@ -105,10 +105,15 @@ def test_batch_script_launches_every_node_and_keeps_paths_whole(fake_slurm, tmp_
     assert value["--main_process_ip"] == "node-a"
     assert value["--videos"] == "my videos"
     assert value["--output_dir"] == str(tmp_path / "a run")
-    assert "--resume" not in value
+    assert "--resume" not in arguments and "--overwrite_output_dir" not in arguments
     launch_command_parser().parse_args(arguments)
 
 
-def test_batch_script_resumes_a_run_that_has_checkpoints(fake_slurm, tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    assert "--resume" in submitted_arguments(fake_slurm, tmp_path)
+def test_batch_script_resumes_a_run_that_has_checkpoints_and_starts_anew_one_that_died_before(fake_slurm, tmp_path):
+    (tmp_path / "checkpoints" / "unfinished_step_00000003").mkdir(parents=True)
+    (tmp_path / "arguments.yaml").touch()
+    assert submitted_arguments(fake_slurm, tmp_path)[-2] == "--overwrite_output_dir"
+    (tmp_path / "checkpoints" / "set_aside_0_step_00000003").mkdir()
+    assert {"--resume", "--overwrite_output_dir"}.isdisjoint(submitted_arguments(fake_slurm, tmp_path))
+    (tmp_path / "checkpoints" / "step_00000003").mkdir()
+    assert submitted_arguments(fake_slurm, tmp_path)[-2] == "--resume"

@@ -14,25 +14,33 @@ LEVEL = {
     "transforms": 0,
     "schedules": 0,
     "metrics": 0,
+    "detection_metrics": 0,
     "sources": 0,
     "class_names": 0,
     "grouping": 0,
     "released_checkpoints": 0,
     "checkpoints": 0,
     "run_guard": 0,
+    "flops": 1,
     "modeling_vjepa": 1,
     "video_processing_vjepa": 1,
     "data": 1,
     "arguments": 1,
+    "modeling_vjepa_detection": 2,
+    "detection": 2,
     "diagnostics": 2,
+    "starting_weights": 2,
     "training": 2,
-    "evaluation": 2,
+    "features": 2,
     "finetuning": 2,
+    "dense_features": 2,
     "shrinking": 2,
     "conversion": 2,
     "visualization": 2,
-    "cli": 3,
-    "__init__": 3,
+    "evaluation": 3,
+    "online_evaluation": 4,
+    "cli": 4,
+    "__init__": 4,
 }
 # What `register_for_auto_class` copies to the Hub. There, only these are certain to be importable: the standard
 # library, what transformers' vision models need anyway, and PyAV, which the video-classification pipeline needs.
@@ -42,9 +50,10 @@ EXPORTED = {
     "frame_sampling",
     "video_io",
     "modeling_vjepa",
+    "modeling_vjepa_detection",
     "video_processing_vjepa",
 }
-EXPORT_MAY_IMPORT = {"numpy", "torch", "torchvision", "transformers", "huggingface_hub", "PIL", "av"}
+EXPORT_MAY_IMPORT = {"numpy", "torch", "torchvision", "transformers", "safetensors", "huggingface_hub", "PIL", "av"}
 DECODERS = {"av", "torchcodec", "decord", "cv2", "imageio"}
 # The second one writes videos; what it reads goes through the first.
 MAY_IMPORT_A_DECODER = ("video_io", "shrinking")

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vjepa_hf.masking import LONG_RANGE, SHORT_RANGE, CausalMask, MaskSampler, MultiBlockMask, TubeMask
 
@@ -191,3 +193,70 @@ def test_one_remaining_token_is_enough():
 def test_wrong_settings_are_errors_naming_field_and_value(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# Properties of any mask kind on any grid
+
+GRIDS = st.tuples(st.integers(1, 8), st.integers(1, 14), st.integers(1, 14))
+SHARES = st.floats(0.05, 1.0)
+PAIRS = st.tuples(SHARES, SHARES).map(lambda pair: tuple(sorted(pair)))
+BLOCKS = st.builds(
+    MultiBlockMask,
+    num_blocks=st.integers(1, 8),
+    spatial_scale=PAIRS,
+    temporal_scale=PAIRS,
+    aspect_ratio=st.tuples(st.floats(0.2, 1), st.floats(1, 5)),
+)
+KINDS = st.one_of(
+    BLOCKS,
+    st.builds(TubeMask, ratio=st.floats(0.05, 0.95)),
+    st.builds(CausalMask, num_context_steps=st.integers(1, 7), blocks=st.none() | BLOCKS),
+)
+MODES = st.sampled_from(["subsample", "reference"])
+
+
+def drawn_or_refused(sampler: MaskSampler, samples, group=None):
+    """Masks, or None for a grid that has no room for them, which must be what the error says."""
+    try:
+        return sampler(samples, group)
+    except ValueError as error:
+        assert "is too small for" in str(error)
+        return None
+
+
+@given(GRIDS, st.lists(KINDS, min_size=1, max_size=2), MODES, st.integers(1, 4), st.integers(0, 2**31))
+def test_any_mask_gives_every_clip_sorted_disjoint_tokens_of_the_grid(grid, kinds, mode, batch, seed):
+    masks = drawn_or_refused(MaskSampler(kinds, grid, seed, mode), keys(batch))
+    if masks is None:
+        return
+    for context, target in zip(*masks, strict=True):
+        assert context.dtype == target.dtype == torch.long
+        assert len(context) == len(target) == batch and context.shape[1] > 0 and target.shape[1] > 0
+        for kept, hidden in zip(context.tolist(), target.tolist(), strict=True):
+            assert kept == sorted(set(kept)) and hidden == sorted(set(hidden))
+            assert not set(kept) & set(hidden)
+            assert 0 <= min(kept + hidden) and max(kept + hidden) < np.prod(grid)
+        if batch == 1:
+            assert context.shape[1] + target.shape[1] == np.prod(grid)
+
+
+@given(GRIDS, KINDS, MODES, st.integers(2, 5), st.data())
+def test_any_mask_is_a_function_of_its_clip_and_its_group(grid, kind, mode, batch, drawn):
+    sampler, group = MaskSampler([kind], grid, 3, mode), keys(batch)
+    whole = drawn_or_refused(sampler, group)
+    if whole is None:
+        return
+    order = drawn.draw(st.permutations(range(batch)))
+    for number in order:  # one by one, in any order, as another number of processes would ask for them
+        alone = sampler([group[number]], group)
+        for together, single in zip(whole, alone, strict=True):
+            assert torch.equal(together[0][number : number + 1], single[0])
+
+
+@given(GRIDS, BLOCKS, st.integers(0, 2**31))
+def test_any_block_fits_the_grid_and_hides_no_more_than_blocks_can(grid, blocks, seed):
+    size = blocks.block_size(grid, np.random.default_rng(seed))
+    assert all(1 <= length <= whole for length, whole in zip(size, grid, strict=True))
+    target = blocks(grid, np.random.default_rng(seed))
+    assert target.shape == (np.prod(grid),) and target.dtype == bool
+    assert np.prod(size) <= target.sum() <= blocks.num_blocks * np.prod(size)

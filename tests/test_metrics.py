@@ -6,7 +6,7 @@ pytest tests/test_metrics.py
 import numpy as np
 import pytest
 
-from vjepa_hf.metrics import MeanClassAccuracy, TopKAccuracy
+from vjepa_hf.metrics import MeanClassAccuracy, TopKAccuracy, confusion_matrix, wilson_interval
 
 LOGITS = np.array([[3.0, 2.0, 1.0], [1.0, 3.0, 2.0], [3.0, 1.0, 2.0], [2.0, 3.0, 1.0]])
 LABELS = [0, 2, 1, 1]
@@ -33,3 +33,22 @@ def test_batches_add_up_to_the_whole():
 def test_k_below_one_is_an_error():
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         TopKAccuracy(k=0)
+
+
+@pytest.mark.parametrize(
+    "hits, num_samples, bounds",
+    [(5, 10, (0.2366, 0.7634)), (0, 10, (0.0, 0.2775)), (10, 10, (0.7225, 1.0)), (80, 100, (0.7112, 0.8666))],
+)
+def test_wilson_intervals_are_the_published_ones(hits, num_samples, bounds):
+    assert wilson_interval(hits, num_samples) == pytest.approx(bounds, abs=1e-4)
+
+
+def test_impossible_counts_are_errors():
+    for hits, num_samples in ((3, 2), (-1, 2), (0, 0)):
+        with pytest.raises(ValueError, match=f"hits={hits} must lie between 0 and num_samples={num_samples}"):
+            wilson_interval(hits, num_samples)
+
+
+def test_confusions_are_counted_true_class_by_predicted_class():
+    matrix = confusion_matrix(np.array([0, 2, 2, 1]), np.array([0, 0, 2, 2]), num_classes=3)
+    assert matrix.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 1]]

@@ -1,13 +1,21 @@
 """pytest tests/test_modeling_vjepa.py"""
 
 import copy
+import weakref
 
 import pytest
 import torch
 from torch import nn
 
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
-from vjepa_hf.modeling_vjepa import VJEPADropPath, average_views, resize_positions, sincos_positions
+from vjepa_hf.modeling_vjepa import (
+    VJEPACrossAttention,
+    VJEPADropPath,
+    average_views,
+    forgotten,
+    resize_positions,
+    sincos_positions,
+)
 from vjepa_hf.tubelets import from_tubelets, take_tokens, to_tubelets
 
 
@@ -258,7 +266,7 @@ def test_prediction_without_a_predictor_is_an_error(tiny_config, tiny_clip):
 
 
 def test_index_outside_the_grid_is_an_error(tiny_model, tiny_clip):
-    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+    with pytest.raises(ValueError, match="has indices from 0 to 32; those of a clip go from 0 to 31"):
         tiny_model(tiny_clip, context_mask=torch.tensor([[0, 32], [0, 1]]))
 
 
@@ -283,6 +291,20 @@ def test_positions_are_resized_by_explicit_size_where_scaling_would_round_down()
     table = sincos_positions((2, 11, 11), 48, uniform_power=True)
     assert resize_positions(table, (2, 11, 11), (2, 15, 15)).shape == (2 * 15 * 15, 48)
     assert resize_positions(table, (2, 11, 11), (2, 11, 11)) is table
+
+
+def test_models_resized_for_other_clips_give_the_same_for_them_and_save_it(tiny_model, tiny_classifier, tmp_path):
+    clip = torch.randn(1, 2, 3, 48, 32, generator=torch.Generator().manual_seed(0))
+    expected = run(tiny_model, clip).last_hidden_state, run(tiny_classifier, clip).logits
+    for model, before in zip((tiny_model, tiny_classifier), expected, strict=True):
+        model.resize_position_embeddings(num_frames=2, image_size=(48, 32))
+        assert model.config.grid_size == (1, 6, 4)
+        torch.testing.assert_close(run(model, clip)[0], before)
+        model.save_pretrained(tmp_path)
+        torch.testing.assert_close(run(type(model).from_pretrained(tmp_path).eval(), clip)[0], before)
+    assert tiny_model.predictor.position_embeddings.shape == (24, 24)
+    with pytest.raises(ValueError, match="num_frames=3 is not a multiple of tubelet_size=2"):
+        tiny_model.resize_position_embeddings(num_frames=3)
 
 
 # Pretraining
@@ -377,6 +399,32 @@ def test_loss_of_views_is_the_mean_of_their_losses(tiny_classifier, tiny_clip):
     torch.testing.assert_close(loss, sum(run(tiny_classifier, clip, labels=labels).loss for clip in clips) / 2)
 
 
+def test_the_encoder_sees_one_clip_of_a_video_at_a_time_however_many_there_are(tiny_classifier, tiny_clip):
+    sizes = []
+    tiny_classifier.vjepa.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    run(tiny_classifier, tiny_clip[:, None].expand(-1, 9, -1, -1, -1, -1))
+    assert sizes == [2] * 9
+
+
+def test_a_pooler_of_several_clips_sees_the_tokens_of_each_view_together(tiny_classifier, tiny_clip):
+    tiny_classifier.config.pooler_num_clips = 2
+    clips = [tiny_clip, tiny_clip.flip(1), 2 * tiny_clip, tiny_clip.flip(-1)]
+    tokens = [run(tiny_classifier.vjepa, clip).last_hidden_state for clip in clips]
+    head = torch.nn.Sequential(tiny_classifier.pooler, tiny_classifier.classifier)
+    with torch.no_grad():
+        first, second = (head(torch.cat(pair, dim=1)).softmax(-1) for pair in (tokens[:2], tokens[2:]))
+    logits = run(tiny_classifier, torch.stack(clips, dim=1)).logits
+    torch.testing.assert_close(logits.softmax(-1), (first + second) / 2)
+    with pytest.raises(ValueError, match="1 clips of a video, no multiple of pooler_num_clips=2; give the processor"):
+        tiny_classifier(tiny_clip)
+
+
+def test_hidden_states_of_several_views_are_an_error(tiny_classifier, tiny_clip):
+    assert len(run(tiny_classifier, tiny_clip, output_hidden_states=True).hidden_states) == 3
+    with pytest.raises(ValueError, match="need a single clip, got 2 views"):
+        tiny_classifier(torch.stack([tiny_clip] * 2, dim=1), output_hidden_states=True)
+
+
 def test_average_of_views_respects_the_kind_of_problem():
     logits = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(average_views(logits, "regression"), logits.mean(1))
@@ -394,6 +442,25 @@ def test_deeper_pooler_attends_among_tokens_first(tiny_config, tiny_clip):
     model = VJEPAForVideoClassification(tiny_config)
     assert len(model.pooler.self_attention_layers) == 3
     assert run(model, tiny_clip).logits.shape == (2, 2)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "dropout"])
+def test_cross_attention_is_the_one_with_a_key_and_a_value_per_token(tiny_config, training):
+    tiny_config.attention_probs_dropout_prob = 0.3
+    attention = VJEPACrossAttention(tiny_config).double().train(training)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in attention.parameters():
+        nn.init.normal_(parameter, std=0.5, generator=generator)
+    queries, tokens = (torch.randn(2, n, 48, generator=generator, dtype=torch.float64) for n in (3, 40))
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        found = attention(queries, tokens)
+        torch.manual_seed(1)
+        query = attention.q(queries).unflatten(-1, (2, -1)).transpose(1, 2)
+        key, value = attention.kv(tokens).unflatten(-1, (2, 2, -1)).transpose(1, 3).unbind(2)
+        weights = (query @ key.transpose(2, 3) * attention.scaling).softmax(-1)
+        weights = nn.functional.dropout(weights, p=0.3, training=training)
+    torch.testing.assert_close(found, (weights @ value).transpose(1, 2).flatten(2), rtol=1e-5, atol=1e-6)
 
 
 def test_drop_path_leaves_out_whole_samples_and_keeps_the_mean():
@@ -479,3 +546,78 @@ def test_weights_start_as_published(tiny_config):
             assert (parameter == 0).all(), name
         checked += 1
     assert checked == len(list(model.parameters())) and checked > 50
+
+
+# What the backward pass keeps
+
+
+@pytest.mark.parametrize("function", [nn.LayerNorm(24), nn.GELU()])
+def test_what_is_forgotten_is_computed_again_to_the_same_gradients(function):
+    tokens = torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    product = nn.Linear(24, 8)
+    expected = torch.autograd.grad(product(function(tokens)).sum(), [tokens, product.weight])
+    calls = []
+    with forgotten(lambda given: calls.append(1) or function(given), tokens) as result:
+        output = product(result)
+    assert len(calls) == 1
+    found = torch.autograd.grad(output.sum(), [tokens, product.weight])
+    assert len(calls) == 2
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+def test_what_is_forgotten_takes_no_memory():
+    tokens = torch.randn(100, 24, requires_grad=True)
+    product = nn.Linear(24, 8)
+    alive = []
+
+    def keep(given):
+        alive.append(weakref.ref(result := given * 2))
+        return result
+
+    with forgotten(keep, tokens, recompute=False) as result:
+        kept = product(result)
+    with forgotten(keep, tokens) as result:
+        output = product(result)
+    del result
+    assert alive[0]() is not None and alive[1]() is None
+    assert kept.shape == output.shape
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_gradients_are_those_of_layers_that_keep_everything(tiny_pretraining_model, tiny_clip, precision):
+    model, results = tiny_pretraining_model.train(), []
+    for whole_layers in (False, True):  # gradient checkpointing computes whole layers again and forgets nothing else
+        if whole_layers:
+            model.gradient_checkpointing_enable()
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            loss = model(tiny_clip, *([mask] for mask in masks())).loss
+        model.zero_grad()
+        loss.backward()
+        results.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert all(torch.equal(gradient, results[1][name]) for name, gradient in results[0].items())
+
+
+def test_the_last_layer_of_the_predictor_computes_target_tokens_only(tiny_pretraining_model, tiny_clip):
+    context, target = masks()
+    predictor = tiny_pretraining_model.vjepa.predictor
+    shapes = []
+    for layer in predictor.layers:
+        layer.mlp.register_forward_hook(lambda module, given, result: shapes.append(result.shape[1]))
+    with torch.no_grad():
+        prediction = tiny_pretraining_model(tiny_clip, [context], [target]).predictions[0]
+        assert shapes == [context.shape[1] + target.shape[1], target.shape[1]]
+        # As published: all tokens through all layers.
+        tokens = predictor.embed(
+            tiny_pretraining_model.context_encoder(to_tubelets(tiny_clip, 2, 8), (2, 4, 4), context)[0]
+        )
+        tokens = torch.cat(
+            [
+                tokens + predictor.position_embeddings[context],
+                predictor.position_embeddings[target] + predictor.mask_tokens[0],
+            ],
+            dim=1,
+        )
+        for layer in predictor.layers:
+            tokens, _ = layer(tokens)
+        expected = predictor.proj(predictor.norm(tokens[:, context.shape[1] :]))
+    torch.testing.assert_close(prediction, expected)

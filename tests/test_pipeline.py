@@ -1,7 +1,9 @@
 """`pipeline("video-classification")` on files, as a user on a machine with pip packages only runs it."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import pipeline
 
 from video_files import write_video
@@ -79,6 +81,42 @@ def test_several_clips_are_averaged(folder, videos):
         expected = model(processor(videos[0])["pixel_values_videos"][0]).logits.softmax(-1).mean(0)
     for row in pipeline("video-classification", model=str(folder))(str(videos[0])):
         assert row["score"] == pytest.approx(expected[model.config.label2id[row["label"]]].item(), abs=1e-5)
+
+
+def test_clips_and_crops_are_asked_for_by_an_argument(folder, videos):
+    processor = VJEPAVideoProcessor.from_pretrained(folder, num_clips=2, num_crops=3)
+    model = VJEPAForVideoClassification.from_pretrained(folder).eval()
+    views = processor(videos[0])["pixel_values_videos"][0]
+    assert len(views) == 6
+    with torch.no_grad():
+        expected = model(views).logits.softmax(-1).mean(0)
+    classify = pipeline("video-classification", model=str(folder), video_processor=processor)
+    for row in classify(str(videos[0])):
+        assert row["score"] == pytest.approx(expected[model.config.label2id[row["label"]]].item(), abs=1e-5)
+
+
+def test_a_probe_that_attends_across_clips_answers_and_names_what_it_lacks(folder, videos):
+    model = VJEPAForVideoClassification.from_pretrained(folder, pooler_num_clips=2)
+    processor = VJEPAVideoProcessor.from_pretrained(folder, num_clips=2, num_crops=3)
+    answers = pipeline("video-classification", model=model, video_processor=processor)(str(videos[0]))
+    assert sum(row["score"] for row in answers) == pytest.approx(1)
+    processor.num_clips, processor.num_crops = 3, 1
+    with pytest.raises(ValueError, match="3 clips of a video, no multiple of pooler_num_clips=2"):
+        pipeline("video-classification", model=model, video_processor=processor)(str(videos[0]))
+
+
+def test_an_image_is_classified_as_a_still_clip(classify, folder, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    image.save(tmp_path / "image.png")
+    model = VJEPAForVideoClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        still = VJEPAVideoProcessor.from_pretrained(folder)(np.stack([pixels] * 4))
+        expected = model(**still).logits[0].softmax(-1)
+    for source in (image, pixels, str(tmp_path / "image.png")):
+        for row in classify(source):
+            assert row["score"] == pytest.approx(expected[model.config.label2id[row["label"]]].item(), abs=1e-6)
+    assert classify([image, image])[1] == classify(image)
 
 
 def test_arrays_are_classified_too(classify, videos):

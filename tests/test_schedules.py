@@ -1,8 +1,11 @@
 """pytest tests/test_schedules.py"""
 
 import math
+from functools import partial
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vjepa_hf.schedules import ema_momentum, learning_rate, weight_decay
 
@@ -47,3 +50,50 @@ def test_equal_start_and_final_are_constant():
     assert {ema_momentum(step, max_steps=9, start=0.99, final=0.99, schedule_scale=1.25) for step in range(20)} == {
         0.99
     }
+
+
+# Properties
+
+VALUES = st.floats(0, 1)
+RUNS = st.integers(1, 400).flatmap(
+    lambda steps: st.tuples(st.just(steps), st.integers(0, steps), st.integers(0, 2 * steps), st.floats(1, 2))
+)
+
+
+@given(RUNS, VALUES, VALUES, VALUES)
+def test_learning_rate_lies_between_its_values_and_falls_or_rises_to_one_side(run, start, peak, final):
+    steps, warmup, step, scale = run
+    at = partial(
+        learning_rate, max_steps=steps, warmup_steps=warmup, start=start, peak=peak, final=final, schedule_scale=scale
+    )
+    assert min(start, peak, final) - 1e-9 <= at(step) <= max(start, peak, final) + 1e-9
+    way = peak - start if step + 2 < warmup else final - peak
+    if step + 1 >= warmup or step + 2 < warmup:
+        assert (at(step + 1) - at(step)) * way >= -1e-9  # never back
+    if step + 1 == warmup:
+        assert at(step) == pytest.approx(peak)
+
+
+@given(RUNS, VALUES, VALUES)
+def test_weight_decay_and_momentum_go_one_way_between_their_values(run, start, final):
+    steps, _, step, scale = run
+    for schedule in (weight_decay, ema_momentum):
+        at = partial(schedule, max_steps=steps, start=start, final=final, schedule_scale=scale)
+        assert min(start, final) - 1e-9 <= at(step) <= max(start, final) + 1e-9
+        assert (at(step + 1) - at(step)) * (final - start) >= -1e-9
+        assert at(10**9) == pytest.approx(final)
+    assert ema_momentum(0, max_steps=steps, start=start, final=final, schedule_scale=scale) == start
+
+
+@given(RUNS, VALUES, VALUES)
+def test_a_stretched_schedule_is_that_of_a_longer_run(run, start, final):
+    steps, warmup, step, scale = run
+    longer = int(scale * steps)
+    values = {"start": start, "final": final}
+    assert weight_decay(step, max_steps=steps, schedule_scale=scale, **values) == weight_decay(
+        step, max_steps=longer, schedule_scale=1.0, **values
+    )
+    values |= {"peak": 1.0, "warmup_steps": warmup}
+    assert learning_rate(step, max_steps=steps, schedule_scale=scale, **values) == learning_rate(
+        step, max_steps=longer, schedule_scale=1.0, **values
+    )

@@ -11,7 +11,7 @@ from collections import Counter
 import datasets
 import pytest
 
-from vjepa_hf.sources import load_videos, mix_videos, part_of_stream
+from vjepa_hf.sources import load_images, load_videos, mix_videos, part_of_stream
 
 
 @pytest.fixture(autouse=True)
@@ -417,3 +417,17 @@ def test_parts_of_a_mixture_have_the_shares_too():
     for index in range(2):
         drawn = [row["video"] for row in part_of_stream(sources, (4, 1), index, 2, 0, 0)]
         assert abs(sum(video.startswith("a") for video in drawn) / len(drawn) - 0.8) < 0.06
+
+
+def test_images_of_folders_are_videos_of_one_frame_labelled_by_their_folder(tmp_path):
+    for name in ("train/cat/b.jpg", "train/cat/a.PNG", "train/dog/deep/c.jpeg", "train/dog/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    images = load_images(tmp_path / "train")
+    assert [path.rsplit("/", 1)[-1] for path in images["video"]] == ["a.PNG", "b.jpg", "c.jpeg"]
+    assert images["label"] == ["cat", "cat", "deep"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty holds no image; suffixes searched: .bmp"):
+        load_images(tmp_path / "empty")
+    (tmp_path / "list.csv").write_text("video,label\nx.jpg,cat\n")
+    assert load_images(tmp_path / "list.csv")["label"] == ["cat"]

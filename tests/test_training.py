@@ -3,6 +3,7 @@
 pytest tests/test_training.py
 """
 
+import copy
 import json
 import math
 
@@ -17,6 +18,7 @@ from vjepa_hf.training import (
     RunLog,
     Throughput,
     clip_gradients,
+    compile_layers,
     export,
     hyperparameters,
     make_optimizer,
@@ -52,6 +54,49 @@ def accelerator() -> Accelerator:
 
 
 # --- model and optimizer ---
+
+
+def test_compiled_code_is_shared_by_layers_and_does_not_depend_on_token_counts():
+    torch._dynamo.reset()
+    sizes = ("--num_hidden_layers", "5", "--pred_num_hidden_layers", "4")
+    config = model_config(tiny_arguments(*sizes).model, num_mask_kinds=2)
+    model = VJEPAForPreTraining(config)
+    clips = torch.randn(2, 4, 3, 32, 32)
+    names = set(model.state_dict())
+    compile_layers(model, backend="eager")
+    counts = []
+    for num_context, num_targets in ((9, 14), (11, 17), (5, 26)):
+        context_mask, target_mask = torch.arange(32).expand(2, -1).split([num_context, 32 - num_context], dim=1)
+        before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        model(clips, [context_mask], [target_mask[:, :num_targets]]).loss.backward()
+        counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"] - before)
+    assert counts == [4, 0, 0]  # target encoder, context encoder, predictor, and its last layer
+    assert set(model.state_dict()) == names
+
+
+def test_stochastic_depth_is_not_compiled_a_layer_at_a_time():
+    config = model_config(tiny_arguments("--drop_path_rate", "0.3").model, num_mask_kinds=2)
+    with pytest.raises(ValueError, match="drop_path_rate=0.3 does not go with compile"):
+        compile_layers(VJEPAForPreTraining(config))
+
+
+def test_compiled_layers_give_the_same_loss_and_gradients_packed_or_not():
+    torch._dynamo.reset()
+    arguments = tiny_arguments("--num_hidden_layers", "2", "--pred_num_hidden_layers", "2")
+    plain = VJEPAForPreTraining(model_config(arguments.model, num_mask_kinds=2))
+    compiled = copy.deepcopy(plain)
+    compile_layers(compiled, backend="eager")
+    clips = torch.randn(2, 4, 3, 32, 32)
+    for mode in ("subsample", "packed"):
+        arguments.masks.mask_mode = mode
+        masks = mask_sampler(arguments.masks, (2, 4, 4), seed=0)([(0, 0), (0, 1)])
+        gradients = []
+        for model in (plain, compiled):
+            model.zero_grad()
+            model(clips, *masks).loss.backward()
+            gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+        for name, gradient in gradients[0].items():
+            torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
 
 def test_the_run_decides_model_processor_and_masks():
@@ -202,6 +247,14 @@ def test_throughput_passes_every_batch_and_starts_anew_after_a_reading():
     figures = throughput.read()
     assert figures["clips_per_second"] > 0 and 0 <= figures["data_wait"] <= 1
     assert throughput.read()["clips_per_second"] == 0
+
+
+def test_utilization_is_the_share_of_the_ceiling():
+    throughput = Throughput(ceiling=1e12)
+    throughput.started -= 100.0
+    throughput.flops = 25 * 10**12
+    assert throughput.read()["mfu"] == pytest.approx(0.25, rel=1e-2)
+    assert throughput.read()["mfu"] == 0.0
 
 
 def test_memory_is_a_number_of_gib():

@@ -1,7 +1,12 @@
 """pytest tests/test_tubelets.py"""
 
+import math
+import re
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vjepa_hf.tubelets import from_tubelets, grid_size, take_tokens, to_tubelets
 
@@ -62,3 +67,44 @@ def test_take_tokens_keeps_the_named_tokens_in_their_order():
     tokens = torch.arange(10.0).reshape(2, 5, 1)
     taken = take_tokens(tokens, torch.tensor([[4, 0], [1, 1]]))
     assert taken.squeeze(-1).tolist() == [[4.0, 0.0], [6.0, 6.0]]
+
+
+# Properties
+
+LENGTHS = st.tuples(*[st.integers(1, 3)] * 8)  # B, t, h, w, C, tubelet_size, patch_size, and one more to be wrong by
+
+
+@given(LENGTHS)
+def test_cutting_and_joining_keep_every_number_in_its_place(lengths):
+    batch, t, h, w, channels, tubelet_size, patch_size, _ = lengths
+    shape = (batch, t * tubelet_size, channels, h * patch_size, w * patch_size)
+    video = torch.arange(math.prod(shape)).view(shape)
+    tubelets = to_tubelets(video, tubelet_size, patch_size)
+    assert tubelets.shape == (batch, t * h * w, channels * tubelet_size * patch_size**2)
+    assert grid_size(*shape[1:2], *shape[3:], tubelet_size, patch_size) == (t, h, w)
+    assert torch.equal(from_tubelets(tubelets, (t, h, w), tubelet_size, patch_size), video)
+    # Token (i, j, k) is the block that begins at (i, j, k) times its size.
+    i, j, k = t - 1, h - 1, w - 1
+    block = video[:, i * tubelet_size :, :, j * patch_size :, k * patch_size :]
+    assert torch.equal(tubelets[:, (i * h + j) * w + k], block.transpose(1, 2).flatten(1))
+
+
+@given(LENGTHS)
+def test_a_length_that_is_no_multiple_is_an_error_with_one_that_is(lengths):
+    _, t, h, w, _, tubelet_size, patch_size, more = lengths
+    if not more % tubelet_size:
+        return
+    with pytest.raises(ValueError, match="num_frames") as caught:
+        grid_size(t * tubelet_size + more, h * patch_size, w * patch_size, tubelet_size, patch_size)
+    proposed = int(re.search(r"to num_frames=(\d+)", str(caught.value))[1])
+    assert grid_size(proposed, h * patch_size, w * patch_size, tubelet_size, patch_size)
+
+
+@given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 4), st.data())
+def test_taken_tokens_are_those_that_the_lists_name(batch, num_tokens, width, drawn):
+    tokens = torch.arange(batch * num_tokens * width).view(batch, num_tokens, width)
+    count = drawn.draw(st.integers(1, num_tokens))
+    indices = st.lists(st.integers(0, num_tokens - 1), min_size=count, max_size=count)
+    mask = torch.tensor(drawn.draw(st.lists(indices, min_size=batch, max_size=batch)))
+    expected = torch.stack([row[list_] for row, list_ in zip(tokens, mask, strict=True)])
+    assert torch.equal(take_tokens(tokens, mask), expected)

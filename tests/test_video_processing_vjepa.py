@@ -215,6 +215,35 @@ class TestSizes:
             VJEPAVideoProcessor(size=50, crop_size=64)(video)
 
 
+class TestCrops:
+    def test_crops_are_views_that_show_all_of_the_frame(self, plain, frames):
+        cut = {"num_crops": 3, "crop_size": 48, "do_center_crop": True}
+        views = plain(frames[:16], **cut)["pixel_values_videos"][0]
+        assert views.shape == (3, 16, 3, 48, 48)
+        whole = torch.from_numpy(frames[:16]).permute(0, 3, 1, 2)
+        for view, left in zip(views, (0, 8, 16), strict=True):
+            assert torch.equal(view, whole[..., left : left + 48].float())
+        turned = plain(frames[:16].swapaxes(1, 2), **cut)["pixel_values_videos"][0]
+        assert torch.equal(turned, views.swapaxes(-1, -2))
+
+    def test_all_clips_of_a_crop_come_before_the_next_crop(self, processor, video):
+        views = processor(video, num_clips=2, num_crops=3)["pixel_values_videos"]
+        assert views.shape == (1, 6, 16, 3, 32, 32)
+        whole = VJEPAVideoProcessor(size=32, do_center_crop=False, num_clips=2)(video)["pixel_values_videos"][0]
+        assert torch.equal(views[0, :2], whole[..., :32]) and torch.equal(views[0, 4:], whole[..., -32:])
+
+    def test_smaller_crops_are_in_the_middle_of_the_shorter_side(self, plain, frames):
+        cut = {"num_crops": 2, "crop_size": 32, "do_center_crop": True}
+        views = plain(frames[:16], **cut)["pixel_values_videos"][0]
+        whole = torch.from_numpy(frames[:16]).permute(0, 3, 1, 2).float()
+        assert torch.equal(views[0], whole[..., 8:40, :32]) and torch.equal(views[1], whole[..., 8:40, 32:])
+
+    @pytest.mark.parametrize("wrong", [{"num_crops": 0}, {"num_crops": 2, "do_center_crop": False}])
+    def test_crops_without_a_crop_are_an_error(self, processor, video, wrong):
+        with pytest.raises(ValueError, match="num_crops=.* must be at least 1, and 1 without do_center_crop"):
+            processor(video, **wrong)
+
+
 class TestTubelets:
     def test_tubelets_are_those_of_the_clip(self, processor, video):
         output = processor(video, return_tubelets=True, tubelet_size=4, patch_size=8)
@@ -241,6 +270,7 @@ class TestSaving:
             "num_frames": 8,
             "frame_step": 2,
             "num_clips": 2,
+            "num_crops": 3,
             "short_video": "wrap",
             "antialias": True,
             "return_tubelets": True,

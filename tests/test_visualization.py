@@ -3,10 +3,21 @@
 pytest tests/test_visualization.py
 """
 
+import numpy as np
+import pytest
 import torch
 from PIL import Image
 
-from vjepa_hf.visualization import CURVES, plot_curves, plot_masks, shade_masked
+from vjepa_hf import visualization
+from vjepa_hf.visualization import (
+    CURVES,
+    _matching_names,
+    plot_confusion,
+    plot_curves,
+    plot_detections,
+    plot_masks,
+    shade_masked,
+)
 
 
 def test_only_hidden_tubelets_are_darkened():
@@ -28,17 +39,53 @@ def test_masks_over_a_clip_become_a_picture(tmp_path):
 
 def test_curves_are_drawn_from_rows_that_each_have_some_figures(tmp_path):
     rows = [{"step": 1, "loss": 0.9, "learning_rate": 1e-4}, {"step": 2, "target_std": 0.5}, {"step": 2, "loss": 0.8}]
+    rows += [{"step": 2, "loss/kind_0": 0.7, "loss/kind_1": 0.9} | {f"loss/time_{time}": 0.8 for time in range(8)}]
     plot_curves(rows, tmp_path / "curves.png", title="a run")
     with Image.open(tmp_path / "curves.png") as picture:
-        assert picture.size == (1300, 900)
+        assert picture.size == (1600, 900)
 
 
-def test_every_curve_is_a_figure_that_a_run_logs():
+def test_a_star_stands_for_the_figures_that_a_run_has():
+    rows = [{"step": 1, "loss": 0.9, "loss/kind_0": 0.8, "loss/kind_1": 1.0}, {"step": 2, "loss/kind_1": 0.9}]
+    assert _matching_names(rows, ("loss", "loss/kind_*")) == ["loss", "loss/kind_0", "loss/kind_1"]
+    assert _matching_names([{"loss": 0.9, "loss/kind_0": 0.9}], ("loss", "loss/kind_*")) == ["loss"]
+    assert _matching_names(rows, ("loss/time_*",)) == []
+
+
+def test_every_curve_is_a_figure_that_a_run_logs(tiny_pretraining_model, tiny_clip):
     from vjepa_hf.arguments import OptimizationArguments
     from vjepa_hf.diagnostics import health
-    from vjepa_hf.training import Throughput, hyperparameters
+    from vjepa_hf.training import Throughput, clip_gradients, hyperparameters
 
-    tokens = torch.rand(1, 8, 4, generator=torch.Generator().manual_seed(0))
-    logged = {"loss", "context_encoder_grad_norm", "predictor_grad_norm", *Throughput().read()}
-    logged |= {*hyperparameters(0, OptimizationArguments()), *health([tokens], [tokens])}
-    assert {name for names, _ in CURVES for name in names} <= logged
+    masks = [torch.tensor([[0], [1]])] * 2, [torch.tensor([[16], [17]])] * 2
+    outputs = tiny_pretraining_model(tiny_clip, *masks)
+    outputs.loss.backward()
+    logged = {"loss", *clip_gradients(tiny_pretraining_model, 1.0), *Throughput().read()}
+    logged |= {*hyperparameters(0, OptimizationArguments()), *health(tiny_pretraining_model, outputs, *masks)}
+    for names, _ in CURVES:
+        for name in names:
+            assert _matching_names([dict.fromkeys(logged, 0.0)], (name,)), name
+
+
+def test_key_frames_with_boxes_become_a_picture_that_says_what_is_right(tmp_path, monkeypatch):
+    written = []
+    write = visualization._write
+    monkeypatch.setattr(visualization, "_write", lambda *where: written.append(where[-1]) or write(*where))
+    frames = [torch.full((3, 48, 64), 90, dtype=torch.uint8)] * 3
+    box = [0.25, 0.25, 0.75, 0.75]
+    found = {"boxes": [box, box], "labels": [1, 0], "scores": [0.4, 0.9]}
+    nothing = {"boxes": [], "labels": [], "scores": []}
+    truths = [{"boxes": [box], "labels": [0]}, {"boxes": [box, box], "labels": [1, 0]}, nothing]
+    plot_detections(frames, [found, nothing, found], truths, ["sit", "run"], tmp_path / "boxes.png", threshold=0.4)
+    with Image.open(tmp_path / "boxes.png") as picture:
+        assert picture.width > picture.height > 300
+    right, missed = [("sit 0.90", "lightgreen"), ("run 0.40", "tomato")], [("run", "white"), ("sit", "white")]
+    assert [lines for lines in written if lines] == [right, missed, [(line, "tomato") for line, _ in right]]
+
+
+@pytest.mark.parametrize("num_classes, width", [(3, 550), (60, 1050)])
+def test_confusions_become_a_picture_whose_size_follows_the_names(tmp_path, num_classes, width):
+    matrix = np.eye(num_classes, dtype=int) * 3
+    plot_confusion(matrix, [f"class {number}" for number in range(num_classes)], tmp_path / "confusion.png")
+    with Image.open(tmp_path / "confusion.png") as picture:
+        assert picture.width == width

@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATIO
 
 from .configuration_vjepa import VJEPAConfig
 from .modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel, VJEPAPreTrainedModel
+from .modeling_vjepa_detection import VJEPAForActionDetection
 from .video_processing_vjepa import VJEPAVideoProcessor
 
 __version__ = "0.1.0"
@@ -28,6 +29,7 @@ MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES[VJEPAConfig.model_type] = VJEPAForV
 
 __all__ = [
     "VJEPAConfig",
+    "VJEPAForActionDetection",
     "VJEPAForPreTraining",
     "VJEPAForVideoClassification",
     "VJEPAModel",

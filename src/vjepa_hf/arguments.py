@@ -4,10 +4,11 @@ A key lives in exactly one of the dataclasses below and has the same name in the
 """
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
@@ -18,6 +19,33 @@ def _help(text: str, default: Any) -> Any:
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata={"help": text})
     return field(default=default, metadata={"help": text})
+
+
+def _require(part: Any, rule: str, holds: Callable[[float], bool], *names: str) -> None:
+    """Check every number of fields; None stands for no number."""
+    for name in names:
+        value = getattr(part, name)
+        numbers = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(map(holds, numbers)):
+            raise ValueError(f"{name} must {rule}, got {value}")
+
+
+def _require_positive(part: Any, *names: str) -> None:
+    _require(part, "be above 0 and finite", lambda number: 0 < number < math.inf, *names)
+
+
+def _require_not_negative(part: Any, *names: str) -> None:
+    _require(part, "be 0 or more and finite", lambda number: 0 <= number < math.inf, *names)
+
+
+def _require_share(part: Any, *names: str) -> None:
+    _require(part, "lie in [0, 1]", lambda number: 0 <= number <= 1, *names)
+
+
+def _require_pair(part: Any, *names: str) -> None:
+    for name in names:
+        if len(getattr(part, name)) != 2:
+            raise ValueError(f"{name} must be two numbers, lower and upper, got {getattr(part, name)}")
 
 
 @dataclass
@@ -37,8 +65,13 @@ class ModelArguments:
     pred_hidden_size: int = _help("width of the predictor", 384)
     pred_num_hidden_layers: int = _help("blocks of the predictor", 12)
     attn_implementation: str = _help("attention of transformers: sdpa, eager, flash_attention_2, ...", "sdpa")
+    init_from: str | None = _help("folder of a saved model to start from; None: random weights", None)
+    init_parts: list[str] = _help("of context_encoder, target_encoder, predictor; []: all that init_from holds", [])
+    freeze_layers: int = _help("first blocks of the context encoder that are not trained, nor its embedding", 0)
 
     def __post_init__(self) -> None:
+        if self.init_parts and self.init_from is None:
+            raise ValueError(f"init_parts {self.init_parts} needs init_from, the folder to take them from")
         if len(self.image_size) not in (1, 2):
             raise ValueError(f"image_size must be one side or height and width, got {self.image_size}")
 
@@ -73,9 +106,13 @@ class DataArguments:
     max_failed_share: float = _help("share of unreadable videos above which the run stops", 0.05)
 
     def __post_init__(self) -> None:
-        for name in ("shuffle_buffer", "clips_per_video", "max_decode_attempts"):
+        for name in ("shuffle_buffer", "clips_per_video", "max_decode_attempts", "frame_step"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        _require_pair(self, "crop_scale", "crop_aspect_ratio")
+        _require_positive(self, "fps", "video_weights")
+        _require_not_negative(self, "num_workers")
+        _require_share(self, "max_failed_share", "flip_probability", "erase_probability")
         if len(self.color_jitter) not in (0, 4):
             raise ValueError(f"color_jitter must be brightness, contrast, saturation and hue, got {self.color_jitter}")
 
@@ -88,10 +125,18 @@ class MaskArguments:
     mask_block_scale: list[float] = _help("share of the frame that one block covers, for each mask kind", [0.15, 0.7])
     mask_context_steps: int = _help("time steps after which all is hidden (causal masks); 0: all may be seen", 0)
     mask_aspect_ratio: list[float] = _help("lower and upper height / width of a block", [0.75, 1.5])
-    mask_mode: Literal["subsample", "reference"] = _help("how lists of tokens are cut to one length", "subsample")
+    mask_mode: Literal["subsample", "reference", "packed"] = _help(
+        "how lists of tokens are cut to one length; packed: not at all", "subsample"
+    )
     mask_group_size: int | None = _help("clips that share one token count; None: all of an optimizer step", None)
 
     def __post_init__(self) -> None:
+        _require_pair(self, "mask_aspect_ratio")
+        _require_positive(self, "mask_aspect_ratio", "mask_group_size")
+        _require_share(self, "mask_block_scale")
+        _require_not_negative(self, "mask_num_blocks", "mask_context_steps")
+        if not self.mask_num_blocks:
+            raise ValueError("mask_num_blocks must have an entry for each mask kind, at least one, got []")
         if len(self.mask_num_blocks) != len(self.mask_block_scale):
             raise ValueError(
                 f"mask_num_blocks {self.mask_num_blocks} and mask_block_scale {self.mask_block_scale} must have one "
@@ -130,8 +175,32 @@ class OptimizationArguments:
         for name in ("max_steps", "per_device_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        _require_positive(self, "schedule_scale", "learning_rate", "predictor_learning_rate_scale", "adam_epsilon")
+        _require_not_negative(self, "start_learning_rate", "final_learning_rate", "weight_decay", "final_weight_decay")
+        _require_share(self, "ema_momentum", "final_ema_momentum")
+        _require(self, "lie in [0, 1)", lambda number: 0 <= number < 1, "adam_beta1", "adam_beta2")
+        _require(self, "be above 0; inf never clips", lambda number: number > 0, "max_grad_norm")
         if not 0 <= self.warmup_steps <= self.max_steps:
             raise ValueError(f"warmup_steps must lie in [0, max_steps={self.max_steps}], got {self.warmup_steps}")
+
+
+@dataclass
+class EvaluationArguments:
+    """A small labelled set on which the encoder is judged while it learns; nothing is learned from it."""
+
+    eval_videos: str | None = _help("source with labels that classes are told apart by; None: no judging", None)
+    eval_test_videos: str | None = _help("source with labels that are guessed; needed with eval_videos", None)
+    eval_label: str = _help("column with the labels; of class folders it is `label`", "label")
+    eval_steps: int = _help("optimizer steps from one judgement to the next", 500)
+
+    def __post_init__(self) -> None:
+        if (self.eval_videos is None) != (self.eval_test_videos is None):
+            raise ValueError(
+                f"eval_videos {self.eval_videos!r} and eval_test_videos {self.eval_test_videos!r} belong together: "
+                "give both or none"
+            )
+        if self.eval_steps < 1:
+            raise ValueError(f"eval_steps must be at least 1, got {self.eval_steps}")
 
 
 @dataclass
@@ -142,6 +211,7 @@ class RunArguments:
     seed: int = _help("every random choice is a function of it, the epoch and the sample", 0)
     mixed_precision: Literal["no", "fp16", "bf16"] = _help("arithmetic of the forward pass", "no")
     cpu_threads: int | None = _help("threads of each process on CPU; None: as the launcher set them", None)
+    compile: bool = _help("compile the transformer layers with torch.compile when the run starts", False)
     gradient_checkpointing: bool = _help("recompute activations in the backward pass to save memory", False)
     logging_steps: int = _help("optimizer steps from one line of the log to the next", 10)
     health_steps: int = _help("optimizer steps from one health line to the next", 100)
@@ -160,6 +230,7 @@ class RunArguments:
         for name in ("logging_steps", "health_steps", "save_steps", "save_total_limit", "max_skipped_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        _require_positive(self, "cpu_threads")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
         if self.max_grad_norm_ratio is not None and self.max_grad_norm_ratio <= 1:
@@ -177,6 +248,7 @@ class PretrainingArguments:
     data: DataArguments
     masks: MaskArguments
     optimization: OptimizationArguments
+    evaluation: EvaluationArguments
     run: RunArguments
 
     def to_dict(self) -> dict[str, Any]:
@@ -194,7 +266,7 @@ class PretrainingArguments:
         unfinished.replace(path)
 
 
-PARTS = (ModelArguments, DataArguments, MaskArguments, OptimizationArguments, RunArguments)
+PARTS = (ModelArguments, DataArguments, MaskArguments, OptimizationArguments, EvaluationArguments, RunArguments)
 
 
 class _Parser(HfArgumentParser):
@@ -232,13 +304,28 @@ def parse_arguments(
 
 
 def _read_yaml(path: str | Path) -> dict[str, Any]:
-    values = yaml.safe_load(Path(path).read_text()) or {}
+    if not Path(path).is_file():
+        raise ValueError(f"config {str(path)!r} is no file: give the YAML file of a run")
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        document = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text) or {}
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected lines `key: value`, found a {type(values).__name__}")
-    known = {field.name for part in PARTS for field in dataclasses.fields(part)}
-    for key in values:
-        if key not in known:
-            raise ValueError(f"{path}: unknown key {key!r}; known keys are {', '.join(sorted(known))}")
+    written = [key.value for key, _ in document.value] if values else []
+    for key in written:
+        if written.count(key) > 1:
+            raise ValueError(f"{path}: {key} is given {written.count(key)} times; keep one of them")
+    types = {name: hint for part in PARTS for name, hint in get_type_hints(part).items()}
+    for key, value in values.items():
+        if key not in types:
+            raise ValueError(f"{path}: unknown key {key!r}; known keys are {', '.join(sorted(types))}")
+        if value is None and type(None) not in get_args(types[key]):
+            raise ValueError(f"{path}: {key} has no value; give one, or leave out the line for the default")
+        if isinstance(value, dict) or isinstance(value, list) and get_origin(types[key]) is not list:
+            raise ValueError(f"{path}: {key} takes one value or a list of them as its default does, got {value}")
     return values
 
 

@@ -16,13 +16,29 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, load, patch_environment
+from accelerate.utils import DistributedType, broadcast_object_list, load, patch_environment
 from safetensors import SafetensorError
 
 MANIFEST_FILE = "manifest.json"
 PROGRESS_FILE = "progress.json"
-# What torch.distributed.checkpoint writes into the `.metadata` of sharded weights, by module.
-_METADATA_MODULES = ("torch", "torch.distributed.checkpoint", "torch.serialization", "pathlib", "collections")
+SHARDED_WEIGHTS = "pytorch_model_fsdp_0"
+# All that torch.distributed.checkpoint writes into the `.metadata` of sharded weights, a pickle it reads unchecked.
+_METADATA_NAMES = {
+    "pathlib": ("PosixPath",),
+    "torch": ("Size", "bfloat16", "bool", "float16", "float32", "float64", "int32", "int64", "uint8"),
+    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
+    "torch.distributed.checkpoint.metadata": (
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+        "_MEM_FORMAT_ENCODING",
+    ),
+    "torch.serialization": ("_get_layout",),
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +55,8 @@ class Progress:
 
 def list_checkpoints(output_dir: str | Path) -> list[Path]:
     """Checkpoints of a run, oldest first. Half-written ones bear another name until they are whole."""
-    return sorted((Path(output_dir) / "checkpoints").glob("step_*"))
+    folders = (Path(output_dir) / "checkpoints").glob("step_*")
+    return sorted((folder for folder in folders if folder.name.removeprefix("step_").isdigit()), key=_step_of)
 
 
 def find_checkpoint(output_dir: str | Path, step: int | None = None) -> Path:
@@ -122,7 +139,8 @@ def load_checkpoint(accelerator: Accelerator, output_dir: str | Path, step: int 
             names the newest one that is whole, and how to continue from it.
     """
     folder = find_checkpoint(output_dir, step)
-    problem = [_why_not(folder) if accelerator.is_main_process else None]
+    sharded = accelerator.distributed_type == DistributedType.FSDP
+    problem = [_why_not(folder, sharded) if accelerator.is_main_process else None]
     (problem,) = broadcast_object_list(problem)
     if problem:
         raise ValueError(problem)
@@ -141,11 +159,19 @@ def load_checkpoint(accelerator: Accelerator, output_dir: str | Path, step: int 
     progress = Progress(**json.loads((folder / PROGRESS_FILE).read_text()))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        for newer in list_checkpoints(output_dir):
-            if _step_of(newer) > progress.step:
-                accelerator.print(f"set aside, not deleted: {_set_aside(newer)}")
+        print(f"continuing after step {progress.step}, from {folder}")
+        _tell_about_newer(folder, progress)
     accelerator.wait_for_everyone()
     return progress
+
+
+def _tell_about_newer(folder: Path, progress: Progress) -> None:
+    for half in sorted(folder.parent.glob("unfinished_step_*")):
+        if int(half.name.rpartition("_")[2]) > progress.step:
+            print(f"left out {half.name}: it was not written to its end")
+    for newer in list_checkpoints(folder.parent.parent):
+        if _step_of(newer) > progress.step:
+            print(f"set aside, not deleted: {_set_aside(newer)}")
 
 
 def damage(folder: str | Path) -> str | None:
@@ -170,9 +196,12 @@ def damage(folder: str | Path) -> str | None:
     return None
 
 
-def _why_not(folder: Path) -> str | None:
+def _why_not(folder: Path, sharded: bool) -> str | None:
     """Why a checkpoint is not loaded, and what to do; None when it may be."""
     wrong = damage(folder)
+    if wrong is None and sharded != (folder / SHARDED_WEIGHTS).is_dir():
+        written, here = ("without", "with") if sharded else ("with", "without")
+        return f"checkpoint {str(folder)!r} was written {written} FSDP: continue from it as it was, not {here} FSDP"
     if wrong is None:
         return _code_in_metadata(folder)
     older = [other for other in list_checkpoints(folder.parent.parent) if _step_of(other) < _step_of(folder)]
@@ -188,13 +217,9 @@ def _why_not(folder: Path) -> str | None:
 
 
 class _MetadataReader(pickle.Unpickler):
-    """Reads the pickle that describes sharded weights, and refuses what torch itself would not have put there."""
-
     def find_class(self, module: str, name: str) -> Any:
-        parts = module.split(".")
-        if not any(".".join(parts[:length]) in _METADATA_MODULES[1:] for length in range(len(parts) + 1)):
-            if module != "torch" or name not in ("Size", "device", "float32", "bfloat16", "float16", "int64", "uint8"):
-                raise pickle.UnpicklingError(f"{module}.{name}")
+        if name not in _METADATA_NAMES.get(module, ()):
+            raise pickle.UnpicklingError(f"{module}.{name}")
         return super().find_class(module, name)
 
 

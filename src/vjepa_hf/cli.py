@@ -18,6 +18,8 @@ from tqdm import tqdm
 from .conversion import LICENSE, export_to_meta
 from .conversion import convert as convert_checkpoint
 from .data import VideoCheck, check_video, oddities
+from .dense_features import stream_features, write_features
+from .flops import matmul_rate
 from .frame_sampling import clip_span
 from .modeling_vjepa import VJEPAModel
 from .shrinking import shrink_video
@@ -32,7 +34,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="V-JEPA for H
 
 @app.command()
 def env() -> None:
-    """Print versions, devices and the decoders that really work, for a bug report."""
+    """Print versions, devices and their speed, and the decoders that really work, for a bug report."""
     installed = {distribution.name.lower().replace("-", "_") for distribution in importlib.metadata.distributions()}
     rows = {"python": platform.python_version(), "platform": platform.platform()}
     rows |= {name: importlib.metadata.version(name) if name in installed else "not installed" for name in PACKAGES}
@@ -40,8 +42,11 @@ def env() -> None:
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     rows |= {"cuda": torch.version.cuda or "none", "gpus": ", ".join(devices) or "none"}
     rows |= {"cpu threads": str(torch.get_num_threads())}
+    device = "cuda" if devices else "cpu"
+    for dtype in (torch.float32, torch.bfloat16):
+        rows[f"{device} {str(dtype).removeprefix('torch.')}"] = f"{matmul_rate(device, dtype) / 1e9:.0f} GFLOP/s"
     for name, value in rows.items():
-        typer.echo(f"{name:<14}{value}")
+        typer.echo(f"{name:<15}{value}")
 
 
 def _torchcodec_state() -> str:
@@ -59,16 +64,46 @@ def features(
     output: Annotated[Path, typer.Option("--output", "-o", help="safetensors file to write")],
     model: Annotated[str, typer.Option(help="folder or Hub name of a model")] = "output/pretrain",
     num_clips: Annotated[int, typer.Option(help="clips, evenly spaced over the video")] = 1,
+    stride: Annotated[int | None, typer.Option(help="the whole video, a clip every so many frames of a clip")] = None,
+    keep_grid: Annotated[bool, typer.Option(help="with --stride: no mean over the places of a time step")] = False,
+    batch_size: Annotated[int, typer.Option(help="with --stride: clips of one forward pass")] = 4,
 ) -> None:
-    """Write the features of a video: `features` (V, t, h, w, D), V clips of t x h x w tokens."""
+    """Write the features of a video: `features` (V, t, h, w, D), V clips of t x h x w tokens.
+
+    With --stride a video of any length is read to its end: `features` (n, D), or with --keep-grid (n, h, w, D), one
+    for each of n time steps, and `timestamps` (n,), the second at which each begins.
+    """
     encoder = VJEPAModel.from_pretrained(model).eval()
     processor = VJEPAVideoProcessor.from_pretrained(model)
+    metadata = {"video": video, "model": model}
+    try:
+        if stride is not None:
+            if torch.accelerator.is_available():
+                encoder.to(torch.accelerator.current_accelerator())
+            pieces = stream_features(encoder, processor, video, stride, batch_size)
+            shape = write_features(pieces, output, metadata, keep_grid)
+        else:
+            shape = _write_clips(encoder, processor, video, num_clips, output, metadata)
+    except (ValueError, VideoDecodeError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"features {tuple(shape)} in {output}")
+
+
+def _write_clips(
+    encoder: VJEPAModel,
+    processor: VJEPAVideoProcessor,
+    video: str,
+    num_clips: int,
+    output: Path,
+    metadata: dict[str, str],
+) -> tuple[int, ...]:
     # (1, V, T, C, H, W), or (1, T, C, H, W) for a single clip -> (V, T, C, H, W)
     pixels = processor(video, num_clips=num_clips, return_tensors="pt")["pixel_values_videos"].flatten(0, -5)
     with torch.inference_mode():
         tokens = encoder(pixels).last_hidden_state.unflatten(1, encoder.config.grid_size)
-    save_file({"features": tokens.contiguous()}, output, metadata={"video": video, "model": model})
-    typer.echo(f"features {tuple(tokens.shape)} in {output}")
+    save_file({"features": tokens.contiguous()}, output, metadata=metadata)
+    return tokens.shape
 
 
 @app.command()

@@ -1,9 +1,11 @@
 """V-JEPA model configuration."""
 
+import math
 from difflib import get_close_matches
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 
 # What transformers itself writes into a config.json or hands to a configuration beside the declared fields.
 _LIBRARY_KEYS = {
@@ -11,6 +13,8 @@ _LIBRARY_KEYS = {
     "attn_implementation", "auto_map", "custom_pipelines", "experts_implementation", "model_type", "name_or_path",
     "num_labels", "output_attentions", "quantization_config", "tie_word_embeddings", "torch_dtype", "use_cache",
 }  # fmt: skip
+# None lets transformers choose by the type of the labels.
+_PROBLEM_TYPES = (None, "regression", "single_label_classification", "multi_label_classification")
 
 
 @strict
@@ -44,8 +48,11 @@ class VJEPAConfig(PreTrainedConfig):
         pred_zero_init_mask_tokens (`bool`, defaults to `True`): Whether mask tokens start at zero.
         num_pooler_layers (`int`, defaults to 1): Layers of the attentive pooler: one cross-attention layer, after
             `num_pooler_layers - 1` self-attention layers over the tokens.
+        pooler_num_clips (`int`, defaults to 1): Clips of a video whose tokens the pooler attends to together.
         pooler_mlp_ratio (`float`, defaults to 4.0): Hidden width of the pooler's MLPs in units of `hidden_size`.
         pooler_layer_norm_eps (`float`, defaults to 1e-5): Epsilon of the pooler's layer norms.
+        roi_size (`int`, defaults to 7): Rows and columns of the features that are taken from a box at every time step,
+            for action detection.
 
     Raises:
         ValueError: for an unknown name or values that do not fit together; the message names field and value.
@@ -85,8 +92,10 @@ class VJEPAConfig(PreTrainedConfig):
     pred_num_mask_tokens: int = 2
     pred_zero_init_mask_tokens: bool = True
     num_pooler_layers: int = 1
+    pooler_num_clips: int = 1
     pooler_mlp_ratio: float | int = 4.0
     pooler_layer_norm_eps: float = 1e-5
+    roi_size: int = 7
 
     def __post_init__(self, **kwargs):
         self._check_names(kwargs)
@@ -100,6 +109,12 @@ class VJEPAConfig(PreTrainedConfig):
         return self.num_frames // self.tubelet_size, height // self.patch_size, width // self.patch_size
 
     def _check_names(self, names) -> None:
+        model_type = names.get("model_type", self.model_type)
+        if model_type != self.model_type:
+            raise ValueError(
+                f"model_type={model_type!r} is another kind of model than {self.model_type!r}; load its folder with "
+                "the classes of that model, or with AutoModel."
+            )
         known = set(self.__dataclass_fields__) | set(self.attribute_map) | _LIBRARY_KEYS
         for name in names:
             if name not in known:
@@ -111,16 +126,27 @@ class VJEPAConfig(PreTrainedConfig):
         positive = (
             "hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "layer_norm_eps", "patch_size",
             "tubelet_size", "num_frames", "num_channels", "pred_hidden_size", "pred_num_hidden_layers",
-            "pred_mlp_ratio", "pred_num_mask_tokens", "num_pooler_layers", "pooler_mlp_ratio", "pooler_layer_norm_eps",
+            "pred_mlp_ratio", "pred_num_mask_tokens", "num_pooler_layers", "pooler_num_clips", "pooler_mlp_ratio",
+            "pooler_layer_norm_eps", "roi_size",
         )  # fmt: skip
         for name in positive:
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive.")
-        if self.initializer_range < 0:
-            raise ValueError(f"initializer_range={self.initializer_range} must not be negative.")
+        if not 0 <= self.initializer_range < math.inf:
+            raise ValueError(f"initializer_range={self.initializer_range} must be finite and not negative.")
+        if self.hidden_act not in ACT2FN:
+            close = get_close_matches(self.hidden_act, ACT2FN, n=1)
+            raise ValueError(
+                f"hidden_act={self.hidden_act!r} is no activation of transformers; "
+                f"{f'did you mean {close[0]!r}?' if close else 'the published models have gelu.'}"
+            )
         for name in ("attention_probs_dropout_prob", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1).")
+        if self.num_labels < 1:
+            raise ValueError(f"num_labels={self.num_labels} must be at least 1.")
+        if self.problem_type not in _PROBLEM_TYPES:
+            raise ValueError(f"problem_type={self.problem_type!r} must be one of {_PROBLEM_TYPES}.")
         self._check_divisible()
         self._check_widths()
 

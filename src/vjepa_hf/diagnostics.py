@@ -14,7 +14,6 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from .modeling_vjepa import VJEPAForPreTraining, VJEPAForPreTrainingOutput
-from .tubelets import take_tokens
 
 Gather = Callable[[torch.Tensor], torch.Tensor]
 
@@ -36,20 +35,20 @@ class Alarm:
 
 # docs/pretraining.md says what to do for each, and shows where healthy and collapsing runs stand.
 ALARMS = (
-    Alarm("constant-features", "target_std", "all tokens look alike to the target encoder: collapse", low=0.1),
-    Alarm("constant-context", "context_std", "the context encoder collapses, the target encoder follows", low=0.05),
+    Alarm("constant-features", "target_std", "all tokens look alike to the target encoder: collapse", low=0.2),
+    Alarm("constant-context", "context_std", "the context encoder collapses, the target encoder follows", low=0.1),
     Alarm("dead-features", "target_dead", "most features are the same for every token", high=0.5),
-    Alarm("low-rank", "target_rank", "features differ along hardly any direction: collapse", low=2.0),
+    Alarm("low-rank", "target_rank_share", "features differ along few directions: collapse", low=0.1),
     Alarm("useless-predictor", "loss_ratio", "the mean target is a better answer", high=1.0, after_warmup=True),
 )
 
 
 def spread_tokens(tensors: Sequence[torch.Tensor], num_tokens: int = 1024) -> torch.Tensor:
-    """Pick `num_tokens` tokens evenly from tensors `(B, M, D)`, as `(num_tokens, D)` in float32.
+    """Pick `num_tokens` tokens evenly from tensors `(B, M, D)`, or B of `(M, D)`, as `(num_tokens, D)` in float32.
 
     The number is exact (a small batch repeats tokens), so the results of several processes can be gathered.
     """
-    tokens = torch.cat([tensor.detach().flatten(0, 1) for tensor in tensors])
+    tokens = torch.cat([clip.detach() for tensor in tensors for clip in tensor])
     places = torch.arange(num_tokens, device=tokens.device) * len(tokens) // num_tokens
     return tokens[places].float()
 
@@ -110,13 +109,15 @@ def copy_errors(
     for prediction, target, context_mask, target_mask in zip(
         outputs.predictions, outputs.targets, context_masks, target_masks, strict=True
     ):
-        context, target = context_mask[:num_clips], target[:num_clips]
-        # (B, M, 3), (B, K, 3) -> (B, M, K); differences of integers, so that equal distances are equal
-        distances = torch.cdist(
-            positions[target_mask[:num_clips]], positions[context], compute_mode="donot_use_mm_for_euclid_dist"
-        )
-        copy = take_tokens(features, context.gather(1, distances.argmin(dim=-1)))
-        errors += torch.stack([(answer[:num_clips] - target).abs().sum() for answer in (prediction.float(), copy)])
+        for clip, clip_features in enumerate(features):
+            context = context_mask[clip]
+            # (M, 3), (K, 3) -> (M, K); differences of integers, so that equal distances are equal
+            distances = torch.cdist(
+                positions[target_mask[clip]], positions[context], compute_mode="donot_use_mm_for_euclid_dist"
+            )
+            copy = clip_features[context[distances.argmin(dim=-1)]]
+            answers = prediction[clip].float(), copy
+            errors += torch.stack([(answer - target[clip]).abs().sum() for answer in answers])
     return errors
 
 
@@ -126,9 +127,10 @@ def loss_sums(
     """Summed losses of target tokens, and their number, for each mask kind and time step: `(2, kinds, t)`."""
     t, h, w = grid
     sums = []
-    for prediction, target, mask in zip(outputs.predictions, outputs.targets, target_masks, strict=True):
-        losses = (prediction.float() - target).abs().mean(dim=-1).flatten()
-        time = (mask // (h * w)).flatten()
+    for kind in zip(outputs.predictions, outputs.targets, target_masks, strict=True):
+        prediction, target, mask = (torch.cat(list(clips)) for clips in kind)
+        losses = (prediction.float() - target).abs().mean(dim=-1)
+        time = mask // (h * w)
         rows = torch.stack([losses, torch.ones_like(losses)])
         sums.append(rows.new_zeros(2, t).index_add(1, time, rows))
     return torch.stack(sums, dim=1)
@@ -165,16 +167,17 @@ def health(
     Args:
         model: whose encoders are compared.
         outputs: of the model, for the batch of this process.
-        context_masks: LongTensor `(B, K)` for each mask kind, as the model got them.
-        target_masks: LongTensor `(B, M)` for each mask kind.
+        context_masks: index lists for each mask kind, as the model got them.
+        target_masks: index lists for each mask kind.
         gather: joins tensors of all processes along the first dimension, `accelerator.gather`.
         num_tokens: tokens looked at, by all processes together.
 
     Returns:
         For each of `target`, `prediction` and `context` features, the last ones layer-normed like targets:
         `_std` (mean over features of the standard deviation over tokens), `_dead` (share of the features in which
-        this is below 0.05), `_rank` and `_cosine`. Then `loss_ratio`, `copy_ratio`, `encoder_distance`, and
-        `loss/kind_0` ... and `loss/time_0` ... for each mask kind and each time step that has targets.
+        this is below 0.05), `_rank` and `_cosine`. Then `target_rank_share`, of the rank that is possible,
+        `loss_ratio`, `copy_ratio`, `encoder_distance`, and `loss/kind_0` ... and `loss/time_0` ... for each mask kind
+        and each time step that has targets.
     """
     grid = model.config.grid_size
     errors = copy_errors(outputs, context_masks, target_masks, grid)
@@ -194,6 +197,7 @@ def health(
         figures[f"{name}_dead"] = (std < DEAD_STD).float().mean()
         figures[f"{name}_rank"] = effective_rank(features)
         figures[f"{name}_cosine"] = mean_cosine(features)
+    figures["target_rank_share"] = figures["target_rank"] / min(tokens["target"].shape)
     figures["loss_ratio"] = loss_ratio(tokens["prediction"], tokens["target"])
     figures["copy_ratio"] = of_copy[0] / of_copy[1].clamp_min(torch.finfo(of_copy.dtype).tiny)
     figures["encoder_distance"] = encoder_distance(model)

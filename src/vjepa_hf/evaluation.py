@@ -1,8 +1,10 @@
-"""Judge a frozen encoder: features of videos, few-label splits, and the attentive probe (paper, section 4.3)."""
+"""Judge a frozen encoder: which labels, attentive probes (paper, section 4.3), and scores with their uncertainty."""
 
+import copy
+import csv
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,28 +13,43 @@ import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 
-from .data import for_processor, video_name
-from .modeling_vjepa import VJEPAForVideoClassification, VJEPAModel
-from .video_io import VideoDecodeError
+from .features import LiveFeatures, VideoFeatures
+from .features import extract_features as extract_features  # scripts find what judges an encoder in one place
+from .metrics import MeanClassAccuracy, TopKAccuracy, confusion_matrix, wilson_interval
+from .modeling_vjepa import VJEPAForVideoClassification, VJEPAModel, average_views
+from .video_processing_vjepa import VJEPAVideoProcessor
+from .visualization import plot_confusion
+
+HOLD_OUT_STREAM = 1  # keeps the draw of a validation part apart from that of the labels it is taken from
+
+Features = VideoFeatures | LiveFeatures
+
+
+# --- labels --------------------------------------------------------------------------------------------------------
 
 
 def encode_labels(labels: Sequence[Any], names: Sequence[str] | None = None) -> tuple[np.ndarray, list[str]]:
     """Turn labels into class indices `(n,)`, and name the classes in sorted order.
 
     Args:
-        labels: one a sample.
+        labels: one a sample; an integer that is no name is an index into `names`, as in Meta's lists.
         names: classes in their order, where they are known; None takes those that occur.
 
     Raises:
         ValueError: a label that is not among `names`.
     """
-    order = {name: index for index, name in enumerate(names if names is not None else sorted(set(map(str, labels))))}
-    for label in labels:
-        if str(label) not in order:
-            raise ValueError(f"label {str(label)!r} is not one of {', '.join(order)}")
-    return np.array([order[str(label)] for label in labels], dtype=np.int64), list(order)
+    names = list(names) if names is not None else sorted(set(map(str, labels)))
+    order = {name: index for index, name in enumerate(names)}
+
+    def index(label: Any) -> int:
+        if str(label) in order:
+            return order[str(label)]
+        if isinstance(label, int) and 0 <= label < len(names):
+            return label
+        raise ValueError(f"label {str(label)!r} is not one of {', '.join(names)}")
+
+    return np.array([index(label) for label in labels], dtype=np.int64), names
 
 
 def few_labels(labels: Sequence[int] | np.ndarray, per_class: int, seed: int) -> np.ndarray:
@@ -43,94 +60,282 @@ def few_labels(labels: Sequence[int] | np.ndarray, per_class: int, seed: int) ->
     Raises:
         ValueError: a class with fewer samples.
     """
-    labels = np.asarray(labels)
-    chosen = []
-    for label in np.unique(labels):
-        places = np.flatnonzero(labels == label)
-        if len(places) < per_class:
-            raise ValueError(f"class {label} has {len(places)} samples, fewer than the {per_class} asked for")
-        chosen.append(np.random.default_rng([seed, label]).permutation(places)[:per_class])
-    return np.sort(np.concatenate(chosen))
+    return _draw(labels, lambda count: per_class, [seed])
+
+
+def label_share(labels: Sequence[int] | np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Draw a share of the samples of every class, at least one; their sorted places in `labels`.
+
+    A larger share contains a smaller one with the same seed.
+
+    Raises:
+        ValueError: a share outside (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"label share {share} must lie in (0, 1]")
+    return _draw(labels, lambda count: max(1, round(share * count)), [seed])
 
 
 @dataclass(frozen=True)
-class VideoFeatures:
-    """Tokens of videos, from a frozen encoder.
+class LabelDraw:
+    """Which labels a probe may see.
 
     Attributes:
-        tokens: float16 `(n, N, D)` on disk, one row a video; rows of unreadable videos are zero.
-        failures: row -> why that video could not be read. Nothing takes its place.
+        labels: how many, in words.
+        seed: of the draw.
+        rows: sorted rows of the training videos.
     """
 
-    tokens: np.ndarray
-    failures: dict[int, str]
-
-    @property
-    def readable(self) -> np.ndarray:
-        """Rows that hold a video, in order."""
-        return np.array([row for row in range(len(self.tokens)) if row not in self.failures], dtype=np.int64)
+    labels: str
+    seed: int
+    rows: np.ndarray
 
 
-class _ProcessedVideos(torch.utils.data.Dataset):
-    """(row, clip or error) of some rows of a list of videos."""
+def draw_labels(
+    labels: Sequence[int] | np.ndarray,
+    shares: Sequence[float],
+    splits: int,
+    seed: int = 0,
+    per_class: int | None = None,
+) -> list[LabelDraw]:
+    """Draw the labels of a low-shot table: of every share some splits, all classes alike (paper, section 5.3).
 
-    def __init__(self, videos: Sequence[Any], rows: Sequence[int], processor: Callable[..., Any]) -> None:
-        self.videos, self.rows, self.processor = videos, rows, processor
+    Args:
+        labels: class indices `(n,)`.
+        shares: of the samples of each class.
+        splits: draws of each share; split s is seeded by `seed + s`.
+        seed: of the first split.
+        per_class: samples of each class, in place of shares.
 
-    def __len__(self) -> int:
-        return len(self.rows)
+    Raises:
+        ValueError: no splits, or as of `label_share` and `few_labels`.
+    """
+    if splits < 1:
+        raise ValueError(f"splits={splits} must be at least 1")
+    seeds = range(seed, seed + splits)
+    if per_class is not None:
+        return [LabelDraw(f"{per_class} a class", seed, few_labels(labels, per_class, seed)) for seed in seeds]
+    return [
+        LabelDraw(f"{100 * share:g} %", seed, label_share(labels, share, seed)) for share in shares for seed in seeds
+    ]
 
-    def __getitem__(self, place: int) -> tuple[int, torch.Tensor | str]:
-        row = self.rows[place]
-        video = self.videos[row]
-        try:
-            return row, self.processor(for_processor(video), return_tensors="pt")["pixel_values_videos"][0]
-        except VideoDecodeError as error:
-            return row, f"{video_name(video)}: cannot read {error.asked}: {error.cause}"
+
+def hold_out(labels: Sequence[int] | np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split samples into those to train on and a share of every class to choose by; sorted places in `labels`.
+
+    Of a class with several samples at least one is held out; a single one is trained on.
+
+    Raises:
+        ValueError: a share outside (0, 1), or no class with two samples.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"validation share {share} must lie in (0, 1)")
+    held = _draw(labels, lambda count: max(1, round(share * count)) if count > 1 else 0, [seed, HOLD_OUT_STREAM])
+    if not len(held):
+        raise ValueError("to choose among heads some class needs two training videos; give validation videos instead")
+    return np.setdiff1d(np.arange(len(labels)), held), held
+
+
+def _draw(labels: Sequence[int] | np.ndarray, number: Callable[[int], int], seeds: Sequence[int]) -> np.ndarray:
+    """`number(count)` samples of every class of `count`, their sorted places."""
+    labels = np.asarray(labels)
+    chosen = [np.empty(0, dtype=np.int64)]
+    for label in np.unique(labels):
+        places = np.flatnonzero(labels == label)
+        wanted = number(len(places))
+        if len(places) < wanted:
+            raise ValueError(f"class {label} has {len(places)} samples, fewer than the {wanted} asked for")
+        chosen.append(np.random.default_rng([seeds[0], label, *seeds[1:]]).permutation(places)[:wanted])
+    return np.sort(np.concatenate(chosen))
+
+
+# --- probes --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """How one head of a sweep is trained.
+
+    Attributes:
+        learning_rate: at the first step; it falls to 0 along a cosine.
+        weight_decay: of AdamW.
+    """
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+
+
+@dataclass
+class TrainedHead:
+    """A pooler and a linear classifier, and how they came about.
+
+    Attributes:
+        head: tokens `(B, N, D)` to logits `(B, L)`.
+        settings: of its training.
+        losses: mean of each epoch.
+        validation_accuracy: top-1 on the videos that heads were chosen by; None where there was nothing to choose.
+    """
+
+    head: torch.nn.Module
+    settings: HeadSettings
+    losses: list[float]
+    validation_accuracy: float | None = None
+
+
+def head_of(classifier: VJEPAForVideoClassification) -> torch.nn.Module:
+    """What a probe trains of a classifier, `(B, N, D)` tokens to `(B, L)` logits; the same tensors, not a copy."""
+    return torch.nn.Sequential(classifier.pooler, classifier.classifier)
+
+
+def train_heads(
+    classifier: VJEPAForVideoClassification,
+    settings: Sequence[HeadSettings],
+    features: Features,
+    labels: np.ndarray,
+    rows: np.ndarray,
+    generator: np.random.Generator,
+    epochs: int = 50,
+    batch_size: int = 32,
+) -> list[TrainedHead]:
+    """Train a head for each of some settings in one pass over the features; the encoder is not touched.
+
+    All heads start as copies of the classifier's and step on the same batches, so each becomes what it would alone.
+
+    Args:
+        classifier: on the device to train on; it stays as it is.
+        settings: of each head.
+        features: tokens of videos; of several views one a time is shown, another one each epoch.
+        labels: class index of each row of `features`.
+        rows: rows to train on.
+        generator: order of the rows.
+        epochs: passes over the rows.
+        batch_size: videos of one step.
+
+    Raises:
+        ValueError: none of the rows can be read.
+    """
+    heads = [copy.deepcopy(head_of(classifier)).train() for _ in settings]
+    optimizers = [
+        torch.optim.AdamW(head.parameters(), lr=setting.learning_rate, weight_decay=setting.weight_decay)
+        for head, setting in zip(heads, settings, strict=True)
+    ]
+    batches = max(1, math.ceil(len(rows) / batch_size))
+    schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(each, T_max=epochs * batches) for each in optimizers]
+    num_clips = classifier.config.pooler_num_clips
+    history = []
+    for epoch in range(epochs):
+        losses = []
+        order = np.array_split(rows[generator.permutation(len(rows))], batches)
+        for batch, tokens in features.batches(order, epoch, num_clips):
+            tokens = tokens.flatten(1, 2).to(classifier.device, classifier.dtype)  # (B, num_clips * N, D)
+            target = torch.from_numpy(labels[batch]).to(classifier.device)
+            losses.append([_step(*each, tokens, target) for each in zip(heads, optimizers, schedules, strict=True)])
+        if not losses:
+            raise ValueError(f"none of {len(rows)} training videos can be read, so there is nothing to learn from")
+        history.append(torch.tensor(losses).mean(dim=0).tolist())
+    return [
+        TrainedHead(head.eval(), setting, [losses[place] for losses in history])
+        for place, (head, setting) in enumerate(zip(heads, settings, strict=True))
+    ]
+
+
+def _step(
+    head: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    tokens: torch.Tensor,
+    target: torch.Tensor,
+) -> torch.Tensor:
+    """One optimizer step; the loss before it."""
+    loss = torch.nn.functional.cross_entropy(head(tokens), target)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    schedule.step()
+    return loss.detach()
+
+
+def fit_probe(
+    classifier: VJEPAForVideoClassification,
+    settings: Sequence[HeadSettings],
+    features: Features,
+    labels: np.ndarray,
+    rows: np.ndarray,
+    seed: int = 0,
+    epochs: int = 50,
+    batch_size: int = 32,
+    validation: tuple[Features, np.ndarray] | None = None,
+    validation_share: float = 0.2,
+) -> list[TrainedHead]:
+    """Train a head for each of some settings, and choose by videos that are neither trained nor tested on.
+
+    Args:
+        classifier: on the device to train on; it stays as it is.
+        settings: of each head; a single one needs no choice and is trained on all rows.
+        features: tokens of videos.
+        labels: class index of each row of `features`.
+        rows: rows whose labels may be used, for training and for the choice.
+        seed: of the order, and of what is held out.
+        epochs: passes over the rows.
+        batch_size: videos of one step.
+        validation: features and labels to choose by; None holds out a part of `rows`, the same share of every class.
+        validation_share: that share.
+
+    Returns:
+        The heads, best first: by accuracy, then by loss.
+    """
+    training = np.random.default_rng(seed), epochs, batch_size
+    if len(settings) == 1 and validation is None:
+        return train_heads(classifier, settings, features, labels, rows, *training)
+    chosen_by = np.arange(len(validation[1])) if validation else rows
+    if validation is None:
+        kept, held = hold_out(labels[rows], validation_share, seed)
+        rows, chosen_by, validation = rows[kept], rows[held], (features, labels)
+    trained = train_heads(classifier, settings, features, labels, rows, *training)
+    shown, logits = predict(classifier, [each.head for each in trained], validation[0], chosen_by)
+    expected = validation[1][shown]
+    losses = [torch.nn.functional.cross_entropy(torch.from_numpy(z), torch.from_numpy(expected)) for z in logits]
+    for each, z in zip(trained, logits, strict=True):
+        each.validation_accuracy = float((z.argmax(axis=1) == expected).mean())
+    order = sorted(range(len(trained)), key=lambda place: (-trained[place].validation_accuracy, losses[place].item()))
+    return [trained[place] for place in order]
 
 
 @torch.inference_mode()
-def extract_features(
-    accelerator: Accelerator,
-    model: VJEPAModel,
-    processor: Callable[..., Any],
-    videos: Sequence[Any],
-    path: str | Path,
-    batch_size: int = 16,
-    num_workers: int = 0,
-) -> VideoFeatures:
-    """Run videos through the encoder and keep all their tokens in a .npy file, so that memory stays small.
+def predict(
+    classifier: VJEPAForVideoClassification,
+    heads: Sequence[torch.nn.Module],
+    features: Features,
+    rows: np.ndarray,
+    batch_size: int = 64,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that can be read, and the logits `(heads, n, L)` of each head on them, in one pass over the features.
 
-    All processes call it, each does its share of the rows and gets the whole.
+    With several views the probabilities that logits stand for are the means over the views.
 
     Args:
-        accelerator: of the run.
-        model: encoder; set to evaluation mode.
-        processor: turns a video into one clip of the size the model is configured for.
-        videos: values of the column `video` of a source.
-        path: of the .npy file, on a disk that all processes see.
+        classifier: says how views are joined, and on which device.
+        heads: `head_of` a classifier each.
+        features: tokens of videos, all of whose views are used.
+        rows: rows to classify.
         batch_size: clips of one forward pass.
-        num_workers: processes that decode, for each process.
     """
-    shape = (len(videos), math.prod(model.config.grid_size), model.config.hidden_size)
-    if accelerator.is_main_process:
-        np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-    accelerator.wait_for_everyone()
-    tokens = np.load(path, mmap_mode="r+")
-    model.to(accelerator.device).eval()
-    rows = range(accelerator.process_index, len(videos), accelerator.num_processes)
-    clips = _ProcessedVideos(videos, rows, processor)
-    failures: list[tuple[int, str]] = []
-    for batch in torch.utils.data.DataLoader(clips, batch_size, num_workers=num_workers, collate_fn=list):
-        failures += [(row, clip) for row, clip in batch if isinstance(clip, str)]
-        readable = [(row, clip) for row, clip in batch if not isinstance(clip, str)]
-        if readable:
-            pixels = torch.stack([clip for _, clip in readable]).to(accelerator.device)
-            features = model(pixels).last_hidden_state
-            tokens[[row for row, _ in readable]] = features.to("cpu", torch.float16).numpy()
-    tokens.flush()
-    accelerator.wait_for_everyone()
-    return VideoFeatures(np.load(path, mmap_mode="r"), dict(gather_object(failures)))
+    config = classifier.config
+    shown, logits = [], []
+    for batch, tokens in features.batches(_chunks(rows, max(1, batch_size // features.num_views)), None):
+        tokens = tokens.unflatten(1, (-1, config.pooler_num_clips)).flatten(2, 3)  # (B, views, num_clips * N, D)
+        views = tokens.flatten(0, 1).split(batch_size)
+        views = [view.to(classifier.device, classifier.dtype) for view in views]
+        found = [torch.cat([head(view) for view in views]).unflatten(0, tokens.shape[:2]) for head in heads]
+        shown.append(batch)
+        logits.append(torch.stack([average_views(each.float(), config.problem_type) for each in found]).cpu())
+    if not shown:
+        raise ValueError(f"none of {len(rows)} videos can be read, so there is nothing to classify")
+    return np.concatenate(shown), torch.cat(logits, dim=1).numpy()
+
+
+def _chunks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def train_probe(
@@ -143,11 +348,11 @@ def train_probe(
     learning_rate: float = 1e-3,
     weight_decay: float = 0.01,
 ) -> list[float]:
-    """Train pooler and classifier on features; the encoder is not touched. AdamW, cosine to 0.
+    """Train pooler and classifier in place on features; the encoder is not touched. AdamW, cosine to 0.
 
     Args:
         classifier: the model whose head is trained, on its device.
-        tokens: features `(n, N, D)`.
+        tokens: features `(n, N, D)` or, with several views, `(n, V, N, D)`.
         labels: class indices `(n,)`.
         generator: order of the samples.
         epochs: passes over the features.
@@ -158,40 +363,22 @@ def train_probe(
     Returns:
         the mean loss of each epoch.
     """
-    head = torch.nn.Sequential(classifier.pooler, classifier.classifier).train()
-    optimizer = torch.optim.AdamW(head.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    batches = math.ceil(len(labels) / batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs * batches)
-    history = []
-    for _ in range(epochs):
-        losses = []
-        for rows in np.array_split(generator.permutation(len(labels)), batches):
-            target = torch.from_numpy(labels[rows]).to(classifier.device)
-            loss = torch.nn.functional.cross_entropy(head(_to_model(tokens[rows], classifier)), target)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-        history.append(sum(losses) / len(losses))
-    head.eval()
-    return history
+    settings, rows = [HeadSettings(learning_rate, weight_decay)], np.arange(len(labels))
+    (trained,) = train_heads(classifier, settings, VideoFeatures(tokens), labels, rows, generator, epochs, batch_size)
+    head_of(classifier).load_state_dict(trained.head.state_dict())
+    return trained.losses
 
 
-@torch.inference_mode()
 def probe_logits(classifier: VJEPAForVideoClassification, tokens: np.ndarray, batch_size: int = 64) -> np.ndarray:
-    """Logits `(n, L)` of pooler and classifier on features `(n, N, D)`."""
-    head = torch.nn.Sequential(classifier.pooler, classifier.classifier).eval()
-    batches = [
-        head(_to_model(tokens[start : start + batch_size], classifier)) for start in range(0, len(tokens), batch_size)
-    ]
-    return torch.cat(batches).float().cpu().numpy()
+    """Logits `(n, L)` of pooler and classifier on features `(n, N, D)` or, with several views, `(n, V, N, D)`."""
+    head = head_of(classifier).eval()
+    return predict(classifier, [head], VideoFeatures(tokens), np.arange(len(tokens)), batch_size)[1][0]
 
 
 def few_label_accuracy(
     accelerator: Accelerator,
     model: VJEPAModel,
-    processor: Callable[..., Any],
+    processor: VJEPAVideoProcessor,
     splits: Mapping[str, datasets.Dataset],
     label: str,
     per_class: int,
@@ -220,7 +407,7 @@ def few_label_accuracy(
     scores = []
     with tempfile.TemporaryDirectory() as folder:
         train, test = (
-            extract_features(accelerator, model, processor, videos["video"], Path(folder) / f"{split}.npy")
+            extract_features(accelerator, model, processor, videos["video"], Path(folder) / split)
             for split, videos in (("train", splits["train"].select(used)), ("test", splits["test"]))
         )
         for seed, rows in enumerate(chosen):
@@ -234,6 +421,59 @@ def few_label_accuracy(
     return float(np.mean(scores))
 
 
-def _to_model(tokens: np.ndarray, classifier: VJEPAForVideoClassification) -> torch.Tensor:
-    # The copy leaves the file on disk behind and is writable, as torch wants it.
-    return torch.from_numpy(np.array(tokens)).to(classifier.device, classifier.dtype)
+# --- scores --------------------------------------------------------------------------------------------------------
+
+
+def score(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """Figures of one classifier as plain types, with 95 % Wilson intervals of the accuracies.
+
+    Args:
+        logits: `(n, L)`.
+        labels: class indices `(n,)`.
+        names: of the L classes.
+
+    Returns:
+        `top_1_accuracy` and `top_1_interval`, with more than five classes the same of `top_5`; `mean_class_accuracy`;
+        `num_samples`; `per_class`, class name -> `accuracy` and `num_samples`, for classes that occur.
+    """
+    result: dict[str, Any] = {}
+    for k in (1, 5) if len(names) > 5 else (1,):
+        result |= TopKAccuracy(k=k).compute(predictions=logits, references=labels)
+        accuracy = result[f"top_{k}_accuracy"]
+        result[f"top_{k}_interval"] = list(wilson_interval(round(accuracy * len(labels)), len(labels)))
+    result |= MeanClassAccuracy().compute(predictions=logits, references=labels)
+    matrix = confusion_matrix(logits.argmax(axis=1), labels, len(names))
+    result["per_class"] = {
+        name: {"accuracy": float(row[place] / row.sum()), "num_samples": int(row.sum())}
+        for place, (name, row) in enumerate(zip(names, matrix, strict=True))
+        if row.sum()
+    }
+    return result
+
+
+def summarize(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Mean and spread of `top_1_accuracy` over the splits of each amount of labels, `labels` of a record.
+
+    The spread is the standard deviation with n - 1 degrees of freedom; None for a single split.
+    """
+    accuracies: dict[str, list[float]] = {}
+    for record in records:
+        accuracies.setdefault(record["labels"], []).append(record["top_1_accuracy"])
+    return {
+        name: {
+            "splits": len(values),
+            "mean": float(np.mean(values)),
+            "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        }
+        for name, values in accuracies.items()
+    }
+
+
+def write_confusion(folder: str | Path, logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
+    """Write `confusion.csv` and `confusion.png`: how many videos of each class (rows) were taken for which one."""
+    matrix = confusion_matrix(logits.argmax(axis=1), labels, len(names))
+    with (Path(folder) / "confusion.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["true \\ predicted", *names])
+        rows.writerows([name, *row] for name, row in zip(names, matrix.tolist(), strict=True))
+    plot_confusion(matrix, names, Path(folder) / "confusion.png")

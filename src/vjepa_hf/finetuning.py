@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .data import ClipReader, ClipRequest, Transform, for_processor, video_name
-from .modeling_vjepa import VJEPAForVideoClassification
+from .modeling_vjepa import IGNORED_LABEL, VJEPAForVideoClassification
 from .transforms import CropBox, normalize
 from .video_io import VideoDecodeError
 from .video_processing_vjepa import VJEPAVideoProcessor
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 BALANCE_STREAM = 4  # keeps these random numbers apart from those of `data`, which are seeded alike
 MIX_STREAM = 5
-UNREADABLE = -100  # in place of a class index, as PyTorch's losses have it
+UNREADABLE = IGNORED_LABEL  # in place of a class index
 
 # For `peft.LoraConfig`: the four matrices of every layer of the encoder, and what is trained whole beside them.
 LORA_TARGET_MODULES = r"vjepa\.encoder\.layers\.\d+\.(attention\.(qkv|proj)|mlp\.(fc1|fc2))"

@@ -113,6 +113,24 @@ def place_clips(
     )
 
 
+def centered_clip(center: int, total_frames: int, num_frames: int, frame_step: float) -> np.ndarray:
+    """A clip (1, T) around a frame, which becomes number T // 2 of it; beyond the video its first or last frame stays.
+
+    Args:
+        center: The frame in the middle, in [0, total_frames).
+        total_frames: Frames in the video.
+        num_frames: Frames of the clip, T.
+        frame_step: Distance between two frames of the clip, in frames.
+
+    Raises:
+        ValueError: The frame lies outside of the video, or as in `frame_offsets`.
+    """
+    if not 0 <= center < total_frames:
+        raise ValueError(f"center={center} must lie in the video, 0 to {total_frames - 1}.")
+    offsets = frame_offsets(num_frames, frame_step)
+    return np.clip(center + offsets - offsets[num_frames // 2], 0, total_frames - 1)[None]
+
+
 def reference_clips(
     total_frames: int,
     num_frames: int,

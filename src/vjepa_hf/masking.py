@@ -15,6 +15,8 @@ import torch
 Grid = tuple[int, int, int]
 # A clip of a run: (epoch, sample id).
 SampleKey = tuple[int, int]
+# Tokens of the clips of a batch: (B, K), or B lists of any lengths.
+IndexLists = torch.Tensor | list[torch.Tensor]
 
 # A draw that leaves no context or no target is repeated; one that fails this often will not succeed.
 MAX_ATTEMPTS = 100
@@ -102,11 +104,11 @@ LONG_RANGE = MultiBlockMask(num_blocks=2, spatial_scale=(0.7, 0.7))
 class MaskSampler:
     """Draw context and target index lists for batches of clips.
 
-    Clips of a batch need lists of equal length, so every list is cut to the shortest of its *group*. With
-    `mode="subsample"` the tokens to leave out are drawn at random; with `mode="reference"` the last ones in raster
-    order are left out, as Meta's code does, which removes late frames first. A group may be larger than a batch: when
-    the clips of one optimizer step form a group, the masks do not depend on how the step is split over processes and
-    accumulation.
+    With `mode="packed"` every clip keeps all its tokens, and lists differ in length. Otherwise every list is cut to
+    the shortest of its *group*: with `mode="subsample"` the tokens to leave out are drawn at random; with
+    `mode="reference"` the last ones in raster order are left out, as Meta's code does, which removes late frames
+    first. A group may be larger than a batch: when the clips of one optimizer step form a group, the masks do not
+    depend on how the step is split over processes and accumulation.
     """
 
     def __init__(
@@ -114,12 +116,12 @@ class MaskSampler:
         masks: Sequence[MaskKind],
         grid_size: Grid,
         seed: int = 0,
-        mode: Literal["subsample", "reference"] = "subsample",
+        mode: Literal["subsample", "reference", "packed"] = "subsample",
     ):
         if not masks:
             raise ValueError("masks is empty; give at least one mask kind.")
-        if mode not in ("subsample", "reference"):
-            raise ValueError(f"mode={mode!r} must be 'subsample' or 'reference'.")
+        if mode not in ("subsample", "reference", "packed"):
+            raise ValueError(f"mode={mode!r} must be 'subsample', 'reference' or 'packed'.")
         if seed < 0:
             raise ValueError(f"seed={seed} must not be negative.")
         self.masks = tuple(masks)
@@ -129,7 +131,7 @@ class MaskSampler:
 
     def __call__(
         self, samples: Sequence[SampleKey], group: Sequence[SampleKey] | None = None
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    ) -> tuple[list[IndexLists], list[IndexLists]]:
         """Index lists of a batch.
 
         Args:
@@ -137,11 +139,16 @@ class MaskSampler:
             group: (epoch, sample id) of all clips that share the length of the lists; the batch itself if `None`.
 
         Returns:
-            `context_masks` and `target_masks`: per mask kind a sorted LongTensor `(B, K)` and `(B, M)`.
+            `context_masks` and `target_masks`: per mask kind a sorted LongTensor `(B, K)` and `(B, M)`; packed, B
+            sorted LongTensors `(K,)` and `(M,)` of any lengths.
 
         Raises:
             ValueError: when the grid is too small for a mask kind to leave both context and targets.
         """
+        if self.mode == "packed":
+            drawn = [[self._draw(key, kind)[0] for key in samples] for kind in range(len(self.masks))]
+            context_masks = [[self._indices(~target) for target in targets] for targets in drawn]
+            return context_masks, [[self._indices(target) for target in targets] for targets in drawn]
         members = list(dict.fromkeys([*samples, *(group or ())]))
         context_masks, target_masks = [], []
         for kind in range(len(self.masks)):
@@ -171,6 +178,10 @@ class MaskSampler:
         if self.mode == "reference":
             return indices[:length]
         return np.sort(generator.permutation(indices)[:length])
+
+    @staticmethod
+    def _indices(tokens: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.flatnonzero(tokens))
 
     @staticmethod
     def _stack(indices: list[np.ndarray]) -> torch.Tensor:

@@ -7,6 +7,7 @@
 Every result says over how many samples it was taken, so that a missing video cannot go unnoticed.
 """
 
+import math
 from typing import Any
 
 import datasets
@@ -50,3 +51,34 @@ class MeanClassAccuracy(_LogitMetric):
         hits = np.asarray(predictions).argmax(axis=1) == references
         per_class = [hits[references == label].mean() for label in np.unique(references)]
         return {"mean_class_accuracy": float(np.mean(per_class)), "num_samples": len(hits)}
+
+
+def wilson_interval(hits: int, num_samples: int, z: float = 1.959964) -> tuple[float, float]:
+    """Bounds that hold the true accuracy with 95 % confidence (Wilson, 1927), right for few samples as well.
+
+    Args:
+        hits: samples classified right.
+        num_samples: of how many, at least 1.
+        z: quantile of the normal distribution; the default leaves 2.5 % on either side.
+
+    Raises:
+        ValueError: hits that are not between 0 and `num_samples`, or no samples.
+    """
+    if num_samples < 1 or not 0 <= hits <= num_samples:
+        raise ValueError(f"hits={hits} must lie between 0 and num_samples={num_samples}, which must be at least 1")
+    share, weight = hits / num_samples, z**2 / num_samples
+    middle = (share + weight / 2) / (1 + weight)
+    reach = z / (1 + weight) * math.sqrt(share * (1 - share) / num_samples + weight / (4 * num_samples))
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+def confusion_matrix(predictions: np.ndarray, references: np.ndarray, num_classes: int) -> np.ndarray:
+    """How many samples of each class (rows) were taken for which (columns), int64 `(num_classes, num_classes)`.
+
+    Args:
+        predictions: class indices `(n,)`.
+        references: true class indices `(n,)`.
+        num_classes: L.
+    """
+    pairs = np.asarray(references) * num_classes + np.asarray(predictions)
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)

@@ -4,25 +4,33 @@ Letters in shape comments: B clips, V views of a clip, T frames, C channels, H x
 N = t * h * w tokens; K context (kept) tokens, M target (masked) tokens; D width; L labels.
 """
 
+import contextlib
+import glob
+import itertools
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
+from torch.nn.attention.varlen import varlen_attn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import CONFIG_NAME, ModelOutput, can_return_tuple
 
 from .configuration_vjepa import VJEPAConfig
 from .tubelets import grid_size, take_tokens, to_tubelets
 
 # The published targets are normalized with PyTorch's default epsilon, unlike the encoder's own norms.
 TARGET_LAYER_NORM_EPS = 1e-5
+# A clip with this label counts in no loss of PyTorch.
+IGNORED_LABEL = -100
 
 
 @dataclass
@@ -53,6 +61,9 @@ class VJEPAForPreTrainingOutput(ModelOutput):
         targets: `(B, M, D)` layer-normed features of the target encoder, without gradient.
         context_hidden_states: `(B, K, D)` features of the context encoder.
         target_hidden_state: `(B, N, D)` what `targets` were taken from; one for all mask kinds.
+
+    Where the clips of a batch keep unequal numbers of tokens, an entry of a tuple is not `(B, M, D)` but a tuple of B
+    tensors `(M, D)`, M of each clip its own, and likewise for K.
     """
 
     loss: torch.FloatTensor | None = None
@@ -95,6 +106,8 @@ def average_views(logits: torch.Tensor, problem_type: str | None) -> torch.Tenso
         return logits.mean(dim=1)
     if problem_type == "multi_label_classification":
         return logits.sigmoid().mean(dim=1).logit()
+    if logits.shape[1] == 1:
+        return logits[:, 0]
     return logits.log_softmax(dim=-1).logsumexp(dim=1) - math.log(logits.shape[1])
 
 
@@ -145,7 +158,8 @@ class VJEPAEmbeddings(nn.Module):
         positions = resize_positions(self.position_embeddings, self.config.grid_size, grid)
         if context_mask is not None:
             tubelets = take_tokens(tubelets, context_mask)
-            positions = positions[context_mask]
+            # Of packed clips all tokens stand in one row, token i of clip b at b * N + i.
+            positions = positions[context_mask % len(positions)]
         weight = self.projection.weight.flatten(1)
         return nn.functional.linear(tubelets.to(weight.dtype), weight, self.projection.bias) + positions
 
@@ -162,11 +176,20 @@ class VJEPAAttention(nn.Module):
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=config.qkv_bias)
         self.proj = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        # (B, N, 3D) -> (B, N, 3, heads, D / heads) -> three times (B, heads, N, D / heads)
-        qkv = self.qkv(hidden_states).unflatten(-1, (3, self.num_attention_heads, -1))
-        query, key, value = (part.transpose(1, 2) for part in qkv.unbind(2))
-        context, weights = attend(self, query, key, value)
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        outputs: "int | VJEPASegments | None" = None,
+        segments: "VJEPASegments | None" = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attention of tokens `(B, N, D)` and its weights; `outputs` and `segments` as in `VJEPALayer`."""
+        # (B, N, 3D) -> (B, N, 3, heads, D / heads) -> three times (B, N, heads, D / heads)
+        query, key, value = self.qkv(hidden_states).unflatten(-1, (3, self.num_attention_heads, -1)).unbind(2)
+        query = last_tokens(query, outputs, segments)
+        if segments is not None:
+            context, weights = attend_within(self, query, key, value, outputs or segments, segments), None
+        else:
+            context, weights = attend(self, *(part.transpose(1, 2) for part in (query, key, value)))
         return self.proj(context.flatten(2)), weights
 
 
@@ -181,16 +204,26 @@ class VJEPACrossAttention(nn.Module):
         self.config = config
         self.num_attention_heads = config.num_attention_heads
         self.scaling = (config.hidden_size // config.num_attention_heads) ** -0.5
-        self.is_causal = False
         self.q = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
         self.kv = nn.Linear(config.hidden_size, 2 * config.hidden_size, bias=config.qkv_bias)
 
     def forward(self, queries: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
-        # (B, Q, D) -> (B, heads, Q, D / heads); (B, N, 2D) -> two times (B, heads, N, D / heads)
-        query = self.q(queries).unflatten(-1, (self.num_attention_heads, -1)).transpose(1, 2)
-        kv = self.kv(hidden_states).unflatten(-1, (2, self.num_attention_heads, -1))
-        key, value = (part.transpose(1, 2) for part in kv.unbind(2))
-        return attend(self, query, key, value)[0].flatten(2)
+        # Queries are few and tokens many, so the projection of the keys is applied to the queries, and that of the
+        # values to weighted means of tokens: the same sums in another order, without a key and a value per token.
+        # Adding the bias of the keys would shift all scores of a query alike, which the softmax undoes.
+        heads = self.num_attention_heads
+        key, value = self.kv.weight.unflatten(0, (2, heads, -1)).unbind()  # two times (heads, D / heads, D)
+        query = torch.einsum("bqhd,hde->bhqe", self.q(queries).unflatten(-1, (heads, -1)), key) * self.scaling
+        # (B, heads * Q, D) @ (B, D, N)
+        weights = query.flatten(1, 2) @ hidden_states.transpose(1, 2)
+        weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+        weights = nn.functional.dropout(weights, p=self.config.attention_probs_dropout_prob, training=self.training)
+        means = (weights @ hidden_states).unflatten(1, (heads, -1))
+        context = torch.einsum("bhqe,hde->bqhd", means, value)
+        if self.kv.bias is not None:
+            bias = self.kv.bias.unflatten(0, (2, heads, -1))[1]  # (heads, D / heads)
+            context = context + bias * weights.sum(-1).unflatten(1, (heads, -1)).transpose(1, 2)[..., None]
+        return context.flatten(2)
 
 
 def attend(
@@ -205,6 +238,99 @@ def attend(
     )
 
 
+@dataclass(frozen=True)
+class VJEPASegments:
+    """The clips that follow one another in a packed sequence `(1, S, D)`. Tokens attend within their own clip only.
+
+    Attributes:
+        lengths: tokens of every clip; their sum is S.
+        offsets: int32 `(clips + 1,)`, where each clip begins, and S.
+    """
+
+    lengths: list[int]
+    offsets: torch.Tensor
+
+    @classmethod
+    def of(cls, lengths: list[int], device: torch.device) -> "VJEPASegments":
+        offsets = list(itertools.accumulate(lengths, initial=0))
+        return cls(lengths, torch.tensor(offsets, dtype=torch.int32, device=device))
+
+
+def last_tokens(
+    tokens: torch.Tensor, outputs: int | VJEPASegments | None, segments: VJEPASegments | None
+) -> torch.Tensor:
+    """The last tokens of `(B, N, ...)`: `outputs` of every row, or of every one of the `segments`; all without."""
+    if outputs is None:
+        return tokens
+    if segments is None:
+        return tokens[:, -outputs:]
+    return _last_of_segments(tokens, outputs, segments)
+
+
+# What follows depends on the lengths of clips, which are others in every step: not to be compiled again each time.
+@torch.compiler.disable
+def _last_of_segments(tokens: torch.Tensor, outputs: VJEPASegments, segments: VJEPASegments) -> torch.Tensor:
+    clips = zip(tokens.split(segments.lengths, dim=1), outputs.lengths, strict=True)
+    return torch.cat([clip[:, -length:] for clip, length in clips], dim=1)
+
+
+@torch.compiler.disable
+def attend_within(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    queries: VJEPASegments,
+    keys: VJEPASegments,
+) -> torch.Tensor:
+    """Attention `(1, S, heads, D / heads)` of packed queries to the keys and values of the same clip, all so shaped.
+
+    In one kernel for all clips where there is one (half precision on CUDA), otherwise clip by clip.
+    """
+    dropout = module.config.attention_probs_dropout_prob if module.training else 0.0
+    if query.is_cuda and query.dtype != torch.float32 and query.shape[-1] % 8 == 0 and not dropout:
+        query, key, value = (part.squeeze(0) for part in (query, key, value))
+        offsets, longest = (queries.offsets, keys.offsets), (max(queries.lengths), max(keys.lengths))
+        return varlen_attn(query, key, value, *offsets, *longest).unsqueeze(0)
+    clips = zip(
+        query.transpose(1, 2).split(queries.lengths, dim=2),
+        key.transpose(1, 2).split(keys.lengths, dim=2),
+        value.transpose(1, 2).split(keys.lengths, dim=2),
+        strict=True,
+    )
+    return torch.cat([attend(module, *clip)[0] for clip in clips], dim=1)
+
+
+@contextlib.contextmanager
+def forgotten(function: Callable, inputs: torch.Tensor, recompute: bool = True) -> Iterator[torch.Tensor]:
+    """`function(inputs)`, which what runs inside may use but does not keep: the backward pass computes it again.
+
+    For functions that cost little time and much memory: layer norms and activations. Compiled code decides that by
+    itself.
+    """
+    result = function(inputs)
+    if not recompute or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        yield result
+        return
+    # As the matrix product that follows would cast it, so that it is this tensor that would be kept.
+    device = inputs.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else result.dtype
+    result, inputs = result.to(dtype), inputs.detach()
+    place = result.data_ptr(), result.numel()  # not the tensor itself, which these functions would keep
+
+    def pack(kept: torch.Tensor) -> torch.Tensor | torch.Size:
+        return kept.shape if (kept.data_ptr(), kept.numel()) == place else kept
+
+    def unpack(kept: torch.Tensor | torch.Size) -> torch.Tensor:
+        if isinstance(kept, torch.Tensor):
+            return kept
+        with torch.no_grad():
+            return function(inputs).to(dtype).view(kept)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield result
+
+
 class VJEPAMLP(nn.Module):
     def __init__(self, config: VJEPAConfig, hidden_size: int, mlp_ratio: float):
         super().__init__()
@@ -212,8 +338,9 @@ class VJEPAMLP(nn.Module):
         self.activation = ACT2FN[config.hidden_act]
         self.fc2 = nn.Linear(int(hidden_size * mlp_ratio), hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.activation(self.fc1(hidden_states)))
+    def forward(self, hidden_states: torch.Tensor, recompute: bool = False) -> torch.Tensor:
+        with forgotten(self.activation, self.fc1(hidden_states), recompute) as activated:
+            return self.fc2(activated)
 
 
 class VJEPADropPath(nn.Module):
@@ -250,11 +377,27 @@ class VJEPALayer(GradientCheckpointingLayer):
         self.mlp = VJEPAMLP(config, hidden_size, mlp_ratio)
         self.drop_path = VJEPADropPath(drop_path_rate)
 
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        branch, weights = self.attention(self.norm1(hidden_states))
-        hidden_states = hidden_states + self.drop_path(branch)
-        hidden_states = hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
-        return hidden_states, weights
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        outputs: int | VJEPASegments | None = None,
+        segments: VJEPASegments | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Tokens after this layer, and its attention weights.
+
+        Args:
+            hidden_states: tokens `(B, N, D)`.
+            outputs: how many of the last tokens of a clip are needed; those attend to all, and no more is computed of
+                the others. `None`: all.
+            segments: the clips of a packed sequence `(1, S, D)`; `outputs` are then the segments of the output.
+        """
+        recompute = not self.gradient_checkpointing  # which computes the whole layer again
+        with forgotten(self.norm1, hidden_states, recompute) as normed:
+            branch, weights = self.attention(normed, outputs, segments)
+        hidden_states = last_tokens(hidden_states, outputs, segments) + self.drop_path(branch)
+        with forgotten(self.norm2, hidden_states, recompute) as normed:
+            branch = self.mlp(normed, recompute)
+        return hidden_states + self.drop_path(branch), weights
 
 
 class VJEPAEncoder(nn.Module):
@@ -283,11 +426,12 @@ class VJEPAEncoder(nn.Module):
         context_mask: torch.Tensor | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
+        segments: VJEPASegments | None = None,
     ) -> VJEPAModelOutput:
         hidden_states = self.embeddings(tubelets, grid, context_mask)
         all_hidden_states, all_attentions = [hidden_states], []
         for layer in self.layers:
-            hidden_states, weights = layer(hidden_states)
+            hidden_states, weights = layer(hidden_states, segments=segments)
             if output_hidden_states:
                 all_hidden_states.append(hidden_states)
             if output_attentions:
@@ -329,18 +473,36 @@ class VJEPAPredictor(nn.Module):
         grid: tuple[int, int, int],
         context_mask: torch.Tensor,
         target_mask: torch.Tensor,
-        mask_token_index: int = 0,
+        mask_token_index: int | torch.LongTensor = 0,
+        segments: tuple[VJEPASegments, VJEPASegments] | None = None,
     ) -> torch.Tensor:
-        """Features `(B, M, D)` at `target_mask` `(B, M)` from `context` `(B, K, D)` at `context_mask` `(B, K)`."""
+        """Features `(B, M, D)` at `target_mask` `(B, M)` from `context` `(B, K, D)` at `context_mask` `(B, K)`.
+
+        Of packed clips (B = 1) `segments` are those of context and targets, and `mask_token_index` may be `(1, M)`.
+        """
         positions = resize_positions(self.position_embeddings, self.config.grid_size, grid)
         mask_token = self.mask_tokens[mask_token_index % len(self.mask_tokens)]
-        context = self.embed(context) + positions[context_mask]
-        targets = mask_token + positions[target_mask]
-        # (B, K + M, width): context tokens first, then one token for every target position
-        hidden_states = torch.cat([context, targets.to(context.dtype)], dim=1)
-        for layer in self.layers:
-            hidden_states, _ = layer(hidden_states)
-        return self.proj(self.norm(hidden_states[:, context.shape[1] :]))
+        context = self.embed(context) + positions[context_mask % len(positions)]
+        targets = (mask_token + positions[target_mask % len(positions)]).to(context.dtype)
+        # (B, K + M, width): of every clip context tokens first, then one token for every target position
+        if segments is None:
+            hidden_states, outputs, joined = torch.cat([context, targets], dim=1), target_mask.shape[1], None
+        else:
+            hidden_states, joined = join_segments(context, targets, *segments)
+            outputs = segments[1]
+        for layer in self.layers[:-1]:
+            hidden_states, _ = layer(hidden_states, segments=joined)
+        hidden_states, _ = self.layers[-1](hidden_states, outputs, joined)
+        return self.proj(self.norm(hidden_states))
+
+
+def join_segments(
+    first: torch.Tensor, second: torch.Tensor, first_segments: VJEPASegments, second_segments: VJEPASegments
+) -> tuple[torch.Tensor, VJEPASegments]:
+    """Two packed sequences as one, in which the second tokens of every clip follow its first ones."""
+    pairs = zip(first.split(first_segments.lengths, dim=1), second.split(second_segments.lengths, dim=1), strict=True)
+    lengths = [sum(pair) for pair in zip(first_segments.lengths, second_segments.lengths, strict=True)]
+    return torch.cat([part for pair in pairs for part in pair], dim=1), VJEPASegments.of(lengths, first.device)
 
 
 class VJEPACrossAttentionLayer(GradientCheckpointingLayer):
@@ -399,6 +561,29 @@ class VJEPAPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """As in transformers, from `.safetensors` files only, and a part of a model is loaded whole or not at all.
+
+        A part is an encoder, the predictor, the pooler or the classifier; one that a folder lacks starts anew, and
+        transformers names it.
+
+        Raises:
+            ValueError: a damaged file, a folder without configuration, or a part of which some weights are missing.
+            OSError: nothing to load.
+        """
+        folder = pretrained_model_name_or_path
+        configured = kwargs.get("config") is not None or kwargs.get("subfolder")
+        if not configured and os.path.isdir(folder or "") and not glob.glob(f"*{CONFIG_NAME}", root_dir=folder):
+            raise ValueError(f"{folder} has no {CONFIG_NAME}; give the folder that save_pretrained wrote.")
+        kwargs.setdefault("use_safetensors", True)  # a pickle could hold code
+        try:
+            model, info = super().from_pretrained(folder, *args, output_loading_info=True, **kwargs)
+        except SafetensorError as error:
+            raise ValueError(f"{folder} holds a damaged .safetensors file ({error}); copy it here again.") from error
+        check_parts_are_whole(model, info["missing_keys"], folder)
+        return (model, info) if output_loading_info else model
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.initializer_range
@@ -419,6 +604,48 @@ class VJEPAPreTrainedModel(PreTrainedModel):
                 init.zeros_(module.mask_tokens)
         elif isinstance(module, VJEPAAttentivePooler):
             init.trunc_normal_(module.query_tokens, std=std)
+
+    @torch.no_grad()
+    def resize_position_embeddings(
+        self, num_frames: int | None = None, image_size: int | tuple[int, int] | None = None
+    ) -> None:
+        """Make clips of another length or size the configured ones: position tables are resampled for good.
+
+        What the model gives for such clips stays the same, since tables are otherwise resampled on the way.
+
+        Args:
+            num_frames: frames of a clip; None leaves them.
+            image_size: pixels of a side, or (height, width); None leaves it.
+
+        Raises:
+            ValueError: for a size that tubelets do not fill.
+        """
+        wanted = {"num_frames": num_frames, "image_size": image_size}
+        changes = {name: value for name, value in wanted.items() if value is not None}
+        old, new = self.config.grid_size, type(self.config)(**self.config.to_diff_dict() | changes).grid_size
+        for module in self.modules():
+            if "position_embeddings" in dict(module.named_buffers(recurse=False)):
+                module.position_embeddings = resize_positions(module.position_embeddings, old, new)
+            if isinstance(getattr(module, "config", None), VJEPAConfig):
+                for name, value in changes.items():
+                    setattr(module.config, name, value)
+
+
+def check_parts_are_whole(model: PreTrainedModel, missing: Iterable[str], source: str) -> None:
+    """Check that of each part of a model, a checkpoint had all weights or none."""
+    parts = (
+        "vjepa.encoder.",
+        "vjepa.predictor.",
+        "encoder.",
+        "predictor.",
+        "context_encoder.",
+        "pooler.",
+        "classifier.",
+    )
+    for part in parts:
+        gone = sorted(name for name in missing if name.startswith(part))
+        if gone and len(gone) < sum(name.startswith(part) for name in model.state_dict()):
+            raise ValueError(f"{source} has only some weights of {part[:-1]}; it lacks {', '.join(gone[:5])}.")
 
 
 class VJEPAModel(VJEPAPreTrainedModel):
@@ -512,19 +739,35 @@ class VJEPAModel(VJEPAPreTrainedModel):
                     f"{tuple(tubelets.shape)}; pass grid_size for clips of another size."
                 )
             return tubelets, grid
-        if pixel_values_videos.ndim != 5 or pixel_values_videos.shape[2] != config.num_channels:
-            raise ValueError(
-                f"pixel_values_videos has the shape (B, T, C, H, W) with C = num_channels = {config.num_channels}, "
-                f"got {tuple(pixel_values_videos.shape)}."
-            )
+        check_clips(pixel_values_videos, config.num_channels)
         _, num_frames, _, height, width = pixel_values_videos.shape
         grid = grid_size(num_frames, height, width, config.tubelet_size, config.patch_size)
         return to_tubelets(pixel_values_videos, config.tubelet_size, config.patch_size), grid
 
 
+def check_clips(pixel_values_videos: torch.Tensor, num_channels: int) -> None:
+    """Check type and shape of a batch of clips."""
+    if not isinstance(pixel_values_videos, torch.Tensor) or not pixel_values_videos.is_floating_point():
+        found = getattr(pixel_values_videos, "dtype", type(pixel_values_videos).__name__)
+        raise ValueError(
+            f"pixel_values_videos is a tensor of normalized floating point numbers, got {found}; VJEPAVideoProcessor "
+            "makes it from bytes and arrays."
+        )
+    shape = tuple(pixel_values_videos.shape)
+    if len(shape) != 5 or shape[2] != num_channels or shape[0] == 0:
+        raise ValueError(
+            f"pixel_values_videos has the shape (B, T, C, H, W) with C = num_channels = {num_channels} and at least "
+            f"one clip, got {shape}."
+        )
+
+
 def check_mask(name: str, mask: torch.Tensor | None, tubelets: torch.Tensor) -> None:
-    """Check what the shape of an index list can tell, without looking at its numbers."""
+    """Check an index list: its shape, and on a CPU its numbers too, for which a GPU would have to be waited for."""
     if mask is None:
+        return
+    if isinstance(mask, (list, tuple)) and len(mask) == len(tubelets) and isinstance(mask[0], torch.Tensor):
+        for clip in mask:
+            check_mask(f"a clip of {name}", clip[None], tubelets[:1])
         return
     if not isinstance(mask, torch.Tensor) or mask.dtype != torch.long or mask.ndim != 2:
         found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, torch.Tensor) else type(mask).__name__
@@ -535,6 +778,40 @@ def check_mask(name: str, mask: torch.Tensor | None, tubelets: torch.Tensor) -> 
             f"{name} has the shape {tuple(mask.shape)}; for {batch} clips of {num_tokens} tokens it needs "
             f"{batch} rows of 1 to {num_tokens} indices."
         )
+    if mask.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    ordered = mask.sort(dim=1).values
+    if ordered[:, 0].min() < 0 or ordered[:, -1].max() >= num_tokens:
+        raise ValueError(
+            f"{name} has indices from {ordered.min()} to {ordered.max()}; those of a clip go from 0 to "
+            f"{num_tokens - 1}, time step by time step and row by row."
+        )
+    if (ordered[:, 1:] == ordered[:, :-1]).any():
+        raise ValueError(f"{name} names a token twice in one clip; leave out the second.")
+
+
+def check_labels(labels: torch.Tensor, batch: int, config: VJEPAConfig) -> None:
+    """Check labels of clips: their shape, and on a CPU that class indices are indices of classes."""
+    if not isinstance(labels, torch.Tensor):
+        raise ValueError(
+            f"labels is a tensor of class indices (B,), got {type(labels).__name__}; use config.label2id."
+        )
+    if labels.ndim == 0 or len(labels) != batch:
+        raise ValueError(f"labels has the shape {tuple(labels.shape)}; {batch} clips need {batch} labels.")
+    if labels.ndim > 1 and not labels.is_floating_point():
+        raise ValueError(f"labels {tuple(labels.shape)} of {labels.dtype}: several labels of a clip must be floats.")
+    if labels.is_floating_point() or config.num_labels == 1:
+        return  # shares of classes, several labels, or a number to predict
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        wrong = labels[(labels != IGNORED_LABEL) & ((labels < 0) | (labels >= config.num_labels))]
+        if len(wrong):
+            raise ValueError(f"labels has {wrong[0].item()}; num_labels={config.num_labels} allows 0 to one less.")
+
+
+def pack_masks(masks: list[list[torch.LongTensor]], num_tokens: int) -> tuple[torch.LongTensor, VJEPASegments]:
+    """Index lists of B clips per mask kind as one row `(1, S)`, token i of clip b at b * num_tokens + i."""
+    rows = [mask + clip * num_tokens for kind in masks for clip, mask in enumerate(kind)]
+    return torch.cat(rows)[None], VJEPASegments.of([len(row) for row in rows], rows[0].device)
 
 
 class VJEPAForPreTraining(VJEPAPreTrainedModel):
@@ -575,8 +852,8 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
     def forward(
         self,
         pixel_values_videos: torch.Tensor,
-        context_masks: list[torch.LongTensor],
-        target_masks: list[torch.LongTensor],
+        context_masks: list[torch.LongTensor] | list[list[torch.LongTensor]],
+        target_masks: list[torch.LongTensor] | list[list[torch.LongTensor]],
         **kwargs,
     ) -> VJEPAForPreTrainingOutput:
         """Loss of a batch of clips (paper, equation 1 and section 3.2).
@@ -584,7 +861,9 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         Args:
             pixel_values_videos: normalized clips `(B, T, C, H, W)`.
             context_masks: one LongTensor `(B, K)` of visible token indices per mask kind; K may differ between kinds.
-            target_masks: one LongTensor `(B, M)` of token indices to predict per mask kind.
+                Or, per mask kind, B LongTensors `(K,)` whose lengths may all differ: then the clips of all kinds are
+                packed to one sequence, and a loss is the mean over clips of the mean over their tokens.
+            target_masks: one LongTensor `(B, M)` of token indices to predict per mask kind, or B of them `(M,)`.
 
         Raises:
             ValueError: when the lists are empty or differ in length, or for a mask of the wrong shape.
@@ -598,6 +877,8 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         for mask in (*context_masks, *target_masks):
             check_mask("a context or target mask", mask, tubelets)
         targets = self.encode_targets(tubelets, grid)
+        if not isinstance(context_masks[0], torch.Tensor):
+            return self._forward_packed(tubelets, grid, targets, context_masks, target_masks)
 
         outputs = VJEPAForPreTrainingOutput(losses=(), predictions=(), targets=(), context_hidden_states=())
         for index, (context_mask, target_mask) in enumerate(zip(context_masks, target_masks, strict=True)):
@@ -611,6 +892,43 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         outputs.loss = torch.stack(outputs.losses).mean()
         outputs.target_hidden_state = targets
         return outputs
+
+    def _forward_packed(
+        self,
+        tubelets: torch.Tensor,
+        grid: tuple[int, int, int],
+        targets: torch.Tensor,
+        context_masks: list[list[torch.LongTensor]],
+        target_masks: list[list[torch.LongTensor]],
+    ) -> VJEPAForPreTrainingOutput:
+        """One pass over all clips of all mask kinds, without padding: kind after kind, clip after clip."""
+        context_mask, context_segments = pack_masks(context_masks, tubelets.shape[1])
+        target_mask, target_segments = pack_masks(target_masks, tubelets.shape[1])
+        kinds = [torch.full_like(mask, kind) for kind, masks in enumerate(target_masks) for mask in masks]
+        context = self.context_encoder(
+            tubelets.flatten(0, 1)[None], grid, context_mask, segments=context_segments
+        ).last_hidden_state
+        prediction = self.vjepa.predictor(
+            context, grid, context_mask, target_mask, torch.cat(kinds)[None], (context_segments, target_segments)
+        )
+        target = take_tokens(targets.flatten(0, 1)[None], target_mask)
+        errors = nn.functional.l1_loss(prediction.float(), target, reduction="none").mean(dim=-1)[0]
+        # A mean of means, so that a loss does not depend on which clips share a device.
+        errors = torch.segment_reduce(errors, "mean", offsets=target_segments.offsets.long(), unsafe=True)
+        losses = errors.unflatten(0, (len(target_masks), -1)).mean(dim=1)
+
+        def by_kind_and_clip(tokens: torch.Tensor, segments: VJEPASegments) -> tuple[tuple[torch.Tensor, ...], ...]:
+            clips = tokens[0].split(segments.lengths)
+            return tuple(clips[start : start + len(tubelets)] for start in range(0, len(clips), len(tubelets)))
+
+        return VJEPAForPreTrainingOutput(
+            loss=losses.mean(),
+            losses=tuple(losses),
+            predictions=by_kind_and_clip(prediction, target_segments),
+            targets=by_kind_and_clip(target, target_segments),
+            context_hidden_states=by_kind_and_clip(context, context_segments),
+            target_hidden_state=targets,
+        )
 
     @torch.no_grad()
     def encode_targets(self, tubelets: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
@@ -656,34 +974,56 @@ class VJEPAForVideoClassification(VJEPAPreTrainedModel):
         output_attentions: bool | None = None,
         **kwargs,
     ) -> ImageClassifierOutput:
-        """Class scores `(B, L)` of clips `(B, T, C, H, W)` or of clips with several views `(B, V, T, C, H, W)`.
+        """Class scores `(B, L)` of clips `(B, T, C, H, W)` or of videos with several views `(B, V, T, C, H, W)`.
 
         With views, the softmax (or sigmoid) of the logits is the mean over the views of their probabilities, and the
-        loss is the mean over the views of their losses.
+        loss is the mean over the views of their losses. With `pooler_num_clips` views that follow one another are
+        clips of which the pooler sees all tokens, and make one view. The encoder runs on one clip of each video at a
+        time.
 
         Args:
             pixel_values_videos: normalized clips.
             labels: class indices `(B,)`. With `config.problem_type` "single_label_classification" also the shares
                 `(B, L)` that the classes have of a clip, see `soft_cross_entropy`.
-            output_hidden_states: whether to return the residual stream after every layer.
-            output_attentions: whether to return attention weights; needs `attn_implementation="eager"`.
+            output_hidden_states: whether to return the residual stream after every layer, of a single clip.
+            output_attentions: whether to return attention weights, of a single clip; needs
+                `attn_implementation="eager"`.
+
+        Raises:
+            ValueError: for a number of views that is no multiple of `pooler_num_clips`, or several views with hidden
+                states or attentions asked for.
         """
-        views = pixel_values_videos.shape[1] if pixel_values_videos.ndim == 6 else None
-        if views is not None:
-            pixel_values_videos = pixel_values_videos.flatten(0, 1)
-        outputs = self.vjepa(
-            pixel_values_videos, output_hidden_states=output_hidden_states, output_attentions=output_attentions
-        )
-        logits = self.classifier(self.pooler(outputs.last_hidden_state))
+        if labels is not None:
+            check_labels(labels, len(pixel_values_videos), self.config)
+        has_views = getattr(pixel_values_videos, "ndim", None) == 6
+        check_clips(pixel_values_videos[:, 0] if has_views else pixel_values_videos, self.config.num_channels)
+        videos = pixel_values_videos if has_views else pixel_values_videos[:, None]
+        num_clips, num_views = self.config.pooler_num_clips, videos.shape[1]
+        if num_views % num_clips:
+            raise ValueError(
+                f"pixel_values_videos has {num_views} clips of a video, no multiple of pooler_num_clips={num_clips}; "
+                f"give the processor num_clips={num_clips}."
+            )
+        if num_views > 1 and (output_hidden_states or output_attentions):
+            raise ValueError(f"output_hidden_states and output_attentions need a single clip, got {num_views} views.")
+        views = []
+        for clips in videos.split(num_clips, dim=1):
+            tokens = []
+            for clip in clips.unbind(1):
+                outputs = self.vjepa(
+                    clip, output_hidden_states=output_hidden_states, output_attentions=output_attentions
+                )
+                tokens.append(outputs.last_hidden_state)
+            views.append(self.classifier(self.pooler(torch.cat(tokens, dim=1))))
+        logits = torch.stack(views, dim=1)  # (B, V / num_clips, L)
         loss = None
         if labels is not None:
-            view_labels = labels if views is None else labels.repeat_interleave(views, dim=0)
+            view_labels = labels.repeat_interleave(logits.shape[1], dim=0)
             if self.config.problem_type == "single_label_classification" and labels.is_floating_point():
-                loss = soft_cross_entropy(logits, view_labels)
+                loss = soft_cross_entropy(logits.flatten(0, 1), view_labels)
             else:
-                loss = self.loss_function(labels=view_labels, pooled_logits=logits, config=self.config)
-        if views is not None:
-            logits = average_views(logits.unflatten(0, (-1, views)), self.config.problem_type)
+                loss = self.loss_function(labels=view_labels, pooled_logits=logits.flatten(0, 1), config=self.config)
+        logits = average_views(logits, self.config.problem_type)
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )

@@ -79,7 +79,8 @@ class RunGuard:
         message = torch.stack([received, loss, *norms.values()])
         rows = self.accelerator.gather(message).view(-1, len(message)).tolist()
         numbers, losses, *by_norm = zip(*rows, strict=True)
-        self.figures = {"loss": fmean(losses)} | {name: values[0] for name, values in zip(norms, by_norm, strict=True)}
+        mean = sum(losses) / len(losses)  # not finite where any of them is not
+        self.figures = {"loss": mean} | {name: values[0] for name, values in zip(norms, by_norm, strict=True)}
         self.wrong = self._what_is_wrong()
         self._count()
         if max(numbers) and not self.gave_up:

@@ -95,6 +95,23 @@ def load_videos(
     return videos.shuffle(seed=0).to_iterable_dataset(num_shards=min(len(videos), STREAM_SHARDS))
 
 
+def load_images(source: str | Path | Videos) -> datasets.Dataset | datasets.IterableDataset:
+    """List images, each as a video of one frame: of a folder those in it at any depth, else as `load_videos` does.
+
+    Where all images of a folder lie in sub-folders, the name of its own folder is the label of an image.
+
+    Raises:
+        ValueError: a folder without images, or as of `load_videos`.
+    """
+    if isinstance(source, Videos) or not os.path.isdir(source):
+        return load_videos(source)
+    images = [os.path.join(path, name) for path, names in _walk(str(source)) for name in names]
+    images = [image for image in images if _suffix(image) in IMAGE_SUFFIXES]
+    if not images:
+        raise ValueError(f"{source} holds no image; suffixes searched: {' '.join(sorted(IMAGE_SUFFIXES))}")
+    return _labelled(images, str(source))
+
+
 def _open_source(source: str, video_column: str | None, streaming: bool) -> Videos:
     files = _matching_files(source)
     suffixes = {_suffix(file) for file in files}
@@ -149,7 +166,11 @@ def _from_folder(folder: str, video_column: str | None, streaming: bool) -> Vide
     shards = tables[".tar"] or tables[".parquet"]
     if not videos and shards:
         return _from_tables(shards, video_column, streaming)
-    videos = videos or frame_folders
+    return _labelled(videos or frame_folders, folder)
+
+
+def _labelled(videos: list[str], folder: str) -> datasets.Dataset:
+    """A table of what lies in a folder; where all of it lies in sub-folders, with their names as labels."""
     parents = [os.path.dirname(video) for video in videos]
     root = os.path.normpath(folder)
     labels = {} if root in map(os.path.normpath, parents) or videos == [folder] else {"label": parents}

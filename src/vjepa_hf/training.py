@@ -8,17 +8,28 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from safetensors import SafetensorError
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
-from .arguments import DataArguments, MaskArguments, ModelArguments, OptimizationArguments, PretrainingArguments
-from .checkpoints import Progress, find_checkpoint
+from .arguments import (
+    DataArguments,
+    MaskArguments,
+    ModelArguments,
+    OptimizationArguments,
+    PretrainingArguments,
+    RunArguments,
+)
+from .checkpoints import Progress, find_checkpoint, load_checkpoint
 from .configuration_vjepa import VJEPAConfig
 from .data import (
     ClipBatchSampler,
@@ -29,8 +40,9 @@ from .data import (
     VideoClipDataset,
     VideoFailure,
 )
+from .flops import matmul_rate
 from .masking import CausalMask, MaskKind, MaskSampler, MultiBlockMask
-from .modeling_vjepa import VJEPAForPreTraining
+from .modeling_vjepa import VJEPAForPreTraining, VJEPALayer
 from .run_guard import RunGuard, leave_stop_signals_to_the_run
 from .schedules import ema_momentum, learning_rate, weight_decay
 from .sources import Videos, mix_videos
@@ -61,6 +73,24 @@ def model_config(model: ModelArguments, num_mask_kinds: int) -> VJEPAConfig:
         pred_num_mask_tokens=num_mask_kinds,
         attn_implementation=model.attn_implementation,
     )
+
+
+def compile_layers(model: PreTrainedModel, backend: str = "inductor") -> None:
+    """Compile the transformer layers in place, for any number of tokens; they compile when they are first used.
+
+    All layers of a kind share their compiled code, so what is compiled does not grow with depth. Weights keep their
+    names, and everything around the layers stays as it is.
+
+    Raises:
+        ValueError: with stochastic depth, whose probability would make every layer a kind of its own.
+    """
+    if model.config.drop_path_rate:
+        raise ValueError(
+            f"drop_path_rate={model.config.drop_path_rate} does not go with compile; set one of them to 0"
+        )
+    for module in model.modules():
+        if isinstance(module, VJEPALayer):
+            module.compile(dynamic=True, backend=backend)
 
 
 def make_processor(config: VJEPAConfig, data: DataArguments) -> VJEPAVideoProcessor:
@@ -182,6 +212,7 @@ def make_optimizer(model: VJEPAForPreTraining, optimization: OptimizationArgumen
         lr=optimization.start_learning_rate,
         betas=(optimization.adam_beta1, optimization.adam_beta2),
         eps=optimization.adam_epsilon,
+        fused=True,
     )
 
 
@@ -227,7 +258,31 @@ def clip_gradients(model: VJEPAForPreTraining, max_norm: float) -> dict[str, tor
     return {name: norm.full_tensor() if isinstance(norm, DTensor) else norm for name, norm in norms.items()}
 
 
+@contextmanager
+def callable_in_parts(model: torch.nn.Module) -> Iterator[None]:
+    """Let parts of a model be called by themselves, also where a run shards it: only the whole gathers its weights."""
+    sharded = isinstance(model, FSDPModule)
+    if sharded:
+        model.unshard()
+    yield
+    if sharded:
+        model.reshard()
+
+
 # --- output folder -------------------------------------------------------------------------------------------------
+
+
+def check_launcher() -> None:
+    """Refuse what a launcher was asked for and a run cannot do, before it costs time.
+
+    Raises:
+        ValueError: DeepSpeed.
+    """
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+        raise ValueError(
+            "DeepSpeed is not supported: to share the memory of a model out over GPUs use FSDP2, which is in PyTorch, "
+            "with examples/accelerate/fsdp.yaml"
+        )
 
 
 def prepare_output_dir(accelerator: Accelerator, args: PretrainingArguments) -> None:
@@ -236,13 +291,19 @@ def prepare_output_dir(accelerator: Accelerator, args: PretrainingArguments) -> 
     Raises:
         ValueError: the folder holds something and neither `resume` nor `overwrite_output_dir` is set; or there is
             nothing to resume from, or nothing that a run wrote and that could be overwritten; or several processes
-            were launched that do not know each other.
+            were launched that do not know each other, or should share out a model and cannot.
     """
     launched = int(os.environ.get("WORLD_SIZE", 1))
     if launched != accelerator.num_processes:
         raise ValueError(
             f"{launched} processes were launched but each knows of {accelerator.num_processes}, so all would write "
             "the same folder: this device has no way to join them; launch one process"
+        )
+    sharded = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    if sharded and launched > 1 and accelerator.distributed_type != DistributedType.FSDP:
+        raise ValueError(
+            f"FSDP was asked for, but on {accelerator.device.type} accelerate does not share out a model and would "
+            "give every process all of it: launch without FSDP"
         )
     output_dir = Path(args.run.output_dir)
     if accelerator.is_main_process:
@@ -261,6 +322,15 @@ def prepare_output_dir(accelerator: Accelerator, args: PretrainingArguments) -> 
         output_dir.mkdir(parents=True, exist_ok=True)
         args.save(output_dir / ARGUMENTS_FILE)
     accelerator.wait_for_everyone()
+
+
+def starting_point(accelerator: Accelerator, run: RunArguments) -> Progress:
+    """Where a run begins: at its first step, or at the checkpoint that `resume` asks for, which is loaded.
+
+    Raises:
+        ValueError: as `checkpoints.load_checkpoint`.
+    """
+    return load_checkpoint(accelerator, run.output_dir, run.resume_step) if run.resume else Progress()
 
 
 def export(accelerator: Accelerator, model: torch.nn.Module, processor: Any, output_dir: str | Path) -> None:
@@ -321,6 +391,10 @@ def run_summary(
 # --- log -----------------------------------------------------------------------------------------------------------
 
 
+# Of a health line, what is printed; all of it goes to the log.
+SHOWN_HEALTH = ("target_std", "context_std", "target_rank", "loss_ratio", "copy_ratio", "encoder_distance")
+
+
 class RunLog:
     """What a run tells: a progress bar, trackers, and one JSON object a line in `log.jsonl`.
 
@@ -362,14 +436,14 @@ class RunLog:
         self.write(step, figures)
         self.bar.set_postfix_str(
             f"loss {figures['loss']:.4f}, {figures['clips_per_second']:.1f} clips/s, "
-            f"data wait {figures['data_wait']:.0%}, {figures['memory_gib']:.1f} GiB"
+            f"data wait {figures['data_wait']:.0%}, MFU {figures['mfu']:.0%}, {figures['memory_gib']:.1f} GiB"
         )
 
     def write_health(self, step: int, figures: dict[str, float], alarms: Sequence[str]) -> None:
         """Record the health line of a step and print it, with its alarms."""
         self.write(step, figures)
-        shown = (f"{name} {value:.3g}" for name, value in figures.items() if "/" not in name)
-        self.say(f"step {step} health: " + ", ".join(shown))
+        shown = [name for name in SHOWN_HEALTH if name in figures] or figures
+        self.say(f"step {step} health: " + ", ".join(f"{name} {figures[name]:.3g}" for name in shown))
         for alarm in alarms:
             self.say(f"WARNING {alarm}")
 
@@ -408,13 +482,18 @@ def _cut_log(path: Path, last_step: int) -> None:
 
 
 class Throughput:
-    """Clips a second, and the share of time spent waiting for data, since the last reading."""
+    """Clips a second, the share of time spent waiting for data, and model FLOPs utilization, since the last reading.
 
-    def __init__(self) -> None:
+    Args:
+        ceiling: operations a second that the device of this process could do at best, from `matmul_ceiling`.
+    """
+
+    def __init__(self, ceiling: float = math.inf) -> None:
+        self.ceiling = ceiling
         self._reset()
 
     def _reset(self) -> None:
-        self.started, self.waited, self.clips = time.perf_counter(), 0.0, 0
+        self.started, self.waited, self.clips, self.flops = time.perf_counter(), 0.0, 0, 0
 
     def timed(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Pass batches through and measure the wait for each."""
@@ -428,11 +507,18 @@ class Throughput:
             yield batch
 
     def read(self) -> dict[str, float]:
-        """`clips_per_second` and `data_wait` since the last call."""
+        """`clips_per_second`, `data_wait` and `mfu` since the last call."""
         elapsed = time.perf_counter() - self.started
         figures = {"clips_per_second": self.clips / elapsed, "data_wait": self.waited / elapsed}
+        figures["mfu"] = self.flops / elapsed / self.ceiling
         self._reset()
         return figures
+
+
+def matmul_ceiling(accelerator: Accelerator) -> float:
+    """Operations a second of matrix products on the device of this process, in the arithmetic of the run."""
+    dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16}
+    return matmul_rate(accelerator.device, dtypes.get(accelerator.mixed_precision, torch.float32))
 
 
 def progress_figures(accelerator: Accelerator, guard: RunGuard, throughput: Throughput) -> dict[str, float]:

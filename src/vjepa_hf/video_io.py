@@ -121,6 +121,49 @@ def decode(
     return frames.permute(0, 3, 1, 2)
 
 
+class TimedFrame(NamedTuple):
+    """A frame and when it is shown.
+
+    Attributes:
+        number: Which frame of the video it is.
+        seconds: Presentation time, as the file has it, right or wrong; `number / fps` where it has none.
+        frame: uint8 RGB (C, H, W).
+    """
+
+    number: int
+    seconds: float
+    frame: torch.Tensor
+
+
+def stream(
+    source: Source, indices: Sequence[int] | np.ndarray | Callable[[VideoInfo], np.ndarray]
+) -> Iterator[TimedFrame]:
+    """The frames with these numbers one by one, while the file is read once, from the first of them on.
+
+    For what is too long to be held: memory does not grow with the video. Frames equal those of `decode`; but where the
+    index of a file proves wrong on the way, frames that were given out stay as they were numbered until then.
+
+    Args:
+        source: Path, URL, bytes or binary file object.
+        indices: Frame numbers that never fall, or a function that chooses them from the `VideoInfo`.
+
+    Raises:
+        VideoDecodeError: The video cannot be opened or decoded, or has fewer frames than asked.
+        ValueError: There is no frame number, a negative one, or one below that before it.
+    """
+    with _open(source) as video:
+        info = _info(video)
+        wanted = np.asarray(indices(info) if callable(indices) else indices, dtype=np.int64).reshape(-1)
+        if wanted.size == 0 or wanted[0] < 0 or (np.diff(wanted) < 0).any():
+            raise ValueError(f"indices={wanted.tolist()[:10]} must hold at least one frame number, and never fall.")
+        unique, times = np.unique(wanted, return_counts=True)
+        with _reported(video.name, f"frames {unique[0]} to {unique[-1]}"):
+            for (number, frame), count in zip(video.in_order(unique.tolist()), times.tolist(), strict=True):
+                seconds = number / info.fps if frame.time is None else frame.time
+                shown = TimedFrame(number, seconds, torch.from_numpy(video.upright(frame)).permute(2, 0, 1))
+                yield from [shown] * count
+
+
 def _decoder_errors() -> tuple[type[Exception], ...]:
     """What a damaged file can make a decoder raise. Faults of this code (a wrong name or type) are not among them."""
     errors = (OSError, HTTPException, ValueError, RuntimeError, ArithmeticError, LookupError, MemoryError)
@@ -166,6 +209,8 @@ def _readable(source: Source) -> str | bytes | BinaryIO:
     if isinstance(source, str) and source.startswith(("http://", "https://", "file://")):
         with urllib.request.urlopen(source, timeout=URL_TIMEOUT_SECONDS) as response:
             return response.read()
+    if isinstance(source, str) and "://" in source:
+        raise ValueError("only addresses that begin with http://, https:// or file:// are read; download it first")
     if isinstance(source, str | bytes):
         return source
     # A pipe or a response can be read only once, and decoding goes back and forth.
@@ -469,6 +514,26 @@ class _PyAVVideo:
             except _UnexpectedFrame:
                 self.index = None
         return self._collect(self._from_start(), numbers, size)
+
+    def in_order(self, numbers: list[int]) -> Iterator[tuple[int, Any]]:
+        """Frames with these ascending numbers as they come out of the decoder, each with its number."""
+        wanted, last = set(numbers), -1
+        for way in (lambda: self._from_key(numbers), self._from_start)[self.index is None :]:
+            try:
+                for number, frame in way():
+                    if number in wanted and number > last:
+                        last = number
+                        yield number, frame
+                        if last == numbers[-1]:
+                            return
+            except _UnexpectedFrame:
+                self.index = None
+        raise ValueError(f"it has no frame {numbers[-1]}")
+
+    def upright(self, frame: Any) -> np.ndarray:
+        """A frame as RGB (H, W, C)."""
+        rgb = self.reformatter.reformat(frame, self.width, self.height, "rgb24", threads=1)
+        return self.orientation.turn(rgb.to_ndarray()[None])[0]
 
     def _from_start(self) -> Iterator[tuple[int, Any]]:
         """Numbers and frames of a full decode."""

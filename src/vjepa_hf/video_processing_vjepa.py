@@ -34,6 +34,7 @@ class VJEPAVideoProcessorKwargs(VideosKwargs, total=False):
     Attributes:
         frame_step: Distance between two frames of a clip, in frames of the video. `fps` takes its place when given.
         num_clips: Clips per video, evenly spaced from its beginning to its end; a single clip is the middle of it.
+        num_crops: Crops per clip, evenly spaced along its longer side; a single crop is the middle of it.
         short_video: What a video shorter than a clip gives: "repeat_last", "wrap" or "error".
         antialias: Smooth before shrinking. Meta's transform does not.
         return_tubelets: Also return the tubelet tokens as `tubelets`.
@@ -43,6 +44,7 @@ class VJEPAVideoProcessorKwargs(VideosKwargs, total=False):
 
     frame_step: int | float | None
     num_clips: int | None
+    num_crops: int | None
     short_video: str | None
     antialias: bool | None
     return_tubelets: bool | None
@@ -58,12 +60,14 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
     frame becomes a still clip. Array videos of exactly `num_frames` frames are clips already and keep all of them.
 
     `crop_size` (an int or (height, width)) is the size of the output. `size` is what the frames are resized to before
-    the crop: the short side (int) or both sides; without it 256/224 times the crop. With `size` alone nothing is
+    the crop: the short side (int) or both sides; without it 256/224 times the crop, or with several crops just the
+    crop, so that they show all of the frame (Meta's three views). With `size` alone nothing is
     cropped away from a (height, width), and the square in the middle is cut out of a short side.
 
     Returns:
-        `pixel_values_videos` (B, T, C, H, W), with several clips (B, V, T, C, H, W); with `return_tubelets` also
-        `tubelets` (B, N, C * tubelet_size * patch_size**2), with several clips (B, V, N, ...).
+        `pixel_values_videos` (B, T, C, H, W), with several clips or crops (B, V, T, C, H, W): all clips of the first
+        crop, then of the next. With `return_tubelets` also `tubelets` (B, N, C * tubelet_size * patch_size**2), with
+        several clips or crops (B, V, N, ...).
 
     Raises:
         ValueError: An argument does not fit the video or another argument.
@@ -76,6 +80,7 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
     num_frames = 16
     frame_step = 4
     num_clips = 1
+    num_crops = 1
     short_video = "repeat_last"
     do_resize = True
     size = None
@@ -151,10 +156,14 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
         if not hasattr(video, "ndim"):
             mode = {1: "L", 3: "RGB"}.get(self._num_channels())
             video = [np.asarray(frame.convert(mode)) if hasattr(frame, "convert") else frame for frame in video]
-            video = np.stack([frame[..., None] if frame.ndim == 2 else frame for frame in video])
+            video = [frame[..., None] if frame.ndim == 2 else frame for frame in video]
+            if len({tuple(frame.shape) for frame in video}) > 1:
+                sizes = sorted({tuple(frame.shape) for frame in video})
+                raise ValueError(f"the frames of a video differ in size: {sizes}; resize them to one, or pass paths.")
+            video = np.stack(video)
         metadata = VideoMetadata(**{**(metadata or {}), "total_num_frames": len(video), "video_backend": None})
         metadata.frames_indices = choose(metadata=metadata)
-        return torch.as_tensor(video[metadata.frames_indices]), metadata
+        return _checked_pixels(video[metadata.frames_indices]), metadata
 
     def _num_channels(self) -> int:
         """Channels the videos have, which is how many means there are; one mean for all says nothing, so three."""
@@ -182,6 +191,8 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
 
     def _validate_preprocess_kwargs(self, size: SizeDict | None = None, **kwargs: Any) -> None:
         """Without `size` the crop decides what the frames are resized to."""
+        if kwargs["num_crops"] < 1 or (kwargs["num_crops"] > 1 and not kwargs["do_center_crop"]):
+            raise ValueError(f"num_crops={kwargs['num_crops']} must be at least 1, and 1 without do_center_crop.")
         super()._validate_preprocess_kwargs(size=size or kwargs["crop_size"], **kwargs)
 
     def _preprocess(
@@ -193,6 +204,7 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
         antialias: bool,
         do_center_crop: bool,
         crop_size: SizeDict,
+        num_crops: int,
         do_rescale: bool,
         rescale_factor: float,
         do_normalize: bool,
@@ -207,9 +219,11 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
         pixel_values = []
         for video in videos:
             if do_resize:
-                video = _resize(video, _resized_size(video.shape[-2:], size, crop_size), resample, antialias)
+                video = _resize(
+                    video, _resized_size(video.shape[-2:], size, crop_size, num_crops), resample, antialias
+                )
             if do_center_crop:
-                video = _center_crop(video, crop_size)
+                video = _crop(video, crop_size, num_crops)
             if do_rescale:
                 video = _rescale(video, rescale_factor)
             if do_normalize:
@@ -250,6 +264,22 @@ def _list_videos(videos: Any) -> list[Any]:
     return [entry for video in videos for entry in _list_videos(video)]
 
 
+def _checked_pixels(video: Any) -> torch.Tensor:
+    """Frames of an array or tensor, which hold pixels and nothing else."""
+    if isinstance(video, np.ndarray) and video.dtype.kind not in "uif":
+        raise ValueError(f"a video of {video.dtype} holds no pixels; give uint8, or floating point numbers.")
+    frames = torch.as_tensor(video)
+    if frames.dtype == torch.bool or frames.is_complex():
+        raise ValueError(f"a video of {frames.dtype} holds no pixels; give uint8, or floating point numbers.")
+    if not frames.isfinite().all():
+        raise ValueError("a video holds nan or inf; mend the array it comes from.")
+    if not frames.is_floating_point() and (frames.min() < 0 or frames.max() > 255):
+        raise ValueError(
+            f"a video of {frames.dtype} holds numbers from {frames.min()} to {frames.max()}; pixels lie in [0, 255]."
+        )
+    return frames
+
+
 def _decoded(source: Any, choose: Callable[..., np.ndarray]) -> tuple[torch.Tensor, VideoMetadata]:
     """The chosen frames of a file, opened once for choosing and reading."""
     metadata = VideoMetadata(total_num_frames=0, video_backend="vjepa_hf")
@@ -264,13 +294,17 @@ def _decoded(source: Any, choose: Callable[..., np.ndarray]) -> tuple[torch.Tens
     return frames.reshape(metadata.frames_indices.shape + frames.shape[1:]), metadata
 
 
-def _resized_size(from_size: tuple[int, int], size: SizeDict | None, crop_size: SizeDict) -> tuple[int, int]:
+def _resized_size(
+    from_size: tuple[int, int], size: SizeDict | None, crop_size: SizeDict, num_crops: int
+) -> tuple[int, int]:
     """(height, width) to resize to: both sides of `size`, its short side, or what leaves the crop its margin."""
     height, width = from_size
     if size is not None and size.height and size.width:
         return size.height, size.width
     if size is not None and size.shortest_edge:
         box_height = box_width = size.shortest_edge
+    elif size is None and num_crops > 1:
+        box_height, box_width = crop_size.height, crop_size.width
     elif size is None:
         # Meta's evaluation shows a crop of 224 of a short side of 256, and keeps that ratio at other crops.
         box_height, box_width = crop_size.height * 256 // 224, crop_size.width * 256 // 224
@@ -329,16 +363,29 @@ def _two_taps(length: int, new_length: int, device: torch.device) -> tuple[torch
     return neighbors.to(device), torch.stack([1 - share, share]).mul(2048).round().int().to(device)
 
 
-def _center_crop(video: torch.Tensor, crop_size: SizeDict) -> torch.Tensor:
-    """Cut (..., H, W) to the crop in its middle; a middle between two pixels is rounded to the even one."""
+def _crop(video: torch.Tensor, crop_size: SizeDict, num_crops: int) -> torch.Tensor:
+    """Cut (..., T, C, H, W) to the crop in its middle; several crops become views (V, T, C, H, W)."""
     height, width = video.shape[-2:]
     if crop_size.height > height or crop_size.width > width:
         raise ValueError(
             f"crop_size={dict(crop_size)} is larger than the frames, which are {height} x {width} after resizing; use "
             "a smaller crop_size or a larger size."
         )
-    top, left = round((height - crop_size.height) / 2), round((width - crop_size.width) / 2)
-    return video[..., top : top + crop_size.height, left : left + crop_size.width]
+    spare_height, spare_width = height - crop_size.height, width - crop_size.width
+    if num_crops == 1:
+        # A middle between two pixels is rounded to the even one.
+        return _cut(video, round(spare_height / 2), round(spare_width / 2), crop_size)
+    crops = []
+    for number in range(num_crops):
+        # A whole number of pixels from one crop to the next, as Meta's three views.
+        start = number * (max(spare_height, spare_width) // (num_crops - 1))
+        top, left = (start, spare_width // 2) if spare_height > spare_width else (spare_height // 2, start)
+        crops.append(_cut(video, top, left, crop_size))
+    return torch.stack(crops).flatten(0, -5)
+
+
+def _cut(video: torch.Tensor, top: int, left: int, size: SizeDict) -> torch.Tensor:
+    return video[..., top : top + size.height, left : left + size.width]
 
 
 def _rescale(video: torch.Tensor, factor: float) -> torch.Tensor:

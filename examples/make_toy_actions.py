@@ -1,0 +1,131 @@
+"""Write a small set of real H.264 videos with boxes, in the files of AVA: several shapes, each with its own motion.
+
+    python examples/make_toy_actions.py output/toy_actions
+
+Every video shows up to four shapes over the moving clutter of the toy set, each with its own heading, form, texture,
+size and color, and lasts two seconds. Its key frame, the one with annotated boxes, is at second 1, where no shape
+covers another. A box has two actions: the heading of its shape, which the key frame alone does not tell, and its form.
+
+Beside the annotations lie the boxes of an imagined detector, which is not exact, misses some shapes and finds others
+where there are none.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from make_toy_videos import (
+    FRAMES_PER_SECOND,
+    MOTIONS,
+    RADIUS,
+    SHAPES,
+    SPEED,
+    TEXTURES,
+    paint_shape,
+    render_clutter,
+    to_bytes,
+    write_video,
+)
+
+SIZE = 48  # pixels of a side
+SCALE = 32 / SIZE  # shapes are as many pixels large and fast as in the toy set, whose videos have 32
+KEY_SECOND = 1
+SHARE_SHOWN = 0.75  # of the four quarters of a key frame that hold a shape
+SHARE_FOUND = 0.95  # of the shapes that the imagined detector finds
+FALSE_ALARMS = 0.2  # probability of a box where there is no shape
+INACCURACY = 0.01  # standard deviation of a detector's corners, in sides of the frame
+
+# Action ids leave gaps, as AVA's do.
+ACTIONS = dict(enumerate(MOTIONS, start=1)) | dict(enumerate(SHAPES, start=11))
+ACTION_IDS = {name: number for number, name in ACTIONS.items()}
+
+
+def render_scene(generator: np.random.Generator) -> tuple[np.ndarray, list[tuple[np.ndarray | None, str, str]]]:
+    """Frames (T, H, W, C) uint8, and for each quarter of the key frame the box, heading and form of its shape.
+
+    A box (4,) is x1, y1, x2, y2 in sides of the frame; None where a quarter is empty.
+    """
+    num_frames = 2 * KEY_SECOND * FRAMES_PER_SECOND
+    key = KEY_SECOND * FRAMES_PER_SECOND
+    frames = render_clutter(generator, num_frames, SIZE)
+    quarters = []
+    for middle in ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)):
+        motion, shape, texture = (str(generator.choice(names)) for names in (MOTIONS, SHAPES, TEXTURES))
+        radius, speed = SCALE * generator.uniform(*RADIUS), SCALE * generator.uniform(*SPEED)
+        place = np.array(middle) + generator.uniform(-1, 1, 2) * (0.25 - radius)  # so that it stays in its quarter
+        heading = 2 * np.pi * MOTIONS.index(motion) / len(MOTIONS)
+        velocity = speed * np.array([np.cos(heading), np.sin(heading)])
+        centers = (place[:, None] + velocity[:, None] * (np.arange(num_frames) - key)) % 1
+        box = None
+        if generator.uniform() < SHARE_SHOWN:
+            box = paint_shape(generator, frames, shape, texture, centers, radius, SCALE)[key]
+        quarters.append((box, motion, shape))
+    return to_bytes(frames), quarters
+
+
+def detect(generator: np.random.Generator, quarters: list[tuple[np.ndarray | None, str, str]]) -> list[tuple]:
+    """What an imagined detector finds in the quarters of a key frame: boxes (4,) and scores."""
+    found = []
+    for place, (box, _, _) in enumerate(quarters):
+        if box is not None and generator.uniform() < SHARE_FOUND:
+            found.append((box + generator.normal(0, INACCURACY, 4), generator.uniform(0.6, 1.0)))
+        elif box is None and generator.uniform() < FALSE_ALARMS:
+            corner = 0.5 * np.array([place % 2, place // 2]) + generator.uniform(0.05, 0.15, 2)
+            found.append((np.concatenate([corner, corner + 0.3]), generator.uniform(0.3, 0.8)))
+    return [(np.clip(box, 0, 1), score) for box, score in found]
+
+
+def make_toy_actions(output: str | Path, num_train: int = 400, num_test: int = 250, seed: int = 0) -> Path:
+    """Write `train/*.mp4`, `test/*.mp4`, `actions.pbtxt`, `train.csv`, `test.csv` and `test_boxes.csv`.
+
+    The tables have no header. `train.csv` and `test.csv` have a row for each action of each box: video, second, x1,
+    y1, x2, y2, action, person; `test_boxes.csv` has one for each box: video, second, x1, y1, x2, y2, nothing, score.
+    Every video is a function of (seed, split, index). `train.csv` is written last, as the sign of a whole set.
+
+    Args:
+        output: folder to write; files of the same names are replaced.
+        num_train: videos to learn from.
+        num_test: videos to judge by.
+        seed: another seed, another set.
+    """
+    output = Path(output)
+    tables: dict[str, list[str]] = {}
+    for split_number, (split, count) in enumerate((("train", num_train), ("test", num_test))):
+        (output / split).mkdir(parents=True, exist_ok=True)
+        annotations, boxes = tables.setdefault(split, []), tables.setdefault(f"{split}_boxes", [])
+        for index in range(count):
+            generator = np.random.default_rng([seed, split_number, index])
+            frames, quarters = render_scene(generator)
+            write_video(output / split / f"{index:06d}.mp4", frames)
+            for person, (box, *names) in enumerate(quarters):
+                if box is not None:
+                    annotations += [row(index, box, ACTION_IDS[name], person) for name in names]
+            boxes += [row(index, box, "", f"{score:.3f}") for box, score in detect(generator, quarters)]
+    items = (f'item {{\n  name: "{name}"\n  id: {number}\n}}\n' for number, name in ACTIONS.items())
+    (output / "actions.pbtxt").write_text("".join(items))
+    for name in ("test_boxes", "test", "train"):
+        (output / f"{name}.csv").write_text("".join(tables[name]))
+    return output
+
+
+def row(index: int, box: np.ndarray, action: int | str, last: int | str) -> str:
+    """A line of a table of AVA."""
+    corners = ",".join(f"{number:.4f}" for number in box)
+    return f"{index:06d},{KEY_SECOND:04d},{corners},{action},{last}\n"
+
+
+def main(
+    output: Annotated[Path, typer.Argument(help="folder to write")],
+    num_train: Annotated[int, typer.Option(help="videos to learn from")] = 400,
+    num_test: Annotated[int, typer.Option(help="videos to judge by")] = 250,
+    seed: Annotated[int, typer.Option(help="another seed, another set")] = 0,
+) -> None:
+    """Write a toy set of videos with boxes."""
+    make_toy_actions(output, num_train, num_test, seed)
+    typer.echo(f"{num_train} + {num_test} videos in {output}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

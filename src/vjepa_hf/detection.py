@@ -1,0 +1,358 @@
+"""What happens in boxes: the files of AVA (Gu et al., 2018), clips around key frames, and detections.
+
+AVA's files are tables without a header. Boxes are x1, y1, x2, y2 in units of the frame's width and height.
+
+    annotations  video, second, x1, y1, x2, y2, action id, person id     one row for each action of a box
+    boxes        video, second, x1, y1, x2, y2, (nothing), score         what a detector of people found
+    results      video, second, x1, y1, x2, y2, action id, score         what a model says
+    excluded     video, second                                           key frames to leave out
+"""
+
+import csv
+import math
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from .data import decode_video
+from .frame_sampling import centered_clip, step_from_seconds
+from .sources import VIDEO_SUFFIXES
+from .video_io import VideoDecodeError, VideoInfo
+from .video_processing_vjepa import VJEPAVideoProcessor
+
+Moment = tuple[str, float]  # name of a video, second
+
+
+@dataclass(frozen=True)
+class KeyFrame:
+    """The boxes of one moment of a video.
+
+    Attributes:
+        video: its name in the tables.
+        second: when, as the tables count.
+        boxes: float32 `(R, 4)` as x1, y1, x2, y2 between 0 and 1.
+        labels: float32 `(R, L)`, 1 for each action of a box; L is 0 for boxes of a detector.
+        scores: float32 `(R,)`, how sure a detector is of a box; 1 where people have drawn it.
+    """
+
+    video: str
+    second: float
+    boxes: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+
+    @property
+    def moment(self) -> Moment:
+        """What tells this key frame from all others."""
+        return self.video, self.second
+
+
+# --- the files of AVA ----------------------------------------------------------------------------------------------
+
+
+def read_actions(path: str | Path) -> dict[int, str]:
+    """Names of the actions by their ids, in the order of the ids.
+
+    Args:
+        path: .pbtxt with `name` and `id` (or `label_id`) of each action, or .csv with an id and a name in each row.
+            AVA is judged on the 60 actions of `ava_action_list_v2.2_for_activitynet_2019.pbtxt`.
+
+    Raises:
+        ValueError: the file holds no action, or one id twice.
+    """
+    text = Path(path).read_text()
+    if Path(path).suffix == ".csv":
+        rows = [row for row in csv.reader(text.splitlines()) if row]
+        actions = [(int(row[0]), row[1]) for row in rows if row[0].strip().isdigit()]
+    else:
+        blocks = re.findall(r"\{(.*?)\}", text, re.DOTALL)
+        numbers = [re.search(r"\b(?:label_)?id:\s*(\d+)", block) for block in blocks]
+        names = [re.search(r"\bname:\s*([\"'])(.*?)\1", block) for block in blocks]
+        actions = [(int(number[1]), name[2]) for number, name in zip(numbers, names, strict=True) if number and name]
+    if not actions or len(dict(actions)) < len(actions):
+        raise ValueError(f"{path} must name each action once, found {len(actions)} with {len(dict(actions))} ids")
+    return dict(sorted(actions))
+
+
+def read_excluded(path: str | Path) -> set[Moment]:
+    """Key frames to leave out, of a file with the columns video and second."""
+    return {(row[0], float(row[1])) for _, row in _rows(path, 2)}
+
+
+def read_annotations(path: str | Path, actions: Collection[int], excluded: Collection[Moment] = ()) -> list[KeyFrame]:
+    """Key frames of a file of annotations, in its order; a box that has several rows is one box with several actions.
+
+    Args:
+        path: of the .csv.
+        actions: ids that count, in the order of the classes; others are not a class, and a box that has no other
+            stays as one without an action. So does a box whose action is left empty.
+        excluded: key frames to leave out.
+
+    Raises:
+        ValueError: a row is not of this form, or its box is not within [0, 1]; the message has file and line.
+    """
+    classes = {action: place for place, action in enumerate(actions)}
+    # {key frame: {(person, box): classes}}; a person has one box in a key frame, but persons may be left out.
+    moments: dict[Moment, dict[tuple, list[int]]] = {}
+    for number, row in _rows(path, 7, 8):
+        moment, box, action = _parse(path, number, row)
+        if moment in excluded:
+            continue
+        labels = moments.setdefault(moment, {}).setdefault((*row[7:], *box), [])
+        if action in classes:
+            labels.append(classes[action])
+    frames = []
+    for (video, second), people in moments.items():
+        boxes = np.array([key[-4:] for key in people], dtype=np.float32)
+        labels = np.zeros((len(people), len(classes)), dtype=np.float32)
+        for labelled, found in zip(labels, people.values(), strict=True):
+            labelled[found] = 1
+        frames.append(KeyFrame(video, second, boxes, labels, np.ones(len(boxes), dtype=np.float32)))
+    return frames
+
+
+def read_boxes(path: str | Path, min_score: float = 0.0, excluded: Collection[Moment] = ()) -> list[KeyFrame]:
+    """Key frames of a file of detected boxes, in its order.
+
+    Args:
+        path: of the .csv; without a column of scores every box has the score 1.
+        min_score: boxes with a lower score are left out; 0.8 is usual on AVA.
+        excluded: key frames to leave out.
+
+    Raises:
+        ValueError: as in `read_annotations`, or a box without a score between 0 and 1.
+    """
+    moments: dict[Moment, list[tuple[float, ...]]] = {}
+    for number, row in _rows(path, 6, 8):
+        moment, box, _ = _parse(path, number, row)
+        score = float(row[7]) if len(row) == 8 else 1.0
+        if not 0 <= score <= 1:
+            raise ValueError(f"{path}, line {number}: the score {score} must lie between 0 and 1")
+        if moment not in excluded and score >= min_score:
+            moments.setdefault(moment, []).append((*box, score))
+    frames = []
+    for (video, second), found in moments.items():
+        table = np.array(found, dtype=np.float32)
+        frames.append(KeyFrame(video, second, table[:, :4], np.zeros((len(table), 0), np.float32), table[:, 4]))
+    return frames
+
+
+def write_results(
+    path: str | Path, moments: Sequence[Moment], detections: Sequence[dict[str, torch.Tensor]], actions: Sequence[int]
+) -> None:
+    """Write detections as AVA's evaluation reads them.
+
+    Args:
+        path: of the .csv.
+        moments: video and second of each key frame.
+        detections: of each key frame, from `to_detections`.
+        actions: id of each class.
+    """
+    with Path(path).open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        for (video, second), found in zip(moments, detections, strict=True):
+            for box, label, score in zip(found["boxes"], found["labels"], found["scores"], strict=True):
+                corners = [f"{number:.4f}" for number in box]
+                writer.writerow([video, f"{second:04g}", *corners, actions[label], f"{score:.6f}"])
+
+
+def _rows(path: str | Path, *lengths: int) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers and cells of a table; an error where a row has another number of cells."""
+    with Path(path).open(newline="") as file:
+        for number, row in enumerate(csv.reader(file), start=1):
+            if row and len(row) not in lengths:
+                wanted = " or ".join(map(str, lengths))
+                raise ValueError(f"{path}, line {number}: {len(row)} columns where {wanted} belong: {','.join(row)}")
+            if row:
+                yield number, [cell.strip() for cell in row]
+
+
+def _parse(path: str | Path, number: int, row: list[str]) -> tuple[Moment, tuple[float, ...], int | None]:
+    """Key frame, box and action of a row."""
+    try:
+        second, *box = map(float, row[1:6])
+        action = int(row[6]) if row[6:] and row[6] else None
+    except ValueError as error:
+        raise ValueError(f"{path}, line {number}: {error} in {','.join(row)}") from error
+    x1, y1, x2, y2 = box
+    if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
+        raise ValueError(
+            f"{path}, line {number}: the box {','.join(row[2:6])} must be x1 < x2 and y1 < y2 between 0 and 1; divide "
+            "pixels by the width and height of the frame"
+        )
+    return (row[0], second), (x1, y1, x2, y2), action
+
+
+# --- clips ---------------------------------------------------------------------------------------------------------
+
+
+def find_videos(folder: str | Path) -> dict[str, str]:
+    """Path of every video of a folder by its name in AVA's tables: that of the file without its suffix, or of a folder
+    of frames."""
+    entries = sorted(Path(folder).iterdir())
+    folders = {entry.name: str(entry) for entry in entries if entry.is_dir()}
+    return folders | {entry.stem: str(entry) for entry in entries if entry.suffix.lower() in VIDEO_SUFFIXES}
+
+
+def whole_frame_processor(
+    processor: VJEPAVideoProcessor, image_size: int | tuple[int, int] | None = None, fps: float | None = None
+) -> VJEPAVideoProcessor:
+    """A processor that squeezes the whole frame into a clip, where another one crops: boxes stay what they are.
+
+    Args:
+        processor: says everything else.
+        image_size: of the clips, pixels of a side or (height, width); None for the size that the processor crops to.
+        fps: frames a second of a clip; None for the steps of the processor.
+    """
+    image_size = image_size or (processor.crop_size["height"], processor.crop_size["width"])
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    size = {"height": height, "width": width}
+    settings = {name: value for name, value in processor.to_dict().items() if name != "video_processor_type"}
+    return VJEPAVideoProcessor(**settings | {"size": size, "crop_size": size, "fps": fps or processor.fps})
+
+
+class KeyFrameClips(torch.utils.data.Dataset):
+    """Clips around key frames, with their boxes.
+
+    Item i is a dict of `pixel_values_videos` (T, C, H, W), `boxes` (R, 4), `labels` (R, L), `scores` (R,), `index` and
+    `failure`: why the video could not be read, or an empty string. Such a clip is black and has no boxes, so that
+    training learns nothing from it and evaluation counts all its boxes as missed; nothing takes its place.
+
+    Args:
+        key_frames: of `read_annotations` or `read_boxes`.
+        videos: path of each video by name; `find_videos`.
+        processor: gives clips their size; its `num_frames` and `fps` (or `frame_step`) say which frames belong to one.
+            It must not crop: boxes are in units of the whole frame. See `whole_frame_processor`.
+        first_second: second of the first frame of every video; 900 for AVA's cut to their annotated part.
+        frame_rate: frames a second of videos that do not tell, which are folders of frames.
+
+    Raises:
+        ValueError: there is none of the videos.
+    """
+
+    def __init__(
+        self,
+        key_frames: Sequence[KeyFrame],
+        videos: dict[str, str],
+        processor: VJEPAVideoProcessor,
+        first_second: float = 0.0,
+        frame_rate: float | None = None,
+    ) -> None:
+        names = {key_frame.video for key_frame in key_frames}
+        if not names & set(videos):
+            raise ValueError(
+                f"none of the {len(names)} videos with key frames is among the {len(videos)} found; they are looked "
+                f"up by file name without suffix, such as {min(names, default='')!r}"
+            )
+        self.key_frames, self.videos, self.processor = key_frames, videos, processor
+        self.first_second, self.frame_rate = first_second, frame_rate
+
+    def __len__(self) -> int:
+        return len(self.key_frames)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        key_frame, failure = self.key_frames[index], ""
+        try:
+            frames = self.decode(key_frame)
+            boxes, labels, scores = map(torch.from_numpy, (key_frame.boxes, key_frame.labels, key_frame.scores))
+        except VideoDecodeError as error:
+            failure = str(error)
+            frames = torch.zeros(self.processor.num_frames, 3, 2, 2, dtype=torch.uint8)
+            boxes, scores = torch.zeros(0, 4), torch.zeros(0)
+            labels = torch.zeros(0, key_frame.labels.shape[1])
+        pixels = self.processor(frames, return_tensors="pt")["pixel_values_videos"][0]
+        return {
+            "pixel_values_videos": pixels,
+            "boxes": boxes,
+            "labels": labels,
+            "scores": scores,
+            "index": index,
+            "failure": failure,
+        }
+
+    def decode(self, key_frame: KeyFrame) -> torch.Tensor:
+        """The frames of a clip as they are in the file, uint8 `(T, C, height, width)`; number T // 2 is the key frame.
+
+        Raises:
+            VideoDecodeError: the video is missing, cannot be read, or does not reach the key frame.
+        """
+        if key_frame.video not in self.videos:
+            raise VideoDecodeError(key_frame.video, f"second {key_frame.second:g}", "there is no video of this name")
+        return decode_video(self.videos[key_frame.video], self._chooser(key_frame))
+
+    def _chooser(self, key_frame: KeyFrame) -> Callable[[VideoInfo], np.ndarray]:
+        """Which frames of a video are those of the clip."""
+
+        def choose(info: VideoInfo) -> np.ndarray:
+            fps = self.frame_rate if math.isnan(info.fps) else info.fps
+            if fps is None:
+                raise ValueError(f"{self.videos[key_frame.video]} does not tell its frame rate: pass frame_rate")
+            center = round((key_frame.second - self.first_second) * fps)
+            if not 0 <= center < info.num_frames:
+                asked, last = f"second {key_frame.second:g}", self.first_second + info.num_frames / fps
+                cause = f"it has the seconds {self.first_second:g} to {last:g}; see first_second"
+                raise VideoDecodeError(self.videos[key_frame.video], asked, cause)
+            step = step_from_seconds(1 / self.processor.fps, fps) if self.processor.fps else self.processor.frame_step
+            return centered_clip(center, info.num_frames, self.processor.num_frames, step)
+
+        return choose
+
+
+def collate_key_frames(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A batch of clips from items of `KeyFrameClips`.
+
+    Returns:
+        `pixel_values_videos` (B, T, C, H, W); `boxes` (B, R, 4), `labels` (B, R, L) and `scores` (B, R), padded to the
+        largest number of boxes R; `box_mask` (B, R), True for what is not padding; `index` (B,); `failures`, a list of
+        why videos could not be read.
+    """
+    counts = torch.tensor([len(item["boxes"]) for item in items])
+    batch = {name: pad_sequence([item[name] for item in items], True) for name in ("boxes", "labels", "scores")}
+    batch["box_mask"] = torch.arange(int(counts.max()))[None] < counts[:, None]
+    batch["pixel_values_videos"] = torch.stack([item["pixel_values_videos"] for item in items])
+    batch["index"] = torch.tensor([item["index"] for item in items])
+    batch["failures"] = [item["failure"] for item in items if item["failure"]]
+    return batch
+
+
+# --- detections ----------------------------------------------------------------------------------------------------
+
+
+def to_detections(
+    logits: torch.Tensor,
+    boxes: torch.Tensor,
+    box_mask: torch.Tensor | None = None,
+    box_scores: torch.Tensor | None = None,
+    threshold: float = 0.0,
+) -> list[dict[str, torch.Tensor]]:
+    """What a model says of each clip: `boxes` (n, 4), `labels` (n,) and `scores` (n,), one entry an action of a box.
+
+    Args:
+        logits: of `VJEPAForActionDetection`, `(B, R, L)`.
+        boxes: `(B, R, 4)`.
+        box_mask: `(B, R)`, True for what is not padding; None for no padding.
+        box_scores: `(B, R)`, how sure a detector is of the boxes. The score of an action is then the product of its
+            probability and this: that there is somebody, and that it is what they do.
+        threshold: entries with a lower score are left out; average precision needs them all.
+    """
+    scores = logits.float().sigmoid()
+    scores = scores if box_scores is None else scores * box_scores.unsqueeze(-1)
+    keep = scores >= threshold
+    keep = keep if box_mask is None else keep & box_mask.unsqueeze(-1)
+    found = []
+    for clip_boxes, clip_scores, clip_keep in zip(boxes, scores, keep, strict=True):
+        places, labels = clip_keep.nonzero(as_tuple=True)
+        found.append({"boxes": clip_boxes[places], "labels": labels, "scores": clip_scores[clip_keep]})
+    return found
+
+
+def to_truth(key_frame: KeyFrame) -> dict[str, np.ndarray]:
+    """The annotations of a key frame as `FrameMeanAveragePrecision` takes them: `boxes` (n, 4) and `labels` (n,)."""
+    places, labels = key_frame.labels.nonzero()
+    return {"boxes": key_frame.boxes[places], "labels": labels}

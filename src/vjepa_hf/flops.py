@@ -1,0 +1,129 @@
+"""The meter of a run: floating-point operations of a clip, counted from sizes, and the rate this device can reach.
+
+Counted are the matrix products, a multiplication and an addition as two operations, as everybody counts for model
+FLOPs utilization (MFU). `clip_flops` counts what the mathematics needs: work that is done twice, such as scores that
+fused attention computes again in its backward pass, is no merit and does not count.
+"""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .configuration_vjepa import VJEPAConfig
+
+# Sides of the square matrices of `matmul_rate`: large enough to reach the rate, small enough to take moments.
+SIDE = {"cpu": 1024, "cuda": 8192}
+
+
+@dataclass(frozen=True)
+class ClipFlops:
+    """Operations of one clip in a training step, all mask kinds together.
+
+    Attributes:
+        target: forward pass of the target encoder, which has no backward pass.
+        context: forward passes of the context encoder.
+        predictor: forward passes of the predictor.
+        backward: backward passes of context encoder and predictor.
+        attention: how many of `context` and `predictor` are products of attention; half of these again is what fused
+            attention recomputes in a backward pass.
+    """
+
+    target: int
+    context: int
+    predictor: int
+    backward: int
+    attention: int
+
+    @property
+    def total(self) -> int:
+        return self.target + self.context + self.predictor + self.backward
+
+
+def attention_flops(num_queries: int, num_keys: int, width: int) -> int:
+    """Scores and weighted sum of all heads together."""
+    return 4 * num_queries * num_keys * width
+
+
+def layer_flops(num_tokens: int, width: int, mlp_ratio: float, num_outputs: int | None = None) -> int:
+    """A transformer layer over `num_tokens` tokens of which the last `num_outputs` are needed (None: all)."""
+    outputs = num_tokens if num_outputs is None else num_outputs
+    qkv = 6 * num_tokens * width**2
+    projection = 2 * outputs * width**2
+    mlp = 4 * outputs * width * int(width * mlp_ratio)
+    return qkv + attention_flops(outputs, num_tokens, width) + projection + mlp
+
+
+def embedding_flops(config: VJEPAConfig, num_tokens: int) -> int:
+    """The matrix product from tubelets to tokens."""
+    size = config.num_channels * config.tubelet_size * config.patch_size**2
+    return 2 * num_tokens * size * config.hidden_size
+
+
+def encoder_flops(config: VJEPAConfig, num_tokens: int | None = None) -> int:
+    """Forward pass of the encoder over one clip, or over `num_tokens` of its tokens."""
+    num_tokens = math.prod(config.grid_size) if num_tokens is None else num_tokens
+    layer = layer_flops(num_tokens, config.hidden_size, config.mlp_ratio)
+    return embedding_flops(config, num_tokens) + config.num_hidden_layers * layer
+
+
+def predictor_flops(config: VJEPAConfig, num_context: int, num_targets: int) -> int:
+    """Forward pass of the predictor; its last layer is needed at the target tokens only."""
+    width, num_tokens = config.pred_hidden_size, num_context + num_targets
+    in_and_out = 2 * num_tokens * width * config.hidden_size
+    layers = (config.pred_num_hidden_layers - 1) * layer_flops(num_tokens, width, config.pred_mlp_ratio)
+    return in_and_out + layers + layer_flops(num_tokens, width, config.pred_mlp_ratio, num_targets)
+
+
+def clip_flops(config: VJEPAConfig, num_context: Sequence[int], num_targets: Sequence[int]) -> ClipFlops:
+    """Operations of one clip with `num_context` and `num_targets` tokens, one entry per mask kind."""
+    context = sum(encoder_flops(config, kept) for kept in num_context)
+    predictor = sum(predictor_flops(config, *tokens) for tokens in zip(num_context, num_targets, strict=True))
+    # Every product has two in the backward pass, but nobody needs the gradient of the pixels.
+    backward = 2 * (context + predictor) - sum(embedding_flops(config, kept) for kept in num_context)
+    attention = 0
+    for kept, masked in zip(num_context, num_targets, strict=True):
+        tokens, width = kept + masked, config.pred_hidden_size
+        attention += config.num_hidden_layers * attention_flops(kept, kept, config.hidden_size)
+        attention += (config.pred_num_hidden_layers - 1) * attention_flops(tokens, tokens, width)
+        attention += attention_flops(masked, tokens, width)
+    return ClipFlops(encoder_flops(config), context, predictor, backward, attention)
+
+
+def step_flops(
+    config: VJEPAConfig,
+    context_masks: Sequence[Sequence[torch.Tensor]],
+    target_masks: Sequence[Sequence[torch.Tensor]],
+) -> int:
+    """Operations of a training step over a batch with these index lists, per mask kind those of every clip."""
+    lengths = [[[len(clip) for clip in kind] for kind in masks] for masks in (context_masks, target_masks)]
+    # (context, target) of every clip, each with one number of tokens a mask kind: mostly the same for all clips
+    clips = Counter(zip(*(zip(*kinds, strict=True) for kinds in lengths), strict=True))
+    return sum(number * clip_flops(config, *tokens).total for tokens, number in clips.items())
+
+
+def matmul_rate(device: torch.device | str, dtype: torch.dtype, repeats: int = 5) -> float:
+    """Operations a second of a product of square matrices: the ceiling that utilization is a share of.
+
+    Measured on the device as it is now, in the best of a few repeats; on a CPU with the threads of this process.
+    """
+    device = torch.device(device)
+    side = SIDE.get(device.type, 4096)
+    left, right = torch.ones(2, side, side, device=device, dtype=dtype)
+    product = left @ right
+    times = []
+    for _ in range(repeats):
+        _wait_for(device)
+        began = time.perf_counter()
+        torch.mm(left, right, out=product)
+        _wait_for(device)
+        times.append(time.perf_counter() - began)
+    return 2 * side**3 / min(times)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

@@ -1,0 +1,56 @@
+"""pytest tests/test_flops.py"""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from vjepa_hf import VJEPAForPreTraining
+from vjepa_hf.flops import clip_flops, encoder_flops, matmul_rate, step_flops
+
+CONTEXT, TARGET = (9, 4), (20, 28)
+
+
+@pytest.fixture
+def masks():
+    """Two clips, two mask kinds of different sizes."""
+    order = torch.stack([torch.randperm(32, generator=torch.Generator().manual_seed(i)) for i in range(2)])
+    return [order[:, :k] for k in CONTEXT], [order[:, -m:] for m in TARGET]
+
+
+def counted(call) -> int:
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_training_step_is_counted_as_pytorch_counts_it(tiny_config, tiny_clip, masks, attention):
+    tiny_config._attn_implementation = attention
+    tiny_config.mlp_ratio, tiny_config.pred_mlp_ratio = 3.0, 2.0
+    model = VJEPAForPreTraining(tiny_config)
+    flops = clip_flops(tiny_config, CONTEXT, TARGET)
+    outputs = []
+    forward = counted(lambda: outputs.append(model(tiny_clip, *masks)))
+    assert forward == 2 * (flops.target + flops.context + flops.predictor)
+    # Fused attention computes its scores again in the backward pass: one product more than the mathematics needs.
+    again = flops.attention // 2 if attention == "sdpa" else 0
+    assert counted(outputs[0].loss.backward) == 2 * (flops.backward + again)
+    assert step_flops(tiny_config, *masks) == 2 * flops.total
+
+
+def test_the_encoder_alone_is_counted_as_pytorch_counts_it(tiny_model, tiny_config, tiny_clip):
+    with torch.no_grad():
+        assert counted(lambda: tiny_model(tiny_clip)) == 2 * encoder_flops(tiny_config)
+
+
+def test_the_published_model_costs_what_is_known_of_it():
+    from vjepa_hf import VJEPAConfig
+
+    # ViT-L/16 with the token counts of Meta's code at 24 clips a GPU, worked out by hand elsewhere: 2.56 TFLOP.
+    flops = clip_flops(VJEPAConfig(), (376, 107), (744, 1097))
+    assert flops.total == pytest.approx(2.56e12, rel=0.02)
+
+
+def test_the_measured_rate_is_a_rate():
+    # Between a slow single thread and more than any CPU can do.
+    assert 1e8 < matmul_rate("cpu", torch.float32, repeats=1) < 1e15
