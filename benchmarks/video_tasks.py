@@ -59,6 +59,7 @@ CACHED_FRAMES = 32  # of every video; clips are made of them
 transformers.utils.logging.disable_progress_bar()
 PROBE, RIDGE = "attentive probe", "ridge regression"
 PROBE_BATCH = 32
+HEALTH = "target_std", "target_rank", "loss_ratio"
 RIDGE_STRENGTHS = [0.1, 1.0, 10.0]
 
 
@@ -312,7 +313,11 @@ def pretrain(
         if not method.predicts_pixels:
             model.update_target_encoder(values["ema_momentum"])
         losses.append(outputs.loss.detach())
-    health = {} if method.predicts_pixels else diagnostics.health(outputs.predictions, outputs.targets)
+    health = {}
+    if not method.predicts_pixels:
+        masks = ([mask.to(device) for mask in batch[name]] for name in ("context_masks", "target_masks"))
+        figures = diagnostics.health(model, outputs, *masks)
+        health = {name: figures[name] for name in HEALTH}
     losses, tenth = torch.stack(losses), max(1, steps // 10)
     return model, health | {
         "steps": steps,
@@ -551,9 +556,7 @@ class Summary:
             runs = [found["pretraining"] for found in self.results.get(name, {}).values() if found["pretraining"]]
             if runs:
                 mean = {key: np.mean([run[key] for run in runs]) for key in runs[0]}
-                health = [
-                    f"{mean[key]:.2f}" if key in mean else "" for key in ("target_std", "target_rank", "loss_ratio")
-                ]
+                health = [f"{mean[key]:.2f}" if key in mean else "" for key in HEALTH]
                 took = [
                     f"{mean['steps']:.0f}",
                     f"{mean['clips']:.0f}",
