@@ -11,8 +11,8 @@ the same round; the median and quartiles over rounds are shown. "Share of the ce
 step (vjepa_hf.flops: what the mathematics needs, once) over time and over the measured rate of that arithmetic; "with
 recomputed scores" adds what fused attention computes twice. Memory is the peak of the process beyond what it held
 before it built the model (on a GPU: the peak that PyTorch allocated). Losses are compared with those of the reference,
-step by step. On a CPU every way but bf16 is float32; Meta's mixed precision exists on CUDA only. "Packed" ways keep all
-tokens, so they do more.
+step by step. On a CPU every way but bf16 is float32; Meta's mixed precision exists on CUDA only. "Packed" ways keep
+all tokens, so they do more.
 """
 
 import argparse
