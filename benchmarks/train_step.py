@@ -11,7 +11,8 @@ the same round; the median and quartiles over rounds are shown. "Share of the ce
 step (vjepa_hf.flops: what the mathematics needs, once) over time and over the measured rate of that arithmetic; "with
 recomputed scores" adds what fused attention computes twice. Memory is the peak of the process beyond what it held
 before it built the model (on a GPU: the peak that PyTorch allocated). Losses are compared with those of the reference,
-step by step. On a CPU every way but bf16 is float32; Meta's mixed precision exists on CUDA only.
+step by step. On a CPU every way but bf16 is float32; Meta's mixed precision exists on CUDA only. "Packed" ways keep
+all tokens, so they do more.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 
 from report import commit_of, opening, publish, table
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, training
@@ -57,6 +59,7 @@ class Way:
     name: str
     bf16: bool = False
     compiled: bool = False
+    mask_mode: str = "reference"
 
     @property
     def is_reference(self) -> bool:
@@ -71,6 +74,7 @@ def ways(on_gpu: bool) -> list[Way]:
     """Every way that is measured. Meta's mixed precision exists on CUDA only, so a CPU has one reference."""
     ours = [Way("fp32"), Way("fp32 compiled", compiled=True), Way("bf16", bf16=True)]
     ours.append(Way("bf16 compiled", bf16=True, compiled=True))
+    ours += [Way("fp32 packed", mask_mode="packed"), Way("bf16 packed", bf16=True, mask_mode="packed")]
     return [Way("reference", bf16=on_gpu), *([Way("reference fp32")] if on_gpu else []), *ours]
 
 
@@ -102,16 +106,22 @@ class Job:
         shape = (self.num_clips, self.num_frames, 3, self.image_size, self.image_size)
         return torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(self.device)
 
-    def masks(self, step: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def masks(self, step: int, way: Way) -> tuple[list, list]:
         """Context and target masks of a step."""
-        sampler = MaskSampler([SHORT_RANGE, LONG_RANGE], self.config.grid_size, seed=0, mode="reference")
-        masks = sampler([(0, step * self.num_clips + clip) for clip in range(self.num_clips)])
-        return tuple([mask.to(self.device) for mask in kind] for kind in masks)
+        sampler = MaskSampler([SHORT_RANGE, LONG_RANGE], self.config.grid_size, seed=0, mode=way.mask_mode)
+        return sampler([(0, step * self.num_clips + clip) for clip in range(self.num_clips)])
 
-    def flops(self, step: int) -> ClipFlops:
-        """Operations of one clip of a step."""
-        context, target = self.masks(step)
-        return clip_flops(self.config, [mask.shape[1] for mask in context], [mask.shape[1] for mask in target])
+    def flops(self, step: int, way: Way) -> list[ClipFlops]:
+        """Operations of every clip of a step."""
+        lengths = [[[len(clip) for clip in kind] for kind in masks] for masks in self.masks(step, way)]
+        return [
+            clip_flops(self.config, *([kind[clip] for kind in k] for k in lengths)) for clip in range(self.num_clips)
+        ]
+
+    def tokens(self, step: int, way: Way) -> tuple[float, float]:
+        """Context and target tokens of a clip, over all mask kinds, mean over the clips of a step."""
+        context, target = self.masks(step, way)
+        return tuple(sum(len(clip) for kind in k for clip in kind) / self.num_clips for k in (context, target))
 
 
 # --- the steps -----------------------------------------------------------------------------------------------------
@@ -158,7 +168,7 @@ def our_step(job: Job, way: Way, watch: Stopwatch) -> Callable[[int], torch.Tens
     def step(index: int) -> torch.Tensor:
         values = training.hyperparameters(index, OPTIMIZATION)
         training.set_hyperparameters(optimizer, values)
-        masks = job.masks(index)
+        masks = send_to_device(job.masks(index, way), job.device)
         with torch.autocast(torch.device(job.device).type, torch.bfloat16, enabled=way.bf16):
             loss = model(clips, *masks).loss
         with watch.time("backward"):
@@ -219,7 +229,7 @@ def reference_step(job: Job, way: Way, watch: Stopwatch) -> Callable[[int], torc
     def step(index: int) -> torch.Tensor:
         values = training.hyperparameters(index, OPTIMIZATION)
         training.set_hyperparameters(optimizer, values)
-        context_masks, target_masks = job.masks(index)
+        context_masks, target_masks = send_to_device(job.masks(index, way), job.device)
         with torch.autocast("cuda" if on_gpu else "cpu", torch.bfloat16, enabled=way.bf16):
             with torch.no_grad():
                 targets = target_encoder(clips)
@@ -303,10 +313,8 @@ class Record:
     graphs: list[int]
 
 
-def take_turns(
-    job: Job, chosen: Sequence[Way], rounds: int, warmup: int
-) -> tuple[list[Record], dict, list[ClipFlops]]:
-    """Let every way take each step in turn; the rates of matrix products, and the operations of the steps."""
+def take_turns(job: Job, chosen: Sequence[Way], rounds: int, warmup: int) -> tuple[list[Record], dict, range]:
+    """Let every way take each step in turn; also the rates of matrix products, and the numbers of the steps."""
     context = multiprocessing.get_context("spawn")
     workers = []
     for way in chosen:
@@ -338,7 +346,7 @@ def take_turns(
         process.join()
     if not rates[torch.bfloat16]:
         rates[torch.bfloat16] = [matmul_rate(job.device, torch.bfloat16)]
-    return records, rates, [job.flops(index) for index in range(warmup, warmup + rounds)]
+    return records, rates, range(warmup, warmup + rounds)
 
 
 # --- the page ------------------------------------------------------------------------------------------------------
@@ -350,41 +358,47 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return tuple(torch.tensor(list(values), dtype=torch.float64).quantile(places).tolist())
 
 
-def figures(job: Job, records: Sequence[Record], rates: dict, flops: Sequence[ClipFlops]) -> list[str]:
+def figures(job: Job, records: Sequence[Record], rates: dict, steps: range) -> list[str]:
     """The tables of one model."""
     first = records[0]
     ceilings = {dtype: statistics.median(values) for dtype, values in rates.items()}
-    needed = statistics.mean(f.total for f in flops) * job.num_clips
-    spent = needed + statistics.mean(f.attention for f in flops) * job.num_clips // 2
     rows = []
     for record in records:
         low, middle, high = quartiles(a / b for a, b in zip(first.seconds, record.seconds, strict=True))
         seconds = statistics.median(record.seconds)
+        flops = [clip for step in steps for clip in job.flops(step, record.way)]
+        needed = sum(clip.total for clip in flops) / len(steps)
+        spent = needed + sum(clip.attention for clip in flops) / 2 / len(steps)
+        context, target = (
+            statistics.mean(k) for k in zip(*(job.tokens(step, record.way) for step in steps), strict=True)
+        )
         share = needed / seconds / ceilings[record.way.dtype]
+        other_masks = record.way.mask_mode != first.way.mask_mode
         apart = max(abs(a - b) / abs(a) for a, b in zip(first.losses, record.losses, strict=True))
         rows.append([
             record.way.name, f"{seconds:.2f}", f"{middle:.2f} ({low:.2f} to {high:.2f})",
             f"{job.num_clips / seconds:.2f}", f"{share:.0%}", f"{share * spent / needed:.0%}",
-            f"{record.memory:.2f}", f"{record.memory / first.memory:.2f}", f"{apart:.1e}",
+            f"{context:.0f} + {target:.0f}", f"{record.memory:.2f}", f"{record.memory / first.memory:.2f}",
+            "other masks" if other_masks else f"{apart:.1e}",
             f"{record.graphs[0]} + {record.graphs[-1] - record.graphs[0]}" if record.way.compiled else "",
         ])  # fmt: skip
     header = [
         "way", "s / step", f"{first.way.name} / way", "clips / s", "share of the ceiling", "with recomputed scores",
-        "GiB", "GiB / first", "loss apart", "graphs: first step + later",
+        "context + target tokens a clip", "GiB", "GiB / first", "loss apart", "graphs: first step + later",
     ]  # fmt: skip
     parts = [part for part in PARTS if any(part in p for record in records for p in record.parts)]
     by_part = [
         [r.way.name, *(f"{statistics.median(p.get(part, 0.0) for p in r.parts):.2f}" for part in parts)]
         for r in records
     ]
-    counted = flops[0]
+    counted = job.flops(steps[0], first.way)[0]
     return [
         f"## {job.model}, {job.num_clips} clips of {job.num_frames} x {job.image_size} x {job.image_size}",
         "",
         f"{len(first.seconds)} rounds. Matrix products, median: fp32 {ceilings[torch.float32] / 1e9:.0f} GFLOP/s, "
-        f"bf16 {ceilings[torch.bfloat16] / 1e9:.0f} GFLOP/s. A clip of the first round takes {counted.total / 1e9:.0f} "
-        f"GFLOP: target {counted.target / 1e9:.0f}, context {counted.context / 1e9:.0f}, predictor "
-        f"{counted.predictor / 1e9:.0f}, backward {counted.backward / 1e9:.0f}.",
+        f"bf16 {ceilings[torch.bfloat16] / 1e9:.0f} GFLOP/s. A clip of the first round takes "
+        f"{counted.total / 1e9:.0f} GFLOP: target {counted.target / 1e9:.0f}, context {counted.context / 1e9:.0f}, "
+        f"predictor {counted.predictor / 1e9:.0f}, backward {counted.backward / 1e9:.0f}.",
         "",
         *table(header, rows),
         "",
