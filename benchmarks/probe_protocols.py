@@ -4,9 +4,9 @@
 
 The commands are those at the end of docs/probing.md, read from that page and run one after the other in the folder of
 the checkout, where `make pretrain` left `output/pretrain` and `output/toy_videos`. The folder of images is one frame
-of each toy video, in a sub-folder named after its appearance, made if missing. Uncertainty is the 95 % Wilson interval
-over the test videos, or +- the standard deviation over splits. Toy videos are square and no longer than a clip, so
-that further clips and crops equal the first: averaging them must change nothing.
+of each toy video, in a sub-folder named after its appearance, made if missing. Uncertainty is the 95 % Wilson
+interval over the test videos, or +- the standard deviation over splits. Toy videos hold two clips that do not
+overlap. They are square, so that the crops of a clip are equal, and show the margin that a single crop leaves out.
 """
 
 import argparse

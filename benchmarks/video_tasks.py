@@ -59,6 +59,7 @@ CACHED_FRAMES = 32  # of every video; clips are made of them
 transformers.utils.logging.disable_progress_bar()
 PROBE, RIDGE = "attentive probe", "ridge regression"
 PROBE_BATCH = 32
+HEALTH = "target_std", "target_rank", "loss_ratio"
 RIDGE_STRENGTHS = [0.1, 1.0, 10.0]
 
 
@@ -154,8 +155,9 @@ class TrainingClips(torch.utils.data.Dataset):
         length = generator.integers(CACHED_FRAMES // 2, CACHED_FRAMES + 1)
         start = generator.integers(CACHED_FRAMES - length + 1)
         window = start + np.linspace(0, length - 1, self.num_frames).round().astype(int)
-        clip = torch.from_numpy(self.frames[self.rows[request.index], window])
-        return data.ClipSample(self.transform(clip, generator), request)
+        row = self.rows[request.index]
+        clip = torch.from_numpy(self.frames[row, window])
+        return data.ClipSample(self.transform(clip, generator), request, video=str(row))
 
 
 # --- splits --------------------------------------------------------------------------------------------------------
@@ -311,7 +313,11 @@ def pretrain(
         if not method.predicts_pixels:
             model.update_target_encoder(values["ema_momentum"])
         losses.append(outputs.loss.detach())
-    health = {} if method.predicts_pixels else diagnostics.health(outputs.predictions, outputs.targets)
+    health = {}
+    if not method.predicts_pixels:
+        masks = ([mask.to(device) for mask in batch[name]] for name in ("context_masks", "target_masks"))
+        figures = diagnostics.health(model, outputs, *masks)
+        health = {name: figures[name] for name in HEALTH}
     losses, tenth = torch.stack(losses), max(1, steps // 10)
     return model, health | {
         "steps": steps,
@@ -495,10 +501,20 @@ class Summary:
         splits = [found["answers"].get(reader, {}).get(task, {"right": {}}) for found in self.results[name].values()]
         return {path: share for found in splits for path, share in found["right"].items()}
 
-    def tested(self) -> list[str]:
+    @property
+    def tasks(self) -> list[str]:
         """Tasks that some split had."""
-        name = next(iter(METHODS))
-        return [task for task in TASKS if self.right(name, PROBE, task)]
+        had = {
+            task
+            for by_split in self.results.values()
+            for found in by_split.values()
+            for task in found["answers"][RIDGE]
+        }
+        return [task for task in TASKS if task in had]
+
+    def row(self, title: str, cell_of: Callable[[str], str]) -> list[str]:
+        """A row of a table with a column a task."""
+        return [title, *map(cell_of, self.tasks)]
 
     def cell(self, reader: str, task: str, name: str, minus: str | None = None) -> str:
         """Accuracy, or what it is above another method's on the same clips, with its interval over groups."""
@@ -513,35 +529,24 @@ class Summary:
 
     def accuracies(self, reader: str) -> list[str]:
         """The table of a reader."""
-        names = [name for name in self.results if any(self.right(name, reader, task) for task in TASKS)]
-        rows = [[self.title(name), *(self.cell(reader, task, name) for task in self.tested())] for name in names]
-        noted = [
-            [
-                name,
-                *(
-                    f"{value:.2f}" if value else ""
-                    for task, value in zip(TASKS, values, strict=True)
-                    if task in tested
-                ),
-            ]
-            for name, values in NOTED.items()
-            for tested in [self.tested()]
-        ]
-        return report.table(["", *self.tested()], rows + (noted if reader == RIDGE else noted[:1]))
+        names = [name for name in self.results if self.right(name, reader, self.tasks[0])]
+        rows = [self.row(self.title(name), lambda task, name=name: self.cell(reader, task, name)) for name in names]
+        noted = [self.row(name, lambda task, found=found: format_noted(found, task)) for name, found in NOTED.items()]
+        return report.table(["", *self.tasks], rows + (noted if reader == RIDGE else noted[:1]))
 
     def differences(self, reader: str) -> list[str]:
         """The table of what is gained over the untrained encoder and over pixels."""
         trained = [name for name in METHODS if name in self.results and METHODS[name].masks]
-        pairs = [(name, "untrained") for name in trained] + [(name, "videomae") for name in trained]
+        pairs = [(name, other) for other in ("untrained", "videomae") for name in trained if name != other]
         rows = [
-            [
+            self.row(
                 f"{self.title(name)} over {self.title(other)}",
-                *(self.cell(reader, task, name, other) for task in self.tested()),
-            ]
+                lambda task, name=name, other=other: self.cell(reader, task, name, other),
+            )
             for name, other in pairs
-            if name != other and other in self.results
+            if other in self.results
         ]
-        return report.table(["", *self.tested()], rows)
+        return report.table(["", *self.tasks], rows)
 
     def pretraining(self) -> list[str]:
         """The table of what runs took and how healthy they ended."""
@@ -550,9 +555,7 @@ class Summary:
             runs = [found["pretraining"] for found in self.results.get(name, {}).values() if found["pretraining"]]
             if runs:
                 mean = {key: np.mean([run[key] for run in runs]) for key in runs[0]}
-                health = [
-                    f"{mean[key]:.2f}" if key in mean else "" for key in ("target_std", "target_rank", "loss_ratio")
-                ]
+                health = [f"{mean[key]:.2f}" if key in mean else "" for key in HEALTH]
                 took = [
                     f"{mean['steps']:.0f}",
                     f"{mean['clips']:.0f}",
@@ -565,20 +568,21 @@ class Summary:
 
     def choices(self, reader: str) -> list[str]:
         """The table of the settings that were chosen in each split, and how accurate they were there."""
-        rows = []
-        for name, by_split in self.results.items():
-            found = [
-                [each["answers"].get(reader, {}).get(task) for each in by_split.values()] for task in self.tested()
-            ]
-            found = [[each for each in by_task if each] for by_task in found]
-            if found[0]:
-                cells = (
-                    f"{', '.join(format(each['setting'], 'g') for each in by_task)} "
-                    f"({np.mean([max(each['validation']) for each in by_task]):.2f})"
-                    for by_task in found
-                )
-                rows.append([self.title(name), *cells])
-        return report.table(["", *self.tested()], rows)
+
+        def cell(name: str, task: str) -> str:
+            found = [by_task["answers"][reader].get(task) for by_task in self.results[name].values()]
+            found = [each for each in found if each]
+            settings = ", ".join(f"{each['setting']:g}" for each in found)
+            return f"{settings} ({np.mean([max(each['validation']) for each in found]):.2f})"
+
+        names = [name for name in self.results if self.right(name, reader, self.tasks[0])]
+        return report.table(["", *self.tasks], [self.row(self.title(name), partial(cell, name)) for name in names])
+
+
+def format_noted(values: Sequence[float | None], task: str) -> str:
+    """An accuracy of `NOTED`, or nothing."""
+    value = values[TASKS.index(task)]
+    return f"{value:.2f}" if value else ""
 
 
 def page(clips: Clips, results: Results, options: argparse.Namespace) -> list[str]:
@@ -588,7 +592,7 @@ def page(clips: Clips, results: Results, options: argparse.Namespace) -> list[st
     summary = Summary(results, dict(zip(clips.paths.tolist(), clips.groups.tolist(), strict=True)))
     runs = [found for name, by_split in results.items() if name in METHODS for found in by_split.values()]
     commits = ", ".join(sorted({found["commit"] for found in runs}))
-    tested = {task: summary.right("untrained", PROBE, task) for task in summary.tested()}
+    tested = {task: summary.right(next(iter(results)), RIDGE, task) for task in summary.tasks}
     counts = (
         f"{task}: {len(paths)} clips in {len({summary.group_of[path] for path in paths})} groups"
         for task, paths in tested.items()

@@ -154,3 +154,23 @@ def test_code_about_performance_runs():
     program = python_blocks((REPO / "docs" / "performance.md").read_text())
     assert program.count("assert") > 1
     exec(compile(program, "performance.md", "exec"), {})
+
+
+def test_a_loss_that_rises_is_told_as_it_was_measured():
+    page = (REPO / "docs" / "pretraining.md").read_text()
+    measured = table_rows((REPO / "benchmarks" / "results" / "soak_pretrain.md").read_text())
+    told = [row for row in page.splitlines() if re.match(r"\| \d+ \| 0\.\d{3} \|", row)]
+    assert len(told) == 4 and set(told) <= measured
+    rows = {int(row.split("|")[1]): [float(cell) for cell in row.split("|")[2:6]] for row in told}
+    begin, end = map(int, re.search(r"from step (\d+)\nto step (\d+) the loss rises", page).groups())
+    for (before, after), rises in zip(
+        zip(rows[begin], rows[end], strict=True), (True, True, False, False), strict=True
+    ):
+        assert (after > before) == rises
+
+
+def test_memory_and_descriptors_of_the_soak_are_flat():
+    page = (REPO / "benchmarks" / "results" / "soak_pretrain.md").read_text()
+    rows = re.findall(r"^\| (?:MiB|open) [^|]*\| ([\d.]+) \| ([\d.]+) \|", page, re.MULTILINE)
+    assert len(rows) == 8  # an hour, and a shorter run with many checkpoints
+    assert all(float(last) <= 1.02 * float(first) for first, last in rows)

@@ -177,29 +177,30 @@ def test_a_signal_between_rows_of_the_log_leaves_no_trace_in_weights_or_log(
     assert_same_run(output, uninterrupted)
 
 
-def signal_the_launcher(process: subprocess.Popen) -> None:
+def ranks_of(process: subprocess.Popen) -> list[psutil.Process]:
+    ranks = [child for child in psutil.Process(process.pid).children() if "pretrain.py" in " ".join(child.cmdline())]
+    assert len(ranks) == 2
+    return ranks
+
+
+def ask_to_stop(process: subprocess.Popen) -> None:
+    """The launcher hands the signal on; workers of loaders get one too, from a scheduler that signals all of a job."""
+    for worker in (worker for rank in ranks_of(process) for worker in rank.children()):
+        worker.terminate()
     os.kill(process.pid, signal.SIGUSR1)
 
 
-def signal_everybody(process: subprocess.Popen) -> None:
-    """As a scheduler does that signals all processes of a job, workers of loaders among them."""
-    os.killpg(process.pid, signal.SIGTERM)
-
-
 def kill_one_rank(process: subprocess.Popen) -> None:
-    ranks = [child for child in psutil.Process(process.pid).children() if "pretrain.py" in " ".join(child.cmdline())]
-    assert len(ranks) == 2
-    ranks[1].kill()
+    ranks_of(process)[1].kill()
 
 
 @pytest.mark.parametrize(
     ("launcher", "act", "words"),
     [
-        (TORCHRUN, signal_the_launcher, "received SIGUSR1: saved step"),
-        (TWO_PROCESSES, signal_everybody, "received SIGTERM: saved step"),
+        (TORCHRUN, ask_to_stop, "received SIGUSR1: saved step"),
         (TWO_PROCESSES, kill_one_rank, "exitcode: -9"),
     ],
-    ids=["SIGUSR1", "SIGTERM", "dead rank"],
+    ids=["asked", "dead rank"],
 )
 def test_two_processes_end_together_and_one_goes_on_with_the_same_clips(
     runs, videos, uninterrupted, tmp_path, launcher, act, words

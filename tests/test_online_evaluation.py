@@ -157,6 +157,7 @@ def pretrain(monkeypatch, toy_videos, tmp_path):
         chosen = options | {"output_dir": tmp_path / name} | changes
         words = [word for key, value in chosen.items() for word in (f"--{key}", str(value))]
         monkeypatch.setattr(sys, "argv", ["pretrain.py", *words])
+        monkeypatch.setattr(pretrain, "plot_curves", lambda *arguments, **options: None)  # drawing takes longest
         with torch.random.fork_rng(devices=[]):
             pretrain.main()
         return load_file(tmp_path / name / "model.safetensors"), read_log(tmp_path / name / "log.jsonl")

@@ -126,3 +126,17 @@ def test_results_of_other_settings_are_not_mixed(script, options, tmp_path):
     options.steps = 7
     with pytest.raises(ValueError, match="holds results of other settings"):
         script.check_same_run(options)
+
+
+def test_the_page_holds_what_was_found_and_says_how_much_of_it_there_is(script, clips, options, tmp_path):
+    vars(options).update(steps=2, probe_steps=1, probes=1, probe_learning_rates=[1e-3], runs=tmp_path)
+    results = {name: {2: found} for name, found in script.run_baselines(clips, 2, options).items()}
+    for name in ("untrained", "videomae"):
+        results[name] = {2: script.run_split(Accelerator(cpu=True), clips, name, 2, options)}
+    results["untrained"][3] = results["untrained"][2]  # a split that not every method has is left out
+    page = "\n".join(script.page(clips, results, options))
+    assert "1 of 5 splits" in page and f"{script.SCENES}: 24 clips in 8 groups" in page
+    right = results["videomae"][2]["answers"][script.RIDGE][script.SCENES]["right"]
+    assert len(right) == 24 and f"| VideoMAE | {np.mean(list(right.values())):.3f} (" in page
+    assert "VideoMAE over untrained" in page and script.SEQUENCES not in page.split("## Attentive probe")[1]
+    assert (tmp_path / "videomae_2" / "config.json").exists()
