@@ -587,6 +587,11 @@ def format_noted(values: Sequence[float | None], task: str) -> str:
 
 def page(clips: Clips, results: Results, options: argparse.Namespace) -> list[str]:
     """The lines of the page, from the splits that every method has."""
+    values = {
+        name.replace("_", "-"): " ".join(map(str, np.atleast_1d(value)))
+        for name, value in settings_of_results(options).items()
+    }
+    settings = " ".join(f"--{name} {value}" for name, value in values.items())
     splits = sorted(set.intersection(*(set(by_split) for by_split in results.values())))
     results = {name: {split: by_split[split] for split in splits} for name, by_split in results.items()}
     summary = Summary(results, dict(zip(clips.paths.tolist(), clips.groups.tolist(), strict=True)))
@@ -600,18 +605,14 @@ def page(clips: Clips, results: Results, options: argparse.Namespace) -> list[st
     versions = f"transformers {transformers.__version__}", f"runs of {commits}"
     return [
         *report.opening("Features or pixels, on real clips", __file__, __doc__, *versions),
-        f"Clips of {options.num_frames} frames of {options.image_size} x {options.image_size}, spread over the whole "
-        f"video, tubelets of 2 x {options.patch_size} x {options.patch_size}; encoders of width "
-        f"{options.hidden_size} with {options.num_layers} layers, predictor and decoder half as wide with 3; batch "
-        f"{options.batch_size}, learning rate {options.learning_rate:g}, EMA momentum from {options.ema_momentum:g}. "
-        f"{len(splits)} of {NUM_SPLITS} splits; "
+        f"Clips are spread over the whole video; tubelets hold 2 frames; predictor and decoder have half the width of "
+        f"the encoder and 3 layers. `{settings}`, {len(splits)} of {NUM_SPLITS} splits, "
         f"{sum(found['minutes'] for found in runs) / 60:.1f} hours.",
         "",
         "## Attentive probe",
         "",
-        f"Accuracy, mean of {options.probes} probes of about {options.probe_steps} steps, with the 95 % interval of a "
-        f"bootstrap that draws whole groups ({'; '.join(counts)}). There is one pretraining run a split, so it does "
-        "not say how another seed would do.",
+        f"Accuracy, mean of {options.probes} probes, with the 95 % interval of a bootstrap that draws whole groups "
+        f"({'; '.join(counts)}). There is one pretraining run a split, so it does not say how another seed would do.",
         "",
         *summary.accuracies(PROBE),
         "",
@@ -649,10 +650,15 @@ def page(clips: Clips, results: Results, options: argparse.Namespace) -> list[st
     ]
 
 
+def settings_of_results(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments that decide what comes out of a method in a split."""
+    free = ("videos", "output", "runs", "methods", "splits", "num_workers")
+    return {name: value for name, value in vars(options).items() if name not in free}
+
+
 def check_same_run(options: argparse.Namespace) -> None:
     """Refuse to mix results of different settings in one folder."""
-    free = ("videos", "output", "runs", "methods", "splits", "num_workers")
-    settings = {name: value for name, value in vars(options).items() if name not in free}
+    settings = settings_of_results(options)
     kept = options.runs / "settings.json"
     if kept.exists() and json.loads(kept.read_text()) != settings:
         raise ValueError(
