@@ -6,6 +6,7 @@ Random weights, clips of noise on the device, no gradients; neither model runs a
 slower moment of the machine hits both. V-JEPA 2 turns queries and keys by their positions in every layer where V-JEPA
 adds a table once, so the features differ and only the work is compared. "Compiled" is torch.compile over every
 transformer layer, the same for both. A ratio is V-JEPA 2's time over ours in the same round: median and quartiles.
+With one CPU thread, seconds are those of the processor, which other work does not lengthen.
 """
 
 import argparse
@@ -43,15 +44,15 @@ def make_models(model: str, num_frames: int, image_size: int, dtype: torch.dtype
 
 
 @torch.inference_mode()
-def seconds(call, device: str) -> float:
+def seconds(call, device: str, clock) -> float:
     """One call, waited for."""
     if device != "cpu":
         torch.accelerator.synchronize()
-    began = time.perf_counter()
+    began = clock()
     call()
     if device != "cpu":
         torch.accelerator.synchronize()
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def measure(name: str, precision: str, compiled: bool, options: argparse.Namespace) -> list[str]:
@@ -61,8 +62,9 @@ def measure(name: str, precision: str, compiled: bool, options: argparse.Namespa
     shape = (options.num_clips, options.num_frames, 3, options.image_size, options.image_size)
     clips = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     calls = (lambda: theirs(clips, skip_predictor=True)), (lambda: ours(clips))
-    rounds = [[seconds(call, device) for call in calls] for _ in range(options.rounds + 2)][2:]
-    ceiling = matmul_rate(device, dtype)
+    clock = time.process_time if device == "cpu" and options.threads == 1 else time.perf_counter
+    rounds = [[seconds(call, device, clock) for call in calls] for _ in range(options.rounds + 2)][2:]
+    ceiling = matmul_rate(device, dtype, clock=clock)
     middle = [statistics.median(times) for times in zip(*rounds, strict=True)]
     low, ratio, high = statistics.quantiles([first / second for first, second in rounds], n=4, method="inclusive")
     share = encoder_flops(config) * options.num_clips / middle[1] / ceiling

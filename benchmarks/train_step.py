@@ -11,8 +11,8 @@ the same round; the median and quartiles over rounds are shown. "Share of the ce
 step (vjepa_hf.flops: what the mathematics needs, once) over time and over the measured rate of that arithmetic; "with
 recomputed scores" adds what fused attention computes twice. Memory is the peak of the process beyond what it held
 before it built the model (on a GPU: the peak that PyTorch allocated). Losses are compared with those of the reference,
-step by step. On a CPU every way but bf16 is float32; Meta's mixed precision exists on CUDA only. "Packed" ways keep
-all tokens, so they do more.
+step by step. On a CPU every way but bf16 is float32: Meta's mixed precision is for CUDA only. "Packed" ways keep all
+tokens, so they do more. With one CPU thread, seconds are those of the processor, which other work does not lengthen.
 """
 
 import argparse
@@ -91,6 +91,11 @@ class Job:
     reference: Path | None
 
     @property
+    def clock(self) -> Callable[[], float]:
+        """CPU time of one thread is the same whatever else the machine does; otherwise the time on the wall."""
+        return time.process_time if self.device == "cpu" and self.threads == 1 else time.perf_counter
+
+    @property
     def config(self) -> VJEPAConfig:
         width, layers, heads = MODELS[self.model]
         return VJEPAConfig(
@@ -130,8 +135,8 @@ class Job:
 class Stopwatch:
     """Seconds of the parts of a step. On a GPU it waits at every part, so parts are timed in rounds of their own."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def __init__(self, job: "Job") -> None:
+        self.device, self.clock = job.device, job.clock
         self.seconds: dict[str, float] = {}
         self.on = True
 
@@ -144,7 +149,7 @@ class Stopwatch:
     def now(self) -> float:
         if self.on and self.device != "cpu":
             torch.accelerator.synchronize()
-        return time.perf_counter()
+        return self.clock()
 
     def watch(self, module: torch.nn.Module, part: str) -> None:
         """Time every forward pass of a module."""
@@ -273,7 +278,7 @@ def work(job: Job, way: Way, connection: Any) -> None:
     """Take the steps that are asked for and tell loss, seconds, seconds of the parts, memory and compiled graphs."""
     warnings.filterwarnings("ignore")
     torch.set_num_threads(job.threads)
-    watch = Stopwatch(job.device)
+    watch = Stopwatch(job)
     torch.randn(8, 8, device=job.device) @ torch.randn(8, 8, device=job.device)
     before = peak_gib(job.device)
     step = (reference_step if way.is_reference else our_step)(job, way, watch)
@@ -281,10 +286,10 @@ def work(job: Job, way: Way, connection: Any) -> None:
         index, watch.on = order
         watch.seconds.clear()
         wait(job.device)
-        began = time.perf_counter()
+        began = job.clock()
         loss = step(index)
         wait(job.device)
-        seconds = time.perf_counter() - began
+        seconds = job.clock() - began
         graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"] if way.compiled else 0
         memory = peak_gib(job.device) - before
         connection.send((loss.item(), seconds, dict(watch.seconds), memory, graphs))
@@ -303,7 +308,7 @@ def peak_gib(device: str) -> float:
 
 @dataclass
 class Record:
-    """All steps of one way, the first ones, which warm up, left out."""
+    """What one way did: losses and compiled graphs of all steps; times of those after the warm-up."""
 
     way: Way
     losses: list[float]
@@ -313,8 +318,10 @@ class Record:
     graphs: list[int]
 
 
-def take_turns(job: Job, chosen: Sequence[Way], rounds: int, warmup: int) -> tuple[list[Record], dict, range]:
-    """Let every way take each step in turn; also the rates of matrix products, and the numbers of the steps."""
+def take_turns(
+    job: Job, chosen: Sequence[Way], rounds: int, warmup: int
+) -> Iterator[tuple[list[Record], dict[torch.dtype, list[float]], range]]:
+    """Let every way take each step in turn; after a round: all records, rates of matrix products, numbers of steps."""
     context = multiprocessing.get_context("spawn")
     workers = []
     for way in chosen:
@@ -338,15 +345,13 @@ def take_turns(job: Job, chosen: Sequence[Way], rounds: int, warmup: int) -> tup
                 connection.send((index + warmup, False))
                 seconds = connection.recv()[1]
             record.seconds.append(seconds)
-            if job.device == "cpu" or way is chosen[0]:
-                rates[way.dtype].append(matmul_rate(job.device, way.dtype))
-                rates[torch.float32].append(matmul_rate(job.device, torch.float32))
+            for dtype in rates:
+                rates[dtype].append(matmul_rate(job.device, dtype, 3, job.clock))
+        if index >= 0:
+            yield records, rates, range(warmup, warmup + index + 1)
     for _, connection, process in workers:
         connection.send(None)
         process.join()
-    if not rates[torch.bfloat16]:
-        rates[torch.bfloat16] = [matmul_rate(job.device, torch.bfloat16)]
-    return records, rates, range(warmup, warmup + rounds)
 
 
 # --- the page ------------------------------------------------------------------------------------------------------
@@ -437,8 +442,10 @@ def main() -> None:
     )
     for model in options.models:
         job = Job(model, *settings, options.reference)
-        lines += figures(job, *take_turns(job, chosen, options.rounds, options.warmup))
-        publish(lines, options.output)
+        for measured in take_turns(job, chosen, options.rounds, options.warmup):
+            page = figures(job, *measured)
+            publish([*lines, *page], options.output)
+        lines += page
 
 
 if __name__ == "__main__":

@@ -132,6 +132,30 @@ def test_code_about_probing_runs(tiny_model, tiny_classifier, toy_video_path, tm
     exec(compile(program, page, "exec"), names | {"image": Image.new("RGB", (40, 40))})
 
 
+def numbers_without_a_source(page: str, results: str) -> list[str]:
+    """Decimal fractions of a page, outside its code, that no page of results has."""
+    prose = re.sub(r"```.*?```", "", page, flags=re.DOTALL)
+    return [number for number in re.findall(r"\b\d+\.\d+\b", prose) if number not in re.findall(r"\d+\.\d+", results)]
+
+
+def test_figures_about_speed_stand_in_the_results():
+    results = "".join(
+        (REPO / "benchmarks" / "results" / name).read_text() for name in ("train_step.md", "inference.md")
+    )
+    assert numbers_without_a_source((REPO / "docs" / "performance.md").read_text(), results) == []
+
+
+def test_figures_about_speed_catch_a_number_without_a_source():
+    assert numbers_without_a_source("It is 1.23 times as fast.", "| 1.23 |") == []
+    assert numbers_without_a_source("It is 1.24 times as fast.", "| 1.23 | 11.24 |") == ["1.24"]
+
+
+def test_code_about_performance_runs():
+    program = python_blocks((REPO / "docs" / "performance.md").read_text())
+    assert program.count("assert") > 1
+    exec(compile(program, "performance.md", "exec"), {})
+
+
 def test_a_loss_that_rises_is_told_as_it_was_measured():
     page = (REPO / "docs" / "pretraining.md").read_text()
     measured = table_rows((REPO / "benchmarks" / "results" / "soak_pretrain.md").read_text())

@@ -8,7 +8,7 @@ fused attention computes again in its backward pass, is no merit and does not co
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -105,7 +105,12 @@ def step_flops(
     return sum(number * clip_flops(config, *tokens).total for tokens, number in clips.items())
 
 
-def matmul_rate(device: torch.device | str, dtype: torch.dtype, repeats: int = 5) -> float:
+def matmul_rate(
+    device: torch.device | str,
+    dtype: torch.dtype,
+    repeats: int = 5,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
     """Operations a second of a product of square matrices: the ceiling that utilization is a share of.
 
     Measured on the device as it is now, in the best of a few repeats; on a CPU with the threads of this process.
@@ -117,10 +122,10 @@ def matmul_rate(device: torch.device | str, dtype: torch.dtype, repeats: int = 5
     times = []
     for _ in range(repeats):
         _wait_for(device)
-        began = time.perf_counter()
+        began = clock()
         torch.mm(left, right, out=product)
         _wait_for(device)
-        times.append(time.perf_counter() - began)
+        times.append(clock() - began)
     return 2 * side**3 / min(times)
 
 
