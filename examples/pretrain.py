@@ -86,7 +86,7 @@ def main() -> None:
     num_videos = None if source.streaming else len(loader.dataset)
     accelerator.print(training.run_summary(accelerator, args, num_videos, model))
     log = training.RunLog(accelerator, args, progress.step)
-    throughput = training.Throughput(training.matmul_ceiling(accelerator))
+    throughput = training.Throughput(lambda: training.matmul_ceiling(accelerator))
     for batch in throughput.timed(loader):
         values = training.hyperparameters(progress.step, optimization)
         training.set_hyperparameters(optimizer, values)

@@ -7,7 +7,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -485,11 +485,12 @@ class Throughput:
     """Clips a second, the share of time spent waiting for data, and model FLOPs utilization, since the last reading.
 
     Args:
-        ceiling: operations a second that the device of this process could do at best, from `matmul_ceiling`.
+        measure_ceiling: gives the operations a second that the device of this process can do, see `matmul_ceiling`.
+            It is asked at the start, and again when more was done than that: something else used the device then.
     """
 
-    def __init__(self, ceiling: float = math.inf) -> None:
-        self.ceiling = ceiling
+    def __init__(self, measure_ceiling: Callable[[], float] = lambda: math.inf) -> None:
+        self.measure_ceiling, self.ceiling = measure_ceiling, measure_ceiling()
         self._reset()
 
     def _reset(self) -> None:
@@ -510,7 +511,10 @@ class Throughput:
         """`clips_per_second`, `data_wait` and `mfu` since the last call."""
         elapsed = time.perf_counter() - self.started
         figures = {"clips_per_second": self.clips / elapsed, "data_wait": self.waited / elapsed}
-        figures["mfu"] = self.flops / elapsed / self.ceiling
+        rate = self.flops / elapsed
+        if rate > self.ceiling:
+            self.ceiling = max(rate, self.measure_ceiling())
+        figures["mfu"] = rate / self.ceiling
         self._reset()
         return figures
 
