@@ -37,7 +37,8 @@ style: $(READY)  ## Format the code and mend what ruff can mend
 	$(BIN)/ruff format $(wildcard $(SOURCES))
 
 # REFERENCE=path/to/jepa also runs Meta's code beside ours, FIXTURES=path writes the parity table from recorded numbers,
-# VIDEOS=path measures the loader on real videos, LONG=path the features of a long one.
+# VIDEOS=path measures the loader on real videos; beside it LONG=path random clips and the features of a long one, and
+# ODD=path damaged files. benchmarks/video_tasks.py wants a set with labels and groups and has its own command.
 bench: $(READY)  ## Run the benchmarks; results go to benchmarks/results
 	$(BIN)/python benchmarks/toy_learning.py --output benchmarks/results/toy_learning.md
 	$(BIN)/python benchmarks/finetuning.py --output benchmarks/results/finetuning.md
@@ -50,10 +51,17 @@ bench: $(READY)  ## Run the benchmarks; results go to benchmarks/results
 	$(BIN)/python benchmarks/online_evaluation.py --output benchmarks/results/online_evaluation.md
 	$(BIN)/python benchmarks/full_size_checkpoints.py --output benchmarks/results/full_size_checkpoints.md
 	$(BIN)/python benchmarks/index_list.py --output benchmarks/results/index_list.md
+	$(BIN)/python benchmarks/inference.py --output benchmarks/results/inference.md
+	$(BIN)/python benchmarks/scaling.py --output benchmarks/results/scaling.md
 	$(if $(VIDEOS),$(BIN)/python benchmarks/loader.py --videos $(VIDEOS) --output benchmarks/results/loader.md)
+	$(if $(ODD),$(BIN)/python benchmarks/soak_decode.py --videos $(VIDEOS) --robustness $(ODD) \
+		--output benchmarks/results/soak_decode.md)
+	$(if $(LONG),$(BIN)/python benchmarks/decode.py --videos $(VIDEOS) --long $(LONG) --output benchmarks/results/decode.md)
 	$(if $(LONG),$(BIN)/python benchmarks/dense_features.py --video $(LONG) --output benchmarks/results/dense_features.md)
 	$(if $(FIXTURES),$(BIN)/python benchmarks/parity_table.py --fixtures $(FIXTURES) --write)
 	$(if $(REFERENCE),$(BIN)/python benchmarks/parity_with_reference.py --reference $(REFERENCE) \
 		--output benchmarks/results/parity_with_reference.md)
+	$(if $(REFERENCE),$(BIN)/python benchmarks/train_step.py --reference $(REFERENCE) \
+		--output benchmarks/results/train_step.md)
 	$(if $(REFERENCE),$(BIN)/python benchmarks/mask_sampling.py --reference $(REFERENCE) \
 		--output benchmarks/results/mask_sampling.md)
