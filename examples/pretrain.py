@@ -68,6 +68,7 @@ def main() -> None:
     processor = training.make_processor(config, source)
     model, optimizer = accelerator.prepare(model, training.make_optimizer(model, optimization))
     vjepa = accelerator.unwrap_model(model)
+    judge = make_judge(accelerator, evaluation, processor, source.num_workers)
 
     # 4. Resume: all that decides the next step is in the checkpoint or is a function of the step.
     inputs = data.InputLog(source.max_failed_share)
@@ -80,7 +81,6 @@ def main() -> None:
     loader = training.make_loader(accelerator, args, config, videos, progress, inputs)
     augment = training.make_transform(config.image_size, source)
     num_clips = training.clips_per_step(accelerator, optimization)
-    judge = make_judge(accelerator, evaluation, processor, source.num_workers)
 
     # 6. Loop: one optimizer step is one or more forward passes, whose gradients are averaged.
     num_videos = None if source.streaming else len(loader.dataset)

@@ -72,6 +72,12 @@ def test_integers_that_are_no_names_are_class_indices():
             encode_labels([label], ["jump", "run"])
 
 
+def test_integer_labels_that_training_never_saw_are_an_error():
+    for labels, names in (([0, 1, 2], ["1", "2", "3"]), ([4], ["10", "20", "30", "40", "50"])):
+        with pytest.raises(ValueError, match=f"label '{labels[0]}' is not one of"):
+            encode_labels(labels, names)
+
+
 def test_shares_of_the_labels_are_balanced_seeded_and_nested():
     labels = np.array([0] * 40 + [1] * 20 + [2] * 3)
     chosen = label_share(labels, 0.1, seed=0)

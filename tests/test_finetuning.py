@@ -223,8 +223,10 @@ def test_an_unreadable_video_is_named_once_counted_and_not_replaced(paths, proce
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
     labels = np.array([0, 1])
+    crops = type(processor)(**processor.to_dict() | {"num_crops": 3})
     for videos in (
         LabelledVideos([paths[0], str(broken)], labels, processor, num_clips=2),
+        LabelledVideos([paths[0], str(broken)], labels, crops),
         TrainingVideos([paths[0], str(broken)], labels, processor, RandomResizedCropFlip((32, 32)), seed=0),
     ):
         caplog.clear()

@@ -1,6 +1,7 @@
 """pytest tests/test_modeling_vjepa.py"""
 
 import copy
+import gc
 import weakref
 
 import pytest
@@ -423,6 +424,24 @@ def test_hidden_states_of_several_views_are_an_error(tiny_classifier, tiny_clip)
     assert len(run(tiny_classifier, tiny_clip, output_hidden_states=True).hidden_states) == 3
     with pytest.raises(ValueError, match="need a single clip, got 2 views"):
         tiny_classifier(torch.stack([tiny_clip] * 2, dim=1), output_hidden_states=True)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_forward_pass_without_a_backward_pass_leaves_nothing_behind(tiny_model, tiny_clip, attention):
+    tiny_model.set_attn_implementation(attention)
+    inside = []
+    layer = tiny_model.encoder.layers[0].attention.qkv
+    layer.register_forward_hook(lambda module, inputs, output: inside.append(weakref.ref(output)))
+    tiny_model(tiny_clip)
+    gc.collect()
+    assert len(inside) == 1 and inside[0]() is None
+
+
+def test_sure_answers_of_several_labels_stay_finite():
+    sure = torch.tensor([[[20.0, -110.0, 7.0]]])
+    torch.testing.assert_close(average_views(sure, "multi_label_classification"), sure[:, 0])
+    two = average_views(sure.repeat(1, 2, 1).bfloat16(), "multi_label_classification")
+    torch.testing.assert_close(two.float(), sure[:, 0], rtol=1e-2, atol=0.1)
 
 
 def test_average_of_views_respects_the_kind_of_problem():

@@ -11,7 +11,7 @@ import torch
 from vjepa_hf.diagnostics import health
 from vjepa_hf.flops import clip_flops, step_flops
 from vjepa_hf.masking import LONG_RANGE, SHORT_RANGE, MaskSampler, MultiBlockMask
-from vjepa_hf.modeling_vjepa import VJEPASegments, last_tokens
+from vjepa_hf.modeling_vjepa import VJEPADropPath, VJEPASegments, last_tokens
 
 GRID = (2, 4, 4)
 SAMPLES = [(0, 3), (0, 5)]
@@ -129,3 +129,13 @@ def test_packed_lists_of_a_wrong_shape_are_an_error(tiny_pretraining_model, tiny
         tiny_pretraining_model(tiny_clip, [[kind[0][:0], kind[1]] for kind in context], target)
     with pytest.raises(ValueError, match="LongTensor"):
         tiny_pretraining_model(tiny_clip, [kind[:1] for kind in context], target)
+
+
+def test_stochastic_depth_leaves_out_whole_clips_of_a_packed_sequence_each_for_itself():
+    lengths = [2, 3, 4] * 20
+    segments = VJEPASegments.of(lengths, torch.device("cpu"))
+    torch.manual_seed(0)
+    found = VJEPADropPath(0.5).train()(torch.ones(1, sum(lengths), 2), segments)
+    clips = [clip.unique() for clip in found[0].split(lengths)]
+    assert all(len(values) == 1 for values in clips)
+    assert {values.item() for values in clips} == {0.0, 2.0}

@@ -69,7 +69,7 @@ def plan_windows(num_steps: int, window: int, stride: int) -> list[Window]:
     return [Window(*places) for places in zip(starts, [0, *borders], [*borders, num_steps], strict=True)]
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: a head may learn on what comes out
 def stream_features(
     model: VJEPAModel, processor: VJEPAVideoProcessor, video: Source, stride: int, batch_size: int = 4
 ) -> Iterator[FeaturePiece]:

@@ -33,7 +33,7 @@ def encode_labels(labels: Sequence[Any], names: Sequence[str] | None = None) -> 
     """Turn labels into class indices `(n,)`, and name the classes in sorted order.
 
     Args:
-        labels: one a sample; an integer that is no name is an index into `names`, as in Meta's lists.
+        labels: one a sample; an integer is an index into `names`, as in Meta's lists, unless names are integers too.
         names: classes in their order, where they are known; None takes those that occur.
 
     Raises:
@@ -41,11 +41,12 @@ def encode_labels(labels: Sequence[Any], names: Sequence[str] | None = None) -> 
     """
     names = list(names) if names is not None else sorted(set(map(str, labels)))
     order = {name: index for index, name in enumerate(names)}
+    are_numbers = any(name.lstrip("-").isdigit() for name in names)
 
     def index(label: Any) -> int:
         if str(label) in order:
             return order[str(label)]
-        if isinstance(label, int) and 0 <= label < len(names):
+        if not are_numbers and isinstance(label, int) and 0 <= label < len(names):
             return label
         raise ValueError(f"label {str(label)!r} is not one of {', '.join(names)}")
 

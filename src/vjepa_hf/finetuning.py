@@ -92,7 +92,8 @@ class LabelledVideos(torch.utils.data.Dataset):
             return LabelledClip(torch.zeros(self._shape()), UNREADABLE, key)
 
     def _shape(self) -> tuple[int, ...]:
-        views = (self.num_clips,) if self.num_clips > 1 else ()
+        num_views = self.num_clips * self.processor.num_crops
+        views = (num_views,) if num_views > 1 else ()
         size = self.processor.crop_size
         return *views, self.processor.num_frames, len(self.processor.image_mean), size["height"], size["width"]
 

@@ -102,12 +102,13 @@ def resize_positions(table: torch.Tensor, grid: tuple[int, int, int], new_grid: 
 
 def average_views(logits: torch.Tensor, problem_type: str | None) -> torch.Tensor:
     """Logits `(B, L)` whose probabilities are the mean over the views of the probabilities of `logits` `(B, V, L)`."""
-    if problem_type == "regression":
-        return logits.mean(dim=1)
-    if problem_type == "multi_label_classification":
-        return logits.sigmoid().mean(dim=1).logit()
     if logits.shape[1] == 1:
         return logits[:, 0]
+    if problem_type == "regression":
+        return logits.mean(dim=1)
+    if problem_type == "multi_label_classification":  # log p - log(1 - p), for p may round to 0 or 1
+        log_sigmoid = nn.functional.logsigmoid
+        return log_sigmoid(logits).logsumexp(dim=1) - log_sigmoid(-logits).logsumexp(dim=1)
     return logits.log_softmax(dim=-1).logsumexp(dim=1) - math.log(logits.shape[1])
 
 
@@ -253,7 +254,7 @@ class VJEPASegments:
     @classmethod
     def of(cls, lengths: list[int], device: torch.device) -> "VJEPASegments":
         offsets = list(itertools.accumulate(lengths, initial=0))
-        return cls(lengths, torch.tensor(offsets, dtype=torch.int32, device=device))
+        return cls(lengths, torch.tensor(offsets, dtype=torch.int32).to(device, non_blocking=True))
 
 
 def last_tokens(
@@ -288,7 +289,7 @@ def attend_within(
     In one kernel for all clips where there is one (half precision on CUDA), otherwise clip by clip.
     """
     dropout = module.config.attention_probs_dropout_prob if module.training else 0.0
-    if query.is_cuda and query.dtype != torch.float32 and query.shape[-1] % 8 == 0 and not dropout:
+    if can_attend_within(query) and not dropout:
         query, key, value = (part.squeeze(0) for part in (query, key, value))
         offsets, longest = (queries.offsets, keys.offsets), (max(queries.lengths), max(keys.lengths))
         return varlen_attn(query, key, value, *offsets, *longest).unsqueeze(0)
@@ -299,6 +300,13 @@ def attend_within(
         strict=True,
     )
     return torch.cat([attend(module, *clip)[0] for clip in clips], dim=1)
+
+
+def can_attend_within(query: torch.Tensor) -> bool:
+    """Whether there is a kernel for clips of several lengths: in half precision, on GPUs since Ampere."""
+    if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16) or query.shape[-1] % 8:
+        return False
+    return torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
 @contextlib.contextmanager
@@ -319,7 +327,8 @@ def forgotten(function: Callable, inputs: torch.Tensor, recompute: bool = True) 
     place = result.data_ptr(), result.numel()  # not the tensor itself, which these functions would keep
 
     def pack(kept: torch.Tensor) -> torch.Tensor | torch.Size:
-        return kept.shape if (kept.data_ptr(), kept.numel()) == place else kept
+        # Detached, because what an operation keeps of its own output would otherwise keep the operation, for ever.
+        return kept.shape if (kept.data_ptr(), kept.numel()) == place else kept.detach()
 
     def unpack(kept: torch.Tensor | torch.Size) -> torch.Tensor:
         if isinstance(kept, torch.Tensor):
@@ -344,17 +353,21 @@ class VJEPAMLP(nn.Module):
 
 
 class VJEPADropPath(nn.Module):
-    """Stochastic depth: in training, leaves out the whole branch of a sample with probability `drop_prob`."""
+    """Stochastic depth: in training, leaves out the whole branch of a clip with probability `drop_prob`."""
 
     def __init__(self, drop_prob: float):
         super().__init__()
         self.drop_prob = drop_prob
 
-    def forward(self, branch: torch.Tensor) -> torch.Tensor:
+    def forward(self, branch: torch.Tensor, segments: "VJEPASegments | None" = None) -> torch.Tensor:
+        """Clips `(B, N, D)`, or those that `segments` tells apart in a packed sequence `(1, S, D)`."""
         if self.drop_prob == 0.0 or not self.training:
             return branch
         keep_prob = 1.0 - self.drop_prob
-        keep = torch.empty(branch.shape[0], 1, 1, dtype=branch.dtype, device=branch.device).bernoulli_(keep_prob)
+        rows = (branch.shape[0], 1) if segments is None else (1, len(segments.lengths))
+        keep = torch.empty(*rows, 1, dtype=branch.dtype, device=branch.device).bernoulli_(keep_prob)
+        if segments is not None:
+            keep = keep.repeat_interleave(segments.offsets.diff(), dim=1, output_size=branch.shape[1])
         return branch * keep / keep_prob
 
 
@@ -394,10 +407,11 @@ class VJEPALayer(GradientCheckpointingLayer):
         recompute = not self.gradient_checkpointing  # which computes the whole layer again
         with forgotten(self.norm1, hidden_states, recompute) as normed:
             branch, weights = self.attention(normed, outputs, segments)
-        hidden_states = last_tokens(hidden_states, outputs, segments) + self.drop_path(branch)
+        kept = segments and (outputs or segments)
+        hidden_states = last_tokens(hidden_states, outputs, segments) + self.drop_path(branch, kept)
         with forgotten(self.norm2, hidden_states, recompute) as normed:
             branch = self.mlp(normed, recompute)
-        return hidden_states + self.drop_path(branch), weights
+        return hidden_states + self.drop_path(branch, kept), weights
 
 
 class VJEPAEncoder(nn.Module):

@@ -17,6 +17,7 @@ from .data import load_videos
 from .evaluation import encode_labels
 from .finetuning import UNREADABLE, LabelledClip, LabelledVideos
 from .modeling_vjepa import VJEPAModel
+from .run_guard import leave_stop_signals_to_the_run
 from .video_processing_vjepa import VJEPAVideoProcessor
 
 NEIGHBORS = 20
@@ -100,13 +101,14 @@ class OnlineEvaluation:
             self.batch_size,
             num_workers=self.num_workers,
             collate_fn=_stack,
+            worker_init_fn=leave_stop_signals_to_the_run,
             generator=torch.Generator(),  # a loader draws a seed even if it needs none: not from that of the run
         )
         found: list[tuple[torch.Tensor, int]] = []
         for pixels, labels in loader:
             with accelerator.autocast():
                 tokens = encoder(pixels.to(accelerator.device)).last_hidden_state
-            found += zip(tokens.double().mean(dim=1).cpu(), labels, strict=True)
+            found += zip(tokens.cpu().double().mean(dim=1), labels, strict=True)
         numbered = dict(gather_object(list(zip(rows, found, strict=True))))
         readable = [video for _, video in sorted(numbered.items()) if video[1] != UNREADABLE]
         if not readable:

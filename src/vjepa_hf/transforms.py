@@ -280,7 +280,8 @@ def normalize(video: torch.Tensor, mean: Sequence[float], std: Sequence[float]) 
         mean: C numbers on the scale [0, 1].
         std: C numbers on the scale [0, 1].
     """
-    scale = torch.tensor(std, device=video.device).mul(255).view(-1, 1, 1)
-    offset = torch.tensor(mean, device=video.device).div(torch.tensor(std, device=video.device)).view(-1, 1, 1)
+    scale = torch.tensor(std).mul(255).view(-1, 1, 1)
+    offset = torch.tensor(mean).div(torch.tensor(std)).view(-1, 1, 1)
+    scale, offset = (values.to(video.device, non_blocking=True) for values in (scale, offset))  # no wait for a GPU
     # Decoded frames lie channels last, where arithmetic per channel is slow: the copy to floats mends that on the way.
     return video.to(torch.float32, memory_format=torch.contiguous_format).div_(scale).sub_(offset)
