@@ -321,6 +321,7 @@ def extract_features(
     A shard holds the rows of a stretch of the list in order, one tensor a video, and what they were made from: the
     encoder, the settings of the clips, the names of the videos. All processes call it; each makes some of the shards,
     and what they hold does not depend on how many processes there are. What an interrupted call has finished is kept.
+    The videos themselves are needed no longer, so one that has been replaced under its old name goes unnoticed.
 
     Args:
         accelerator: of the run; its mixed precision is the encoder's.
