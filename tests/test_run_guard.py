@@ -6,6 +6,8 @@ pytest tests/test_run_guard.py
 import math
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -133,3 +135,21 @@ def test_a_worker_outlives_the_signal():
     leave_stop_signals_to_the_run(0)
     for number in STOP_SIGNALS:
         os.kill(os.getpid(), number)
+
+
+FAILING_RUN = """
+import torch
+from accelerate import Accelerator
+from vjepa_hf.run_guard import RunGuard, leave_stop_signals_to_the_run
+
+guard = RunGuard(Accelerator(cpu=True), max_skipped_steps=1)
+loader = torch.utils.data.DataLoader(range(9), num_workers=1, worker_init_fn=leave_stop_signals_to_the_run)
+batches = iter(loader)
+next(batches)
+raise ValueError("the run fails while its worker waits")
+"""
+
+
+def test_a_run_that_fails_does_not_wait_for_workers_that_outlive_signals():
+    result = subprocess.run([sys.executable, "-c", FAILING_RUN], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1 and "fails while its worker waits" in result.stderr

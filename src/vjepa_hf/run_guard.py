@@ -3,7 +3,9 @@
 Each is decided for all processes alike, by one small message a step: no process skips a step, or stops, alone.
 """
 
+import atexit
 import math
+import multiprocessing
 import signal
 from collections import deque
 from statistics import fmean, median
@@ -22,6 +24,13 @@ def leave_stop_signals_to_the_run(worker: int) -> None:
     """Let a worker of a loader outlive a signal that was sent to every process: the run finishes its step first."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def _end_workers() -> None:
+    """When a run ends by an error: workers leave SIGTERM to it, and Python sends nothing else and waits for them."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 class RunGuard:
@@ -55,6 +64,7 @@ class RunGuard:
         self._received = 0
         for number in STOP_SIGNALS:
             signal.signal(number, self._receive)
+        atexit.register(_end_workers)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._received = number
