@@ -95,7 +95,7 @@ def without_last_checkpoint(run: Path, copy: Path) -> Path:
 
 # --- killed ---
 
-LONG = {"max_steps": "90", "save_steps": "4", "logging_steps": "3", "health_steps": "5"}
+LONG = {"max_steps": "150", "save_steps": "4", "logging_steps": "3", "health_steps": "5"}
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_a_run_killed_twenty_times_equals_the_uninterrupted_one_bit_by_bit(runs,
     for _ in range(40):
         fate = partial(get_signal_at_file_change, str(output), draw.randrange(1, 70))
         if draw.random() < 0.3:
-            fate = partial(die_after, draw.uniform(0.5, 2.0))
+            fate = partial(die_after, draw.uniform(0.3, 1.5))
         start = {"resume": "true"} if list_checkpoints(output) else {"overwrite_output_dir": "true"}
         (code,) = runs.run(fate, videos=videos, output_dir=output, **LONG, **start)
         assert code in (0, -9), runs.printed()[-6000:]

@@ -9,8 +9,6 @@ import sys
 
 import pytest
 import torch
-from accelerate import debug_launcher
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from transformers import pipeline
 
@@ -77,22 +75,17 @@ def finetune(monkeypatch):
     return run
 
 
-def _finetune_afresh(words) -> None:
-    import finetune
-
-    AcceleratorState._reset_state(reset_partial_state=True)  # that of the process from which this one comes
-    sys.argv = ["finetune.py", *words]
-    finetune.main()
-
-
 @pytest.mark.invariant
-def test_two_processes_with_half_the_batch_give_the_same_model(finetune, pretrained, class_folders, tmp_path):
+@pytest.mark.slow
+def test_two_processes_with_half_the_batch_give_the_same_model(
+    run_example, finetune, pretrained, class_folders, tmp_path
+):
     (class_folders / "train" / "left" / "broken.mp4").rename(tmp_path / "broken.mp4")
     chosen = {"dataloader_num_workers": 0, "save_strategy": "no", "learning_rate": 1e-3}
     try:
         finetune(options(pretrained, class_folders, tmp_path / "1", per_device_train_batch_size=4, **chosen))
         words = options(pretrained, class_folders, tmp_path / "2", per_device_train_batch_size=2, **chosen)
-        debug_launcher(_finetune_afresh, ([*words, "--disable_tqdm", "true"],), num_processes=2)
+        run_example("accelerate", "launch", "--multi_gpu", "--num_processes", "2", "examples/finetune.py", *words)
     finally:
         (tmp_path / "broken.mp4").rename(class_folders / "train" / "left" / "broken.mp4")
     one, two = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("1", "2"))
