@@ -117,6 +117,17 @@ def toy_videos(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def lists(toy_videos, tmp_path_factory) -> list[Path]:
+    """A training and a test list with two classes that both have: so few toy videos miss some motions."""
+    folder = tmp_path_factory.mktemp("lists")
+    for split in ("train", "test"):
+        paths = sorted((toy_videos / split).glob("*.mp4"))
+        rows = [f"{path},{('left', 'right')[number % 2]}" for number, path in enumerate(paths)]
+        (folder / f"{split}.csv").write_text("\n".join(["video,side", *rows]) + "\n")
+    return [folder / "train.csv", folder / "test.csv"]
+
+
+@pytest.fixture(scope="session")
 def toy_video_path(toy_videos) -> Path:
     return sorted(toy_videos.rglob("*.mp4"))[0]
 

@@ -13,33 +13,12 @@ from safetensors.torch import load_file
 from transformers import pipeline
 
 import vjepa_hf
+from forked_runs import command_line
 from vjepa_hf.checkpoints import list_checkpoints
 from vjepa_hf.training import read_log
 
 pytestmark = pytest.mark.slow
 
-TINY = {
-    "image_size": "32",
-    "num_frames": "4",
-    "patch_size": "8",
-    "hidden_size": "32",
-    "num_hidden_layers": "2",
-    "num_attention_heads": "2",
-    "pred_hidden_size": "16",
-    "pred_num_hidden_layers": "1",
-    "mask_num_blocks": "4 1",
-    "mask_block_scale": "0.15 0.7",
-    "mask_context_steps": "0",
-    "frame_step": "2",
-    "num_workers": "1",
-    "max_steps": "6",
-    "warmup_steps": "2",
-    "per_device_batch_size": "4",
-    "logging_steps": "1",
-    "health_steps": "3",
-    "save_steps": "3",
-    "cpu_threads": "1",
-}
 ACCELERATE = ("accelerate", "launch")
 TWO_PROCESSES = ("accelerate", "launch", "--multi_gpu", "--num_processes", "2")
 TORCHRUN = ("torchrun", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")
@@ -47,9 +26,8 @@ PYTHON = ("python",)
 
 
 def pretrain(run_example, launcher, toy_videos, output, *more: str, **changes: str):
-    options = TINY | {"videos": toy_videos / "train.csv", "output_dir": output} | changes
-    words = [word for key, value in options.items() for word in (f"--{key}", *str(value).split())]
-    return run_example(*launcher, "examples/pretrain.py", *words, *more)
+    options = {"num_workers": "1", "videos": toy_videos / "train.csv", "output_dir": output} | changes
+    return run_example(*launcher, "examples/pretrain.py", *command_line(**options), *more)
 
 
 @pytest.fixture(scope="module")
@@ -60,17 +38,6 @@ def finished_run(run_example, toy_videos, tmp_path_factory) -> Path:
     assert f'VJEPAModel.from_pretrained("{output}")' in result.stdout
     assert "warm-up end step" in result.stdout and "health:" in result.stderr + result.stdout
     return output
-
-
-@pytest.fixture(scope="module")
-def lists(toy_videos, tmp_path_factory) -> list[Path]:
-    """A training and a test list with two classes that both have: so few toy videos miss some motions."""
-    folder = tmp_path_factory.mktemp("lists")
-    for split in ("train", "test"):
-        paths = sorted((toy_videos / split).glob("*.mp4"))
-        rows = [f"{path},{('left', 'right')[number % 2]}" for number, path in enumerate(paths)]
-        (folder / f"{split}.csv").write_text("\n".join(["video,side", *rows]) + "\n")
-    return [folder / "train.csv", folder / "test.csv"]
 
 
 def losses(output: Path) -> list[float]:
@@ -159,9 +126,8 @@ def test_an_unreadable_video_is_named_once_and_too_many_end_the_run(run_example,
     last = [row for row in read_log(tmp_path / "run" / "log.jsonl") if "failed_videos" in row][-1]
     causes = {name: count for name, count in last.items() if name.startswith("failed_videos/")}
     assert last["failed_videos"] == sum(causes.values()) > 1 and len(causes) == 1
-    words = [word for key, value in (TINY | options).items() for word in (f"--{key}", *str(value).split())]
-    words += ["--output_dir", tmp_path / "strict", "--max_failed_share", "0.1", "--max_steps", "60"]
-    words += ["--save_steps", "60"]
+    strict = {"output_dir": tmp_path / "strict", "max_failed_share": "0.1", "max_steps": "60", "save_steps": "60"}
+    words = command_line(**options | strict, num_workers="1")
     failed = run_example("python", "examples/pretrain.py", *words, expect_failure=True)
     assert "max_failed_share=0.1" in failed.stderr
 
@@ -213,9 +179,6 @@ def test_augmenting_on_the_device_gives_the_same_run(run_example, toy_videos, tm
 
 def test_a_run_without_one_readable_video_ends_at_once(run_example, toy_videos, tmp_path):
     (tmp_path / "list.txt").write_text("gone.mp4\nnowhere.mp4\n")
-    options = TINY | {"videos": tmp_path / "list.txt"}
-    words = [word for key, value in options.items() for word in (f"--{key}", *str(value).split())]
-    failed = run_example(
-        "python", "examples/pretrain.py", *words, "--output_dir", tmp_path / "run", expect_failure=True
-    )
+    words = command_line(videos=tmp_path / "list.txt", output_dir=tmp_path / "run", num_workers="1")
+    failed = run_example("python", "examples/pretrain.py", *words, expect_failure=True)
     assert "videos in a row could not be read, so these are not the right files" in failed.stderr

@@ -27,17 +27,6 @@ from vjepa_hf.data import load_videos
 BASE = {"label": "side", "epochs": 2, "num_workers": 0}
 
 
-@pytest.fixture(scope="module")
-def lists(toy_videos, tmp_path_factory) -> list[Path]:
-    """A training and a test list with two classes."""
-    folder = tmp_path_factory.mktemp("lists")
-    for split in ("train", "test"):
-        paths = sorted((toy_videos / split).glob("*.mp4"))
-        rows = [f"{path},{('left', 'right')[number % 2]}" for number, path in enumerate(paths)]
-        (folder / f"{split}.csv").write_text("\n".join(["video,side", *rows]) + "\n")
-    return [folder / "train.csv", folder / "test.csv"]
-
-
 @pytest.fixture
 def model(tiny_pretraining_model, tmp_path) -> str:
     tiny_pretraining_model.save_pretrained(tmp_path / "model")
