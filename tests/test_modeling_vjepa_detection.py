@@ -157,3 +157,7 @@ def test_the_loss_falls_on_one_batch(detector, tiny_clip):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.1 < losses[0]
+
+
+def test_a_trainer_is_told_that_the_loss_is_a_mean_over_the_batch():
+    assert VJEPAForActionDetection.accepts_loss_kwargs is False

@@ -961,8 +961,8 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         torch._foreach_lerp_(list(target.buffers()), list(context.buffers()), 1.0 - momentum)
 
 
-class VJEPAForVideoClassification(VJEPAPreTrainedModel):
-    """Encoder, attentive pooler and a linear classifier (paper, section 4.3)."""
+class VJEPAPooledModel(VJEPAPreTrainedModel):
+    """Encoder, attentive pooler and linear classifier, of whatever tokens `forward` gives to the pooler."""
 
     _keys_to_ignore_on_load_unexpected = [r"^context_encoder\."]
     # The loss is a mean over the batch: a `Trainer` that accumulates gradients has to divide it, and would not,
@@ -978,6 +978,10 @@ class VJEPAForVideoClassification(VJEPAPreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Module:
         return self.vjepa.get_input_embeddings()
+
+
+class VJEPAForVideoClassification(VJEPAPooledModel):
+    """Encoder, attentive pooler and a linear classifier (paper, section 4.3)."""
 
     @can_return_tuple
     def forward(

@@ -7,8 +7,7 @@ from torch import nn
 from torchvision.ops import roi_align
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_vjepa import VJEPAConfig
-from .modeling_vjepa import VJEPAAttentivePooler, VJEPAModel, VJEPAPreTrainedModel
+from .modeling_vjepa import VJEPAPooledModel
 
 
 @dataclass
@@ -29,25 +28,13 @@ class VJEPAForActionDetectionOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-class VJEPAForActionDetection(VJEPAPreTrainedModel):
+class VJEPAForActionDetection(VJEPAPooledModel):
     """Encoder, RoIAlign, attentive pooler and a linear classifier of each box (localization on AVA: paper, section 5).
 
     A box is given, by annotators or by a detector of people; the model tells which of the L actions it shows, any
     number of them. RoIAlign (He et al., 2017) cuts `roi_size` x `roi_size` features out of the box at every time
     step, and the pooler attends to all of them, through time.
     """
-
-    _keys_to_ignore_on_load_unexpected = [r"^context_encoder\."]
-
-    def __init__(self, config: VJEPAConfig):
-        super().__init__(config)
-        self.vjepa = VJEPAModel(config, add_predictor=False)
-        self.pooler = VJEPAAttentivePooler(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.vjepa.get_input_embeddings()
 
     @can_return_tuple
     def forward(
