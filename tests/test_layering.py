@@ -13,6 +13,7 @@ LEVEL = {
     "masking": 0,
     "transforms": 0,
     "schedules": 0,
+    "linear": 0,
     "metrics": 0,
     "detection_metrics": 0,
     "sources": 0,
@@ -47,6 +48,7 @@ LEVEL = {
 EXPORTED = {
     "configuration_vjepa",
     "tubelets",
+    "linear",
     "frame_sampling",
     "video_io",
     "modeling_vjepa",

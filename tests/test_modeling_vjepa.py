@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
+from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel, modeling_vjepa
 from vjepa_hf.modeling_vjepa import (
     VJEPACrossAttention,
     VJEPADropPath,
@@ -61,14 +61,14 @@ def test_context_features_do_not_change_when_every_masked_pixel_does(tiny_model,
 
 def test_dropped_tubelets_are_dropped_before_embedding(tiny_model, tiny_clip, monkeypatch):
     seen = []
-    linear = nn.functional.linear
+    linear = modeling_vjepa.linear
 
     def counting_linear(input, weight, bias=None):
         if weight.shape == (48, 3 * 2 * 8 * 8):
             seen.append(input.shape[1])
         return linear(input, weight, bias)
 
-    monkeypatch.setattr(nn.functional, "linear", counting_linear)
+    monkeypatch.setattr(modeling_vjepa, "linear", counting_linear)
     run(tiny_model, tiny_clip, context_mask=masks()[0])
     assert seen == [10]
 

@@ -10,8 +10,9 @@ import math
 import pytest
 import torch
 from accelerate import Accelerator
+from torch._functorch import config as compiler_config
 
-from vjepa_hf import VJEPAForPreTraining, VJEPAModel, VJEPAVideoProcessor
+from vjepa_hf import VJEPAForPreTraining, VJEPAModel, VJEPAVideoProcessor, training
 from vjepa_hf.arguments import parse_arguments
 from vjepa_hf.masking import CausalMask, MultiBlockMask
 from vjepa_hf.training import (
@@ -97,6 +98,33 @@ def test_compiled_layers_give_the_same_loss_and_gradients_packed_or_not():
             gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
         for name, gradient in gradients[0].items():
             torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+def test_compiled_layers_keep_less_than_the_compiler_would(monkeypatch):
+    arguments = tiny_arguments("--hidden_size", "64", "--num_hidden_layers", "3", "--pred_num_hidden_layers", "3")
+    clips = torch.randn(2, 4, 3, 32, 32)
+    masks = mask_sampler(arguments.masks, (2, 4, 4), seed=0)([(0, 0), (0, 1)])
+
+    def kept_elements(share: float) -> int:
+        torch._dynamo.reset()
+        monkeypatch.setattr(training, "KEPT_ACTIVATIONS", share)
+        model = VJEPAForPreTraining(model_config(arguments.model, num_mask_kinds=2))
+        compile_layers(model, backend="aot_eager_decomp_partition")
+        weights = {weight.data_ptr() for weight in model.parameters()}
+        kept = {}
+
+        def remember(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.data_ptr() not in weights:
+                kept[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+            loss = model(clips, *masks).loss
+        loss.backward()
+        return sum(kept.values())
+
+    monkeypatch.setattr(compiler_config, "activation_memory_budget", compiler_config.activation_memory_budget)
+    assert kept_elements(training.KEPT_ACTIVATIONS) < 0.85 * kept_elements(1.0)
 
 
 def test_the_run_decides_model_processor_and_masks():

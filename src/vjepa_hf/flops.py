@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from .configuration_vjepa import VJEPAConfig
+from .linear import linear
 
 # Sides of the square matrices of `matmul_rate`: large enough to reach the rate, small enough to take moments.
 SIDE = {"cpu": 1024, "cuda": 8192}
@@ -113,17 +114,20 @@ def matmul_rate(
 ) -> float:
     """Operations a second of a product of square matrices: the ceiling that utilization is a share of.
 
-    Measured on the device as it is now, in the best of a few repeats; on a CPU with the threads of this process.
+    Measured on the device as it is now, in the best of a few repeats; on a CPU with the threads of this process and
+    the library that `linear` would ask.
     """
     device = torch.device(device)
     side = SIDE.get(device.type, 4096)
-    left, right = torch.ones(2, side, side, device=device, dtype=dtype)
-    product = left @ right
+    # Random numbers: a GPU multiplies equal ones faster than any that a model has.
+    generator = torch.Generator(device).manual_seed(0)
+    left, right = torch.rand(2, side, side, device=device, generator=generator).to(dtype)
+    linear(left, right)
     times = []
     for _ in range(repeats):
         _wait_for(device)
         began = clock()
-        torch.mm(left, right, out=product)
+        linear(left, right)
         _wait_for(device)
         times.append(clock() - began)
     return 2 * side**3 / min(times)

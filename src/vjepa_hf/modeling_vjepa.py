@@ -25,6 +25,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import CONFIG_NAME, ModelOutput, can_return_tuple
 
 from .configuration_vjepa import VJEPAConfig
+from .linear import Linear, linear
 from .tubelets import grid_size, take_tokens, to_tubelets
 
 # The published targets are normalized with PyTorch's default epsilon, unlike the encoder's own norms.
@@ -162,7 +163,7 @@ class VJEPAEmbeddings(nn.Module):
             # Of packed clips all tokens stand in one row, token i of clip b at b * N + i.
             positions = positions[context_mask % len(positions)]
         weight = self.projection.weight.flatten(1)
-        return nn.functional.linear(tubelets.to(weight.dtype), weight, self.projection.bias) + positions
+        return linear(tubelets.to(weight.dtype), weight, self.projection.bias) + positions
 
 
 class VJEPAAttention(nn.Module):
@@ -174,8 +175,8 @@ class VJEPAAttention(nn.Module):
         self.num_attention_heads = num_attention_heads
         self.scaling = (hidden_size // num_attention_heads) ** -0.5
         self.is_causal = False
-        self.qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=config.qkv_bias)
-        self.proj = nn.Linear(hidden_size, hidden_size)
+        self.qkv = Linear(hidden_size, 3 * hidden_size, bias=config.qkv_bias)
+        self.proj = Linear(hidden_size, hidden_size)
 
     def forward(
         self,
@@ -343,9 +344,9 @@ def forgotten(function: Callable, inputs: torch.Tensor, recompute: bool = True) 
 class VJEPAMLP(nn.Module):
     def __init__(self, config: VJEPAConfig, hidden_size: int, mlp_ratio: float):
         super().__init__()
-        self.fc1 = nn.Linear(hidden_size, int(hidden_size * mlp_ratio))
+        self.fc1 = Linear(hidden_size, int(hidden_size * mlp_ratio))
         self.activation = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(int(hidden_size * mlp_ratio), hidden_size)
+        self.fc2 = Linear(int(hidden_size * mlp_ratio), hidden_size)
 
     def forward(self, hidden_states: torch.Tensor, recompute: bool = False) -> torch.Tensor:
         with forgotten(self.activation, self.fc1(hidden_states), recompute) as activated:
@@ -464,7 +465,7 @@ class VJEPAPredictor(nn.Module):
         super().__init__()
         self.config = config
         width = config.pred_hidden_size
-        self.embed = nn.Linear(config.hidden_size, width)
+        self.embed = Linear(config.hidden_size, width)
         self.mask_tokens = nn.Parameter(torch.zeros(config.pred_num_mask_tokens, width))
         self.register_buffer("position_embeddings", torch.empty(math.prod(config.grid_size), width))
         self.layers = nn.ModuleList(
@@ -479,7 +480,7 @@ class VJEPAPredictor(nn.Module):
             for index in range(config.pred_num_hidden_layers)
         )
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.proj = nn.Linear(width, config.hidden_size)
+        self.proj = Linear(width, config.hidden_size)
 
     def forward(
         self,

@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from safetensors import SafetensorError
+from torch._functorch import config as compiler_config
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
@@ -54,6 +55,10 @@ SKIPPED_STEPS_FILE = "skipped_steps.jsonl"
 
 # --- model ---------------------------------------------------------------------------------------------------------
 
+# What compiled layers keep for the backward pass, as a share of what the compiler would by default: norms and
+# activations are computed again, and with less than this matrix products too.
+KEPT_ACTIVATIONS = 0.7
+
 
 def model_config(model: ModelArguments, num_mask_kinds: int) -> VJEPAConfig:
     """The configuration that a run asks for, with one mask token a mask kind."""
@@ -88,6 +93,7 @@ def compile_layers(model: PreTrainedModel, backend: str = "inductor") -> None:
         raise ValueError(
             f"drop_path_rate={model.config.drop_path_rate} does not go with compile; set one of them to 0"
         )
+    compiler_config.activation_memory_budget = KEPT_ACTIVATIONS
     for module in model.modules():
         if isinstance(module, VJEPALayer):
             module.compile(dynamic=True, backend=backend)
