@@ -3,13 +3,13 @@
     python benchmarks/scaling.py --output benchmarks/results/scaling.md
 
 First table, measured: steps of ours on noise with masks of the published kinds, each row in processes of its own that
-share the cores: seconds a step, median, and the peak of memory beyond what the process held before it built the model.
-Counted: the operations of a clip (vjepa_hf.flops). "Share" is these over time and over the rate of matrix products
-measured right before in the same process. Second table, what a step keeps: weights, gradients, AdamW's moments, the
-target encoder and bf16 copies of the weights, counted; and by how much the peak of a bf16 step grows with a clip,
-measured where this was run. Third table, for machines that were not measured: the largest batch for which nine tenths
-of the memory hold both, the accumulation that makes the clips of a published step, and days for all steps at an
-assumed share of the maker's dense bf16 rate.
+share the cores: seconds a step, median, and the peak of memory beyond what the process held before it built the
+model. Counted: the operations of a clip (vjepa_hf.flops). "Share" is these over time and over the rate of matrix
+products measured after each step in the same process, medians. Second table, what a step keeps: weights, gradients,
+AdamW's moments, the target encoder and bf16 copies of the weights, counted; and by how much the peak of bf16 forward
+and backward passes grows with a clip, measured where this was run. Third table, for machines that were not measured:
+the largest batch for which nine tenths of the memory hold both, the accumulation that makes the clips of a published
+step, and days for all steps at an assumed share of the maker's dense bf16 rate.
 """
 
 import argparse
@@ -89,11 +89,13 @@ ROWS = [
 
 
 def measure(setting: Setting, num_steps: int) -> dict[str, float]:
-    """Steps of this process: median seconds of one, peak GiB beyond the start, and the rate of matrix products."""
+    """Steps of this process: median seconds of one, peak GiB beyond the start, and the rate of matrix products.
+
+    One more step warms up; without any other, it leaves out the optimizer.
+    """
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(), mixed_precision="bf16" if setting.bf16 else "no"
     )
-    rate = matmul_rate(accelerator.device, torch.bfloat16 if setting.bf16 else torch.float32)
     before = training.memory_gib(accelerator.device)
     torch.manual_seed(0)
     model = VJEPAForPreTraining(setting.config)
@@ -102,7 +104,7 @@ def measure(setting: Setting, num_steps: int) -> dict[str, float]:
     share = setting.clips // setting.processes
     shape = (share, setting.frames, 3, setting.pixels, setting.pixels)
     clips = torch.randn(shape, device=accelerator.device)
-    seconds = []
+    seconds, rates = [], []
     for step in range(num_steps + 1):
         masks = setting.masks(step, share * accelerator.process_index, share)
         masks = [[mask.to(accelerator.device) for mask in kind] for kind in masks]
@@ -111,22 +113,24 @@ def measure(setting: Setting, num_steps: int) -> dict[str, float]:
         loss = model(clips, *masks).loss
         accelerator.backward(loss)
         training.clip_gradients(accelerator.unwrap_model(model), 10.0)
-        optimizer.step()
+        if num_steps:
+            optimizer.step()
         optimizer.zero_grad()
         accelerator.unwrap_model(model).update_target_encoder(0.998)
         loss.item()
         seconds.append(time.perf_counter() - began)
+        rates.append(matmul_rate(accelerator.device, torch.bfloat16 if setting.bf16 else torch.float32))
     return {
         "seconds": statistics.median(seconds[1:] or seconds),  # the first one fills caches
         "memory": training.memory_gib(accelerator.device) - before,
-        "rate": rate,
+        "rate": statistics.median(rates),
     }
 
 
 def bytes_a_clip(setting: Setting) -> float:
-    """By how much the peak of a bf16 step grows with a clip."""
-    one, three = (run(dataclasses.replace(setting, clips=clips, bf16=True), 0)["memory"] for clips in (1, 3))
-    return (three - one) / 2 * GIB
+    """By how much the peak of bf16 forward and backward passes grows with a clip."""
+    one, two = (run(dataclasses.replace(setting, clips=clips, bf16=True), 0)["memory"] for clips in (1, 2))
+    return (two - one) * GIB
 
 
 def fixed_bytes(config: VJEPAConfig) -> int:

@@ -1,6 +1,7 @@
 """A training step beside that of Meta's code: time, its parts, memory, and the share of what this device can do.
 
     python benchmarks/train_step.py --reference PATH_TO_JEPA --output benchmarks/results/train_step.md
+    python benchmarks/train_step.py --options --num_clips 1 --output benchmarks/results/options.md
 
 Each way to train runs in a process of its own, from the same weights, on the same clips of noise and the same masks
 (the published kinds, cut as in Meta's code, other ones in every round). They take turns step by step, between
@@ -13,11 +14,13 @@ recomputed scores" adds what fused attention computes twice. Memory is the peak 
 before it built the model (on a GPU: the peak that PyTorch allocated). Losses are compared with those of the reference,
 step by step. On a CPU every way but bf16 is float32: Meta's mixed precision is for CUDA only. "Packed" ways keep all
 tokens, so they do more. With one CPU thread, seconds are those of the processor, which other work does not lengthen.
+With --options the ways are those of benchmarks/options.py, beside a plain step of the same arithmetic.
 """
 
 import argparse
 import contextlib
 import copy
+import itertools
 import multiprocessing
 import os
 import resource
@@ -33,6 +36,7 @@ from typing import Any
 import torch
 from accelerate.utils import send_to_device
 
+from options import OPTIONS
 from report import commit_of, opening, publish, table
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, training
 from vjepa_hf.arguments import OptimizationArguments
@@ -60,6 +64,7 @@ class Way:
     bf16: bool = False
     compiled: bool = False
     mask_mode: str = "reference"
+    option: str = ""
 
     @property
     def is_reference(self) -> bool:
@@ -76,6 +81,14 @@ def ways(on_gpu: bool) -> list[Way]:
     ours.append(Way("bf16 compiled", bf16=True, compiled=True))
     ours += [Way("fp32 packed", mask_mode="packed"), Way("bf16 packed", bf16=True, mask_mode="packed")]
     return [Way("reference", bf16=on_gpu), *([Way("reference fp32")] if on_gpu else []), *ours]
+
+
+def ways_with_options(device: str, bf16: bool) -> list[Way]:
+    """A plain step, one of compiled layers, and one with every option that is for this arithmetic and device."""
+    name = "bf16" if bf16 else "fp32"
+    options = {key: option for key, option in OPTIONS.items() if option.is_for(device, bf16)}
+    plain = [Way(name, bf16=bf16), Way(f"{name} compiled", bf16=bf16, compiled=True)]
+    return plain + [Way(key, bf16=bf16, compiled=option.compiled, option=key) for key, option in options.items()]
 
 
 @dataclass(frozen=True)
@@ -151,6 +164,16 @@ class Stopwatch:
             torch.accelerator.synchronize()
         return self.clock()
 
+    def watch_method(self, owner: object, name: str, part: str) -> None:
+        """Time every call of a method."""
+        method = getattr(owner, name)
+
+        def timed(*args: Any) -> Any:
+            with self.time(part):
+                return method(*args)
+
+        setattr(owner, name, timed)
+
     def watch(self, module: torch.nn.Module, part: str) -> None:
         """Time every forward pass of a module."""
         began = []
@@ -162,13 +185,16 @@ class Stopwatch:
 def our_step(job: Job, way: Way, watch: Stopwatch) -> Callable[[int], torch.Tensor]:
     """A step as `examples/pretrain.py` takes it."""
     model = our_model(job).to(job.device)
-    if way.compiled:
+    if way.option:
+        OPTIONS[way.option].apply(model)
+    elif way.compiled:
         training.compile_layers(model)
     optimizer = training.make_optimizer(model, OPTIMIZATION)
     clips = job.clips()
-    for part, module in (("target", model.vjepa.encoder), ("context", model.context_encoder)):
-        watch.watch(module, part)
-    watch.watch(model.vjepa.predictor, "predictor")
+    if model._compiled_call_impl is None:  # one graph has no parts
+        watch.watch_method(model, "encode_targets", "target")
+        watch.watch(model.context_encoder, "context")
+        watch.watch(model.vjepa.predictor, "predictor")
 
     def step(index: int) -> torch.Tensor:
         values = training.hyperparameters(index, OPTIMIZATION)
@@ -293,6 +319,8 @@ def work(job: Job, way: Way, connection: Any) -> None:
         graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"] if way.compiled else 0
         memory = peak_gib(job.device) - before
         connection.send((loss.item(), seconds, dict(watch.seconds), memory, graphs))
+        if job.device != "cpu" and not watch.on:
+            torch.cuda.empty_cache()  # room for the next way; the step that counts is the second of a turn
 
 
 def wait(device: str) -> None:
@@ -338,12 +366,12 @@ def take_turns(
             record.losses.append(loss)
             record.graphs.append(graphs)
             print(f"{index:3} {way.name:15} loss {loss:.6f}, {seconds:.2f} s", file=sys.stderr, flush=True)
+            if job.device != "cpu":  # without the waits between the parts
+                connection.send((index + warmup, False))
+                _, seconds, _, record.memory, _ = connection.recv()
             if index < 0:
                 continue
             record.parts.append(parts)
-            if job.device != "cpu":  # without the waits between the parts
-                connection.send((index + warmup, False))
-                seconds = connection.recv()[1]
             record.seconds.append(seconds)
             for dtype in rates:
                 rates[dtype].append(matmul_rate(job.device, dtype, 3, job.clock))
@@ -398,7 +426,8 @@ def figures(job: Job, records: Sequence[Record], rates: dict, steps: range) -> l
     ]
     counted = job.flops(steps[0], first.way)[0]
     return [
-        f"## {job.model}, {job.num_clips} clips of {job.num_frames} x {job.image_size} x {job.image_size}",
+        f"## {job.model}, {job.num_clips} clip(s) of {job.num_frames} x {job.image_size} x {job.image_size}, beside "
+        f"{first.way.name}",
         "",
         f"{len(first.seconds)} rounds. Matrix products, median: fp32 {ceilings[torch.float32] / 1e9:.0f} GFLOP/s, "
         f"bf16 {ceilings[torch.bfloat16] / 1e9:.0f} GFLOP/s. A clip of the first round takes "
@@ -420,6 +449,7 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, help="checkout of facebookresearch/jepa; without it only our ways")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["vit_small"])
     parser.add_argument("--ways", nargs="+", help="only these of ours, such as fp32 or 'bf16 compiled'")
+    parser.add_argument("--options", action="store_true", help="ways of benchmarks/options.py, without a reference")
     parser.add_argument("--num_clips", type=int, default=2)
     parser.add_argument("--image_size", type=int, default=224)
     parser.add_argument("--num_frames", type=int, default=16)
@@ -432,15 +462,20 @@ def main() -> None:
     if options.reference and not (options.reference / "src" / "models" / "vision_transformer.py").exists():
         parser.error(f"--reference {options.reference} is no checkout of facebookresearch/jepa")
     torch.set_num_threads(options.threads)
-    chosen = [way for way in ways(options.device != "cpu") if not way.is_reference or options.reference]
+    on_gpu = options.device != "cpu"
+    if options.options:
+        options.reference = None
+        groups = [ways_with_options(options.device, bf16) for bf16 in ([True] if on_gpu else [False, True])]
+    else:
+        groups = [[way for way in ways(on_gpu) if not way.is_reference or options.reference]]
     if options.ways:
-        chosen = [way for way in chosen if way.is_reference or way.name in options.ways]
+        groups = [[way for way in group if way.is_reference or way.name in options.ways] for group in groups]
     settings = (options.num_clips, options.image_size, options.num_frames, options.threads, options.device)
     reference = f"reference {commit_of(options.reference)}" if options.reference else "no reference"
     lines = opening(
         "A training step beside Meta's code", __file__, __doc__, reference, f"load {os.getloadavg()[0]:.1f}"
     )
-    for model in options.models:
+    for model, chosen in itertools.product(options.models, filter(None, groups)):
         job = Job(model, *settings, options.reference)
         for measured in take_turns(job, chosen, options.rounds, options.warmup):
             page = figures(job, *measured)

@@ -1,7 +1,7 @@
 """Linear layers, with the faster of two libraries for float32 products where PyTorch takes the slower one.
 
 PyTorch's float32 products on a CPU are those of MKL, which uses half the width of the vector units of a CPU that Intel
-did not make. oneDNN, which PyTorch carries as well, uses all of it; `benchmarks/options.py` measures both.
+did not make. oneDNN, which PyTorch carries as well, uses all of it; benchmarks/train_step.py measures both.
 """
 
 import torch
