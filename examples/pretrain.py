@@ -99,7 +99,7 @@ def main() -> None:
             pixels = normalize(clips, processor.image_mean, processor.image_std)
             masks = batch["context_masks"], batch["target_masks"]
             outputs = model(pixels, *masks)
-            throughput.flops += flops.step_flops(config, *masks)
+            throughput.flops += flops.step_flops(config, *masks, args.model.freeze_layers)
             accelerator.backward(outputs.loss)
             guard.watch(batch, outputs.loss)
             if accelerator.sync_gradients:

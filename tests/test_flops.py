@@ -6,6 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vjepa_hf import VJEPAForPreTraining
 from vjepa_hf.flops import clip_flops, encoder_flops, matmul_rate, step_flops
+from vjepa_hf.starting_weights import freeze_first_layers
 
 CONTEXT, TARGET = (9, 4), (20, 28)
 
@@ -23,19 +24,21 @@ def counted(call) -> int:
     return counter.get_total_flops()
 
 
+@pytest.mark.parametrize("freeze_layers", [0, 1])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_a_training_step_is_counted_as_pytorch_counts_it(tiny_config, tiny_clip, masks, attention):
+def test_a_training_step_is_counted_as_pytorch_counts_it(tiny_config, tiny_clip, masks, attention, freeze_layers):
     tiny_config._attn_implementation = attention
     tiny_config.mlp_ratio, tiny_config.pred_mlp_ratio = 3.0, 2.0
     model = VJEPAForPreTraining(tiny_config)
-    flops = clip_flops(tiny_config, CONTEXT, TARGET)
+    freeze_first_layers(model, freeze_layers)
+    flops = clip_flops(tiny_config, CONTEXT, TARGET, freeze_layers)
     outputs = []
     forward = counted(lambda: outputs.append(model(tiny_clip, *masks)))
     assert forward == 2 * (flops.target + flops.context + flops.predictor)
     # Fused attention computes its scores again in the backward pass: one product more than the mathematics needs.
     again = flops.attention // 2 if attention == "sdpa" else 0
     assert counted(outputs[0].loss.backward) == 2 * (flops.backward + again)
-    assert step_flops(tiny_config, *masks) == 2 * flops.total
+    assert step_flops(tiny_config, *masks, freeze_layers) == 2 * flops.total
 
 
 def test_the_encoder_alone_is_counted_as_pytorch_counts_it(tiny_model, tiny_config, tiny_clip):

@@ -29,8 +29,8 @@ class ClipFlops:
         context: forward passes of the context encoder.
         predictor: forward passes of the predictor.
         backward: backward passes of context encoder and predictor.
-        attention: how many of `context` and `predictor` are products of attention; half of these again is what fused
-            attention recomputes in a backward pass.
+        attention: how many of `context` and `predictor` are products of attention that have a backward pass; half of
+            these again is what fused attention recomputes there.
     """
 
     target: int
@@ -79,16 +79,25 @@ def predictor_flops(config: VJEPAConfig, num_context: int, num_targets: int) -> 
     return in_and_out + layers + layer_flops(num_tokens, width, config.pred_mlp_ratio, num_targets)
 
 
-def clip_flops(config: VJEPAConfig, num_context: Sequence[int], num_targets: Sequence[int]) -> ClipFlops:
-    """Operations of one clip with `num_context` and `num_targets` tokens, one entry per mask kind."""
+def clip_flops(
+    config: VJEPAConfig, num_context: Sequence[int], num_targets: Sequence[int], freeze_layers: int = 0
+) -> ClipFlops:
+    """Operations of one clip with `num_context` and `num_targets` tokens, one entry per mask kind.
+
+    The embedding and the first `freeze_layers` of the context encoder have no backward pass, if there are any.
+    """
     context = sum(encoder_flops(config, kept) for kept in num_context)
     predictor = sum(predictor_flops(config, *tokens) for tokens in zip(num_context, num_targets, strict=True))
     # Every product has two in the backward pass, but nobody needs the gradient of the pixels.
     backward = 2 * (context + predictor) - sum(embedding_flops(config, kept) for kept in num_context)
+    if freeze_layers:
+        layers = sum(layer_flops(kept, config.hidden_size, config.mlp_ratio) for kept in num_context)
+        backward -= 2 * freeze_layers * layers + sum(embedding_flops(config, kept) for kept in num_context)
+    trained_layers = config.num_hidden_layers - freeze_layers
     attention = 0
     for kept, masked in zip(num_context, num_targets, strict=True):
         tokens, width = kept + masked, config.pred_hidden_size
-        attention += config.num_hidden_layers * attention_flops(kept, kept, config.hidden_size)
+        attention += trained_layers * attention_flops(kept, kept, config.hidden_size)
         attention += (config.pred_num_hidden_layers - 1) * attention_flops(tokens, tokens, width)
         attention += attention_flops(masked, tokens, width)
     return ClipFlops(encoder_flops(config), context, predictor, backward, attention)
@@ -98,12 +107,13 @@ def step_flops(
     config: VJEPAConfig,
     context_masks: Sequence[Sequence[torch.Tensor]],
     target_masks: Sequence[Sequence[torch.Tensor]],
+    freeze_layers: int = 0,
 ) -> int:
     """Operations of a training step over a batch with these index lists, per mask kind those of every clip."""
     lengths = [[[len(clip) for clip in kind] for kind in masks] for masks in (context_masks, target_masks)]
     # (context, target) of every clip, each with one number of tokens a mask kind: mostly the same for all clips
     clips = Counter(zip(*(zip(*kinds, strict=True) for kinds in lengths), strict=True))
-    return sum(number * clip_flops(config, *tokens).total for tokens, number in clips.items())
+    return sum(number * clip_flops(config, *tokens, freeze_layers).total for tokens, number in clips.items())
 
 
 def matmul_rate(
