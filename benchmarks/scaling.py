@@ -1,15 +1,16 @@
 """How a training step grows with clips, frames, resolution, model and processes, and what the published recipe needs.
 
     python benchmarks/scaling.py --output benchmarks/results/scaling.md
+    python benchmarks/scaling.py --plan --output benchmarks/results/recipe_on_machines.md
 
-First table, measured: steps of ours on noise with masks of the published kinds, each row in processes of its own that
-share the cores: seconds a step, median, and the peak of memory beyond what the process held before it built the
+Measured without --plan: steps of ours on noise with masks of the published kinds, each row in processes of its own
+that share the cores: seconds a step, median, and the peak of memory beyond what the process held before it built the
 model. Counted: the operations of a clip (vjepa_hf.flops). "Share" is these over time and over the rate of matrix
-products measured after each step in the same process, medians. Second table, what a step keeps: weights, gradients,
-AdamW's moments, the target encoder and bf16 copies of the weights, counted; and by how much the peak of bf16 forward
-and backward passes grows with a clip, measured where this was run. Third table, for machines that were not measured:
-the largest batch for which nine tenths of the memory hold both, the accumulation that makes the clips of a published
-step, and days for all steps at an assumed share of the maker's dense bf16 rate.
+products measured after each step in the same process, medians. With --plan, what a step keeps: weights, gradients,
+AdamW's moments, the target encoder and bf16 copies of the weights, counted; and by how much the memory of a bf16
+forward pass, with all that it keeps for the backward pass, grows with a clip, measured where this was run. Then, for
+machines that were not measured: the largest batch for which nine tenths of the memory hold both, the accumulation
+that makes the clips of a published step, and days for all steps at an assumed share of the maker's dense bf16 rate.
 """
 
 import argparse
@@ -91,7 +92,7 @@ ROWS = [
 def measure(setting: Setting, num_steps: int) -> dict[str, float]:
     """Steps of this process: median seconds of one, peak GiB beyond the start, and the rate of matrix products.
 
-    One more step warms up; without any other, it leaves out the optimizer.
+    One more step warms up; without any other it ends with the forward pass.
     """
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(), mixed_precision="bf16" if setting.bf16 else "no"
@@ -111,12 +112,12 @@ def measure(setting: Setting, num_steps: int) -> dict[str, float]:
         accelerator.wait_for_everyone()
         began = time.perf_counter()
         loss = model(clips, *masks).loss
-        accelerator.backward(loss)
-        training.clip_gradients(accelerator.unwrap_model(model), 10.0)
         if num_steps:
+            accelerator.backward(loss)
+            training.clip_gradients(accelerator.unwrap_model(model), 10.0)
             optimizer.step()
-        optimizer.zero_grad()
-        accelerator.unwrap_model(model).update_target_encoder(0.998)
+            optimizer.zero_grad()
+            accelerator.unwrap_model(model).update_target_encoder(0.998)
         loss.item()
         seconds.append(time.perf_counter() - began)
         rates.append(matmul_rate(accelerator.device, torch.bfloat16 if setting.bf16 else torch.float32))
@@ -128,9 +129,9 @@ def measure(setting: Setting, num_steps: int) -> dict[str, float]:
 
 
 def bytes_a_clip(setting: Setting) -> float:
-    """By how much the peak of bf16 forward and backward passes grows with a clip."""
-    one, two = (run(dataclasses.replace(setting, clips=clips, bf16=True), 0)["memory"] for clips in (1, 2))
-    return (two - one) * GIB
+    """By how much a bf16 forward pass, with what it keeps for the backward pass, grows with a clip."""
+    one, three = (run(dataclasses.replace(setting, clips=clips, bf16=True), 0)["memory"] for clips in (1, 3))
+    return (three - one) / 2 * GIB
 
 
 def fixed_bytes(config: VJEPAConfig) -> int:
@@ -214,12 +215,13 @@ def measured_rows(settings: Sequence[Setting], num_steps: int) -> Iterator[list[
 
 
 def main() -> None:
-    """Measure, plan, print and write the tables."""
+    """Measure or plan, print and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=2, help="measured steps of each row, after one to warm up")
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="models that are measured")
-    parser.add_argument("--bf16", action="store_true", help="bf16 products in the first table")
-    parser.add_argument("--share", type=float, default=0.35, help="of the maker's rate, for the third table")
+    parser.add_argument("--bf16", action="store_true", help="measure with bf16 products")
+    parser.add_argument("--plan", action="store_true", help="what the published recipe needs, instead")
+    parser.add_argument("--share", type=float, default=0.35, help="of the maker's rate, for the plan")
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     parser.add_argument("--setting", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -228,14 +230,22 @@ def main() -> None:
         print(json.dumps(measure(setting, options.steps)))
         return
 
-    settings = [dataclasses.replace(row, bf16=options.bf16) for row in ROWS if row.model in options.models]
+    publish_plan(options) if options.plan else publish_measured(options)
+
+
+def publish_measured(options: argparse.Namespace) -> None:
+    """The page of what was measured, written after every row: the large ones take long."""
     arithmetic = "bf16 products" if options.bf16 else "float32"
-    lines = opening("How training grows", __file__, __doc__, arithmetic)
     header = ["model", "clips x frames x pixels", "processes", "TFLOP a clip", "s a step", "s a clip", "share", "GiB"]
-    lines += ["## Measured", "", *table(header, [])]
+    lines = [*opening("How training grows", __file__, __doc__, arithmetic), *table(header, [])]
+    settings = [dataclasses.replace(row, bf16=options.bf16) for row in ROWS if row.model in options.models]
     for row in measured_rows(settings, options.steps):
         lines += table(row, [])[:1]
-        publish(lines, options.output)  # after every row: the large ones take long
+        publish(lines, options.output)
+
+
+def publish_plan(options: argparse.Namespace) -> None:
+    """The page of what the published recipe needs."""
     kept, planned = [], []
     for name, (setting, clips, steps) in RECIPES.items():
         fixed, per_clip, flops = fixed_bytes(setting.config), bytes_a_clip(setting), setting.clip_flops()
@@ -243,9 +253,9 @@ def main() -> None:
         for machine in MACHINES:
             figures = plan(machine, fixed, per_clip, flops, clips, steps, options.share)
             planned.append([name, machine.name, *figures])
-    lines += ["", "## What a step keeps", ""]
+    lines = [*opening("The published recipe on machines", __file__, __doc__), "## What a step keeps", ""]
     lines += table(["model", "TFLOP a clip, counted", "GiB fixed, counted", "GiB a clip, measured"], kept)
-    lines += ["", f"## The published recipe, planned at {options.share:.0%} of the maker's rate", ""]
+    lines += ["", f"## Planned at {options.share:.0%} of the maker's rate", ""]
     lines += table(["model", "machine", "clips of a GPU", "accumulation", "days"], planned)
     publish(lines, options.output)
 
