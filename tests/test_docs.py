@@ -139,9 +139,8 @@ def numbers_without_a_source(page: str, results: str) -> list[str]:
 
 
 def test_figures_about_speed_stand_in_the_results():
-    results = "".join(
-        (REPO / "benchmarks" / "results" / name).read_text() for name in ("train_step.md", "inference.md")
-    )
+    names = ("train_step", "train_step_one_thread", "options", "inference", "scaling", "recipe_on_machines")
+    results = "".join((REPO / "benchmarks" / "results" / f"{name}.md").read_text() for name in names)
     assert numbers_without_a_source((REPO / "docs" / "performance.md").read_text(), results) == []
 
 
