@@ -140,7 +140,7 @@ def numbers_without_a_source(page: str, results: str) -> list[str]:
 
 def test_figures_about_speed_stand_in_the_results():
     names = ("train_step", "train_step_one_thread", "options", "inference", "kernel_rates", "scaling")
-    names += ("recipe_on_machines", "options_bf16")
+    names += ("recipe_on_machines", "options_bf16", "train_step_bf16")
     results = "".join((REPO / "benchmarks" / "results" / f"{name}.md").read_text() for name in names)
     assert numbers_without_a_source((REPO / "docs" / "performance.md").read_text(), results) == []
 
