@@ -53,7 +53,8 @@ def attention(num_clips: int, device: str, dtype: torch.dtype, size: int, padded
 
     def forward() -> torch.Tensor:
         parts = (part.transpose(1, 2) for part in qkv.unflatten(-1, (3, -1, size)).unbind(2))
-        parts = (pad(part, (0, padded - size)) for part in parts)
+        if padded != size:
+            parts = (pad(part, (0, padded - size)) for part in parts)
         return scaled_dot_product_attention(*parts, scale=size**-0.5)[..., :size]
 
     output = forward()
