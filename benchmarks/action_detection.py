@@ -20,9 +20,10 @@ import torch
 import transformers
 
 from report import opening, publish, table
-from vjepa_hf import VJEPAConfig, VJEPAForActionDetection, VJEPAVideoProcessor, detection
-from vjepa_hf.detection_metrics import FrameMeanAveragePrecision
-from vjepa_hf.modeling_vjepa_detection import box_features
+from vjepa_hf import VJEPAConfig, VJEPAForActionDetection, VJEPAVideoProcessor
+from vjepa_hf.evaluation import detection
+from vjepa_hf.evaluation.detection_metrics import FrameMeanAveragePrecision
+from vjepa_hf.model.modeling_vjepa_detection import box_features
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()

@@ -26,10 +26,13 @@ import transformers
 from accelerate import Accelerator
 
 from report import COMMIT, opening, publish, table
-from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, data, diagnostics, training
-from vjepa_hf.arguments import OptimizationArguments, PretrainingArguments, parse_arguments
-from vjepa_hf.evaluation import few_label_accuracy
-from vjepa_hf.transforms import normalize
+from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification
+from vjepa_hf.data import clips as data
+from vjepa_hf.data.transforms import normalize
+from vjepa_hf.evaluation.probes import few_label_accuracy
+from vjepa_hf.training import diagnostics
+from vjepa_hf.training import setup as training
+from vjepa_hf.training.arguments import OptimizationArguments, PretrainingArguments, parse_arguments
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402

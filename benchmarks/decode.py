@@ -28,10 +28,10 @@ from transformers import VJEPA2VideoProcessor
 from transformers.video_utils import read_video_pyav
 
 from report import opening, publish, table
-from vjepa_hf.data import load_videos
-from vjepa_hf.frame_sampling import random_clips
-from vjepa_hf.transforms import RandomResizedCropFlip, normalize, random_crop_box
-from vjepa_hf.video_io import decode, probe
+from vjepa_hf.data.clips import load_videos
+from vjepa_hf.data.transforms import RandomResizedCropFlip, normalize, random_crop_box
+from vjepa_hf.model.frame_sampling import random_clips
+from vjepa_hf.model.video_io import decode, probe
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE, NUM_FRAMES, FRAME_STEP, FPS = 224, 16, 4, 30

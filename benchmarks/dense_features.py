@@ -24,9 +24,9 @@ import torch
 
 from report import opening, publish, table
 from vjepa_hf import VJEPAConfig, VJEPAModel, VJEPAVideoProcessor
-from vjepa_hf.dense_features import plan_windows, stream_features, write_features
-from vjepa_hf.frame_sampling import frame_offsets
-from vjepa_hf.video_io import decode, probe
+from vjepa_hf.evaluation.dense_features import plan_windows, stream_features, write_features
+from vjepa_hf.model.frame_sampling import frame_offsets
+from vjepa_hf.model.video_io import decode, probe
 
 STRIDE = 8  # frames of a clip, half of one
 

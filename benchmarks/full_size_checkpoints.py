@@ -20,7 +20,7 @@ import transformers
 
 from report import opening, publish, table
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAModel
-from vjepa_hf.conversion import convert, to_meta
+from vjepa_hf.conversion.meta import convert, to_meta
 
 transformers.utils.logging.disable_progress_bar()
 CONFIGS = {

@@ -17,8 +17,10 @@ from pathlib import Path
 import torch
 
 from report import opening, publish, table
-from vjepa_hf import VJEPAForPreTraining, diagnostics, training
-from vjepa_hf.arguments import PretrainingArguments, RunArguments, parse_arguments
+from vjepa_hf import VJEPAForPreTraining
+from vjepa_hf.training import diagnostics
+from vjepa_hf.training import setup as training
+from vjepa_hf.training.arguments import PretrainingArguments, RunArguments, parse_arguments
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 CONFIGS = EXAMPLES / "configs"

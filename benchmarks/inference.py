@@ -22,7 +22,7 @@ from transformers import VJEPA2Config, VJEPA2Model
 
 from report import opening, publish, table
 from vjepa_hf import VJEPAConfig, VJEPAModel
-from vjepa_hf.flops import encoder_flops, matmul_rate
+from vjepa_hf.training.flops import encoder_flops, matmul_rate
 
 # Width, layers and heads.
 MODELS = {"ViT-S": (384, 12, 6), "ViT-B": (768, 12, 12), "ViT-L": (1024, 24, 16)}

@@ -19,8 +19,8 @@ import torch
 from torch.nn.functional import linear, pad, scaled_dot_product_attention
 
 from report import opening, publish, table
-from vjepa_hf.flops import attention_flops
-from vjepa_hf.linear import onednn_linear
+from vjepa_hf.model.linear import onednn_linear
+from vjepa_hf.training.flops import attention_flops
 
 TOKENS, WIDTH = 1504, 384
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -20,12 +20,13 @@ import torch
 from accelerate import Accelerator
 
 from report import opening, publish, table
-from vjepa_hf import VJEPAForPreTraining, training
-from vjepa_hf.arguments import PretrainingArguments, parse_arguments
-from vjepa_hf.data import InputLog
-from vjepa_hf.shrinking import shrink_video
-from vjepa_hf.sources import Videos, load_videos
-from vjepa_hf.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize
+from vjepa_hf import VJEPAForPreTraining
+from vjepa_hf.data.clips import InputLog
+from vjepa_hf.data.shrinking import shrink_video
+from vjepa_hf.data.sources import Videos, load_videos
+from vjepa_hf.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize
+from vjepa_hf.training import setup as training
+from vjepa_hf.training.arguments import PretrainingArguments, parse_arguments
 
 VIT_S = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6}
 BATCH = 8

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from report import opening, publish, table
-from vjepa_hf.masking import LONG_RANGE, SHORT_RANGE, MaskSampler
+from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, MaskSampler
 
 NUM_CLIPS, GRID = 24, (8, 14, 14)
 

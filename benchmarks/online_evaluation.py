@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 
 from report import opening, publish, table
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAVideoProcessor
-from vjepa_hf.checkpoints import list_checkpoints
-from vjepa_hf.data import load_videos
-from vjepa_hf.masking import CausalMask, MaskSampler
-from vjepa_hf.online_evaluation import OnlineEvaluation
+from vjepa_hf.data.clips import load_videos
+from vjepa_hf.data.masking import CausalMask, MaskSampler
+from vjepa_hf.evaluation.online import OnlineEvaluation
+from vjepa_hf.training.checkpoints import list_checkpoints
 
 
 def encoders(folder: str) -> dict[str, VJEPAForPreTraining]:

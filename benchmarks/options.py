@@ -14,8 +14,10 @@ from torch import nn
 from torch.nn.functional import ScalingType, layer_norm, pad, scaled_mm
 from torch.utils.checkpoint import create_selective_checkpoint_contexts
 
-from vjepa_hf import VJEPAForPreTraining, linear, modeling_vjepa, training
-from vjepa_hf.modeling_vjepa import TARGET_LAYER_NORM_EPS, VJEPAEncoder, VJEPALayer
+from vjepa_hf import VJEPAForPreTraining
+from vjepa_hf.model import linear, modeling_vjepa
+from vjepa_hf.model.modeling_vjepa import TARGET_LAYER_NORM_EPS, VJEPAEncoder, VJEPALayer
+from vjepa_hf.training import setup as training
 
 # Of a layer, the products that selective checkpointing keeps: the dear ones.
 DEAR = [

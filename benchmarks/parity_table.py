@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from report import table
 from vjepa_hf import VJEPAForPreTraining, VJEPAForVideoClassification
-from vjepa_hf.conversion import convert
+from vjepa_hf.conversion.meta import convert
 
 transformers.utils.logging.disable_progress_bar()
 PAGE = Path(__file__).parent.parent / "docs" / "checkpoints.md"

@@ -21,8 +21,8 @@ import transformers
 
 from report import commit_of, opening, publish, table
 from vjepa_hf import VJEPAForPreTraining, VJEPAForVideoClassification
-from vjepa_hf.conversion import convert, to_meta
-from vjepa_hf.masking import MaskSampler, MultiBlockMask
+from vjepa_hf.conversion.meta import convert, to_meta
+from vjepa_hf.data.masking import MaskSampler, MultiBlockMask
 
 transformers.utils.logging.disable_progress_bar()
 BOUND = 2e-5

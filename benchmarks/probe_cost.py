@@ -24,10 +24,10 @@ from accelerate import Accelerator
 
 from report import opening, publish, table
 from vjepa_hf import VJEPAConfig, VJEPAForVideoClassification, VJEPAVideoProcessor
-from vjepa_hf.data import load_videos
-from vjepa_hf.evaluation import HeadSettings, encode_labels, train_heads
-from vjepa_hf.features import LiveFeatures, extract_features
-from vjepa_hf.modeling_vjepa import VJEPACrossAttention
+from vjepa_hf.data.clips import load_videos
+from vjepa_hf.evaluation.features import LiveFeatures, extract_features
+from vjepa_hf.evaluation.probes import HeadSettings, encode_labels, train_heads
+from vjepa_hf.model.modeling_vjepa import VJEPACrossAttention
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TOY = {"image_size": 32, "num_frames": 8, "patch_size": 8, "hidden_size": 128, "num_hidden_layers": 4}

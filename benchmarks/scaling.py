@@ -30,10 +30,11 @@ import torch
 from accelerate import Accelerator
 
 from report import opening, publish, table
-from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, training
-from vjepa_hf.arguments import OptimizationArguments
-from vjepa_hf.flops import clip_flops, matmul_rate
-from vjepa_hf.masking import LONG_RANGE, SHORT_RANGE, MaskSampler
+from vjepa_hf import VJEPAConfig, VJEPAForPreTraining
+from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, MaskSampler
+from vjepa_hf.training import setup as training
+from vjepa_hf.training.arguments import OptimizationArguments
+from vjepa_hf.training.flops import clip_flops, matmul_rate
 
 # Width, layers, heads.
 MODELS = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "H": (1280, 32, 16)}

@@ -20,8 +20,8 @@ import av
 import torch
 
 from report import opening, publish, table
-from vjepa_hf.data import load_videos
-from vjepa_hf.video_io import VideoDecodeError, decode
+from vjepa_hf.data.clips import load_videos
+from vjepa_hf.model.video_io import VideoDecodeError, decode
 
 TIME_LIMIT = 60  # seconds for one damaged file
 MEMORY_LIMIT = 6 << 30  # bytes a damaged header may make a decoder ask for

@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from report import opening, publish, table
-from vjepa_hf.checkpoints import list_checkpoints
-from vjepa_hf.training import read_log
+from vjepa_hf.training.checkpoints import list_checkpoints
+from vjepa_hf.training.setup import read_log
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 DAMAGES = ("cut", "overwritten", "empty", "text")

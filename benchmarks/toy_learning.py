@@ -18,15 +18,9 @@ import transformers
 from accelerate import Accelerator
 
 from report import opening, publish, table
-from vjepa_hf import (
-    VJEPAConfig,
-    VJEPAForPreTraining,
-    VJEPAForVideoClassification,
-    VJEPAModel,
-    VJEPAVideoProcessor,
-    data,
-)
-from vjepa_hf.evaluation import few_label_accuracy
+from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel, VJEPAVideoProcessor
+from vjepa_hf.data import clips as data
+from vjepa_hf.evaluation.probes import few_label_accuracy
 
 transformers.utils.logging.disable_progress_bar()
 HERE = Path(__file__).parent

@@ -38,11 +38,12 @@ from accelerate.utils import send_to_device
 
 from options import OPTIONS
 from report import commit_of, opening, publish, table
-from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, training
-from vjepa_hf.arguments import OptimizationArguments
-from vjepa_hf.conversion import to_meta
-from vjepa_hf.flops import ClipFlops, clip_flops, matmul_rate
-from vjepa_hf.masking import LONG_RANGE, SHORT_RANGE, MaskSampler
+from vjepa_hf import VJEPAConfig, VJEPAForPreTraining
+from vjepa_hf.conversion.meta import to_meta
+from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, MaskSampler
+from vjepa_hf.training import setup as training
+from vjepa_hf.training.arguments import OptimizationArguments
+from vjepa_hf.training.flops import ClipFlops, clip_flops, matmul_rate
 
 # Width, layers and heads, by the names of Meta's code.
 MODELS = {

@@ -35,13 +35,16 @@ from torchvision.transforms.v2 import functional
 from transformers import PreTrainedModel, VideoMAEConfig, VideoMAEForPreTraining
 
 import report
-from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, data, diagnostics, training
-from vjepa_hf.arguments import OptimizationArguments
-from vjepa_hf.evaluation import encode_labels, probe_logits, train_probe
-from vjepa_hf.grouping import grouped_folds, grouped_interval
-from vjepa_hf.masking import LONG_RANGE, SHORT_RANGE, CausalMask, MaskKind, MaskSampler, TubeMask
-from vjepa_hf.transforms import IMAGENET_MEAN, IMAGENET_STD, RandomResizedCropFlip, normalize
-from vjepa_hf.video_io import VideoInfo
+from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification
+from vjepa_hf.data import clips as data
+from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, CausalMask, MaskKind, MaskSampler, TubeMask
+from vjepa_hf.data.transforms import IMAGENET_MEAN, IMAGENET_STD, RandomResizedCropFlip, normalize
+from vjepa_hf.evaluation.grouping import grouped_folds, grouped_interval
+from vjepa_hf.evaluation.probes import encode_labels, probe_logits, train_probe
+from vjepa_hf.model.video_io import VideoInfo
+from vjepa_hf.training import diagnostics
+from vjepa_hf.training import setup as training
+from vjepa_hf.training.arguments import OptimizationArguments
 
 NUM_SPLITS = 5
 HALVES = [{f"seq{number:02}" for number in range(first, first + 10)} for first in (1, 11)]

@@ -26,8 +26,9 @@ from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 from transformers import get_cosine_schedule_with_warmup
 
-from vjepa_hf import VJEPAConfig, VJEPAForActionDetection, VJEPAVideoProcessor, detection
-from vjepa_hf.detection_metrics import FrameMeanAveragePrecision
+from vjepa_hf import VJEPAConfig, VJEPAForActionDetection, VJEPAVideoProcessor
+from vjepa_hf.evaluation import detection
+from vjepa_hf.evaluation.detection_metrics import FrameMeanAveragePrecision
 from vjepa_hf.visualization import plot_detections
 
 TOY = Path("output/toy_actions")

@@ -21,11 +21,12 @@ from typing import Literal
 import torch
 from transformers import EvalPrediction, HfArgumentParser, Trainer, TrainingArguments, set_seed
 
-from vjepa_hf import VJEPAForVideoClassification, VJEPAVideoProcessor, finetuning
-from vjepa_hf.data import load_videos
-from vjepa_hf.evaluation import encode_labels
-from vjepa_hf.metrics import MeanClassAccuracy, TopKAccuracy
-from vjepa_hf.transforms import Chain, RandAugment, RandomErasing, RandomResizedCropFlip
+from vjepa_hf import VJEPAForVideoClassification, VJEPAVideoProcessor
+from vjepa_hf.data.clips import load_videos
+from vjepa_hf.data.transforms import Chain, RandAugment, RandomErasing, RandomResizedCropFlip
+from vjepa_hf.evaluation.metrics import MeanClassAccuracy, TopKAccuracy
+from vjepa_hf.evaluation.probes import encode_labels
+from vjepa_hf.training import finetuning
 
 TOY_VIDEOS = Path("output/toy_videos")
 # Where they differ from those of `TrainingArguments`.

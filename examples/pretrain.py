@@ -17,11 +17,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 
-from vjepa_hf import VJEPAForPreTraining, checkpoints, data, diagnostics, flops, run_guard, training
-from vjepa_hf.arguments import parse_arguments
-from vjepa_hf.online_evaluation import make_judge
-from vjepa_hf.starting_weights import freeze_first_layers, load_starting_weights
-from vjepa_hf.transforms import normalize
+from vjepa_hf import VJEPAForPreTraining
+from vjepa_hf.data import clips as data
+from vjepa_hf.data.transforms import normalize
+from vjepa_hf.evaluation.online import make_judge
+from vjepa_hf.training import checkpoints, diagnostics, flops, run_guard
+from vjepa_hf.training import setup as training
+from vjepa_hf.training.arguments import parse_arguments
+from vjepa_hf.training.starting_weights import freeze_first_layers, load_starting_weights
 from vjepa_hf.visualization import plot_curves
 
 HERE = Path(__file__).parent

@@ -24,8 +24,10 @@ import typer
 from accelerate import Accelerator
 
 from vjepa_hf import VJEPAConfig, VJEPAForVideoClassification, VJEPAModel, VJEPAVideoProcessor
-from vjepa_hf.data import load_videos
-from vjepa_hf.evaluation import (
+from vjepa_hf.data.clips import load_videos
+from vjepa_hf.data.sources import load_images
+from vjepa_hf.evaluation.features import AugmentedClips, LiveFeatures, RegularClips, augmentation, extract_features
+from vjepa_hf.evaluation.probes import (
     HeadSettings,
     draw_labels,
     encode_labels,
@@ -36,8 +38,6 @@ from vjepa_hf.evaluation import (
     summarize,
     write_confusion,
 )
-from vjepa_hf.features import AugmentedClips, LiveFeatures, RegularClips, augmentation, extract_features
-from vjepa_hf.sources import load_images
 
 TOY = Path("output/toy_videos")
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from house import REPO
 from vjepa_hf import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
-from vjepa_hf.conversion import convert
+from vjepa_hf.conversion.meta import convert
 
 FIXTURES = Path(os.environ.get("VJEPA_SHARED", REPO.parent / "shared")) / "fixtures"
 NO_FIXTURES = f"no recorded numbers at {FIXTURES}; set VJEPA_SHARED to the folder that holds them"

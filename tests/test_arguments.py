@@ -6,7 +6,7 @@ pytest tests/test_arguments.py
 import pytest
 import yaml
 
-from vjepa_hf.arguments import PretrainingArguments, parse_arguments
+from vjepa_hf.training.arguments import PretrainingArguments, parse_arguments
 
 
 def config_file(tmp_path, text: str):
@@ -109,7 +109,7 @@ def test_domain_adaptation_keeps_the_average_at_one_momentum(repo):
 
 
 def test_every_shipped_config_parses_and_makes_a_model_configuration(repo):
-    from vjepa_hf.training import model_config
+    from vjepa_hf.training.setup import model_config
 
     paths = sorted((repo / "examples" / "configs").glob("*.yaml"))
     assert {path.stem for path in paths} >= {"tiny_cpu", "vitl16", "vith16", "vith16_384"}

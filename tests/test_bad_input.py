@@ -17,19 +17,13 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 
 from house import sources
-from vjepa_hf import (
-    VJEPAConfig,
-    VJEPAForPreTraining,
-    VJEPAForVideoClassification,
-    VJEPAModel,
-    VJEPAVideoProcessor,
-    data,
-    training,
-)
-from vjepa_hf.arguments import parse_arguments
-from vjepa_hf.conversion import convert
-from vjepa_hf.masking import MaskSampler
-from vjepa_hf.video_io import VideoDecodeError, decode, probe
+from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel, VJEPAVideoProcessor
+from vjepa_hf.conversion.meta import convert
+from vjepa_hf.data import clips as data
+from vjepa_hf.data.masking import MaskSampler
+from vjepa_hf.model.video_io import VideoDecodeError, decode, probe
+from vjepa_hf.training import setup as training
+from vjepa_hf.training.arguments import parse_arguments
 
 TINY = {
     "hidden_size": 48,

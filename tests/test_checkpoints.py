@@ -15,8 +15,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from vjepa_hf import checkpoints
-from vjepa_hf.checkpoints import Progress, damage, list_checkpoints, load_checkpoint, save_checkpoint
+from vjepa_hf.training import checkpoints
+from vjepa_hf.training.checkpoints import Progress, damage, list_checkpoints, load_checkpoint, save_checkpoint
 
 
 class Run:

@@ -1,7 +1,7 @@
 """Class names are given only where their order is certain."""
 
-from vjepa_hf.class_names import NO_NAMES, SSV2, class_names
-from vjepa_hf.released_checkpoints import PROBES
+from vjepa_hf.conversion.class_names import NO_NAMES, SSV2, class_names
+from vjepa_hf.conversion.released import PROBES
 
 
 def test_names_are_as_many_as_the_classes_and_differ():

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from video_files import write_video
 from vjepa_hf import VJEPAModel, VJEPAVideoProcessor
 from vjepa_hf.cli import app
-from vjepa_hf.data import load_videos
-from vjepa_hf.video_io import probe
+from vjepa_hf.data.clips import load_videos
+from vjepa_hf.model.video_io import probe
 
 
 def run(*words: str, exit_code: int = 0) -> str:

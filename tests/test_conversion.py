@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel, VJEPAVideoProcessor
 from vjepa_hf.cli import app
-from vjepa_hf.conversion import UNUSED_PROJECTION, convert, export_to_meta, infer_config, read_checkpoint, to_meta
+from vjepa_hf.conversion.meta import UNUSED_PROJECTION, convert, export_to_meta, infer_config, read_checkpoint, to_meta
 
 
 def pretraining_content(config: VJEPAConfig) -> dict:

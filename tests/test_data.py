@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from video_files import picture, write_video
-from vjepa_hf import data
-from vjepa_hf.data import (
+from vjepa_hf.data import clips as data
+from vjepa_hf.data.clips import (
     ClipBatchSampler,
     ClipReader,
     ClipRequest,
@@ -34,10 +34,10 @@ from vjepa_hf.data import (
     oddities,
     probe_video,
 )
-from vjepa_hf.masking import MaskSampler, MultiBlockMask
-from vjepa_hf.sources import load_videos
-from vjepa_hf.transforms import RandomResizedCropFlip
-from vjepa_hf.video_io import VideoDecodeError, VideoInfo, decode
+from vjepa_hf.data.masking import MaskSampler, MultiBlockMask
+from vjepa_hf.data.sources import load_videos
+from vjepa_hf.data.transforms import RandomResizedCropFlip
+from vjepa_hf.model.video_io import VideoDecodeError, VideoInfo, decode
 
 AUGMENT = RandomResizedCropFlip((32, 32))
 MASKS = PretrainingCollator(MaskSampler([MultiBlockMask(2, (0.3, 0.3))], (2, 4, 4), seed=0))

@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from video_files import write_video
-from vjepa_hf import VJEPAVideoProcessor, video_io
+from vjepa_hf import VJEPAVideoProcessor
 from vjepa_hf.cli import app
-from vjepa_hf.dense_features import FeaturePiece, Window, plan_windows, stream_features, write_features
-from vjepa_hf.video_io import VideoDecodeError, decode, stream
+from vjepa_hf.evaluation.dense_features import FeaturePiece, Window, plan_windows, stream_features, write_features
+from vjepa_hf.model import video_io
+from vjepa_hf.model.video_io import VideoDecodeError, decode, stream
 
 # --- windows ---
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from vjepa_hf import VJEPAForActionDetection, VJEPAForPreTraining, VJEPAVideoProcessor
-from vjepa_hf.detection import KeyFrameClips, collate_key_frames, find_videos, read_annotations
+from vjepa_hf.evaluation.detection import KeyFrameClips, collate_key_frames, find_videos, read_annotations
 
 pytestmark = pytest.mark.slow
 ONE = ("accelerate", "launch")

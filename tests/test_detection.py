@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from vjepa_hf import VJEPAVideoProcessor
-from vjepa_hf.detection import (
+from vjepa_hf.evaluation.detection import (
     KeyFrame,
     KeyFrameClips,
     collate_key_frames,
@@ -23,7 +23,7 @@ from vjepa_hf.detection import (
     whole_frame_processor,
     write_results,
 )
-from vjepa_hf.video_io import decode, probe
+from vjepa_hf.model.video_io import decode, probe
 
 ANNOTATIONS = """\
 -5KQ66BBWC4,0902,0.077,0.151,0.283,0.811,80,1

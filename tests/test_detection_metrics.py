@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from vjepa_hf.detection_metrics import FrameMeanAveragePrecision, average_precision, box_iou
+from vjepa_hf.evaluation.detection_metrics import FrameMeanAveragePrecision, average_precision, box_iou
 
 LEFT, RIGHT, BELOW = [0.0, 0.0, 1.0, 1.0], [2.0, 0.0, 3.0, 1.0], [0.0, 5.0, 1.0, 6.0]
 LEFT_HALF = [0.0, 0.0, 0.5, 1.0]  # half of LEFT: their intersection over union is one half

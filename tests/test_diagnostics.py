@@ -11,7 +11,10 @@ import torch
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DeviceMesh
 
-from vjepa_hf.diagnostics import (
+from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, MaskSampler
+from vjepa_hf.model.modeling_vjepa import VJEPAForPreTrainingOutput
+from vjepa_hf.model.tubelets import take_tokens
+from vjepa_hf.training.diagnostics import (
     ALARMS,
     Alarm,
     alarms,
@@ -25,9 +28,6 @@ from vjepa_hf.diagnostics import (
     mean_cosine,
     spread_tokens,
 )
-from vjepa_hf.masking import LONG_RANGE, SHORT_RANGE, MaskSampler
-from vjepa_hf.modeling_vjepa import VJEPAForPreTrainingOutput
-from vjepa_hf.tubelets import take_tokens
 
 GRID = (2, 4, 4)
 HEALTHY = {"target_std": 0.5, "context_std": 0.3, "target_dead": 0.0, "target_rank_share": 0.5, "loss_ratio": 0.7}

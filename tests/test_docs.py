@@ -8,7 +8,7 @@ from PIL import Image
 
 from house import REPO
 from vjepa_hf import VJEPAVideoProcessor
-from vjepa_hf.diagnostics import ALARMS, health
+from vjepa_hf.training.diagnostics import ALARMS, health
 
 
 def python_blocks(page: str) -> str:

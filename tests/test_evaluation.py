@@ -12,7 +12,8 @@ import torch
 from accelerate import Accelerator
 
 from vjepa_hf import VJEPAConfig, VJEPAForVideoClassification, VJEPAVideoProcessor
-from vjepa_hf.evaluation import (
+from vjepa_hf.evaluation.features import VideoFeatures
+from vjepa_hf.evaluation.probes import (
     HeadSettings,
     draw_labels,
     encode_labels,
@@ -31,7 +32,6 @@ from vjepa_hf.evaluation import (
     train_probe,
     write_confusion,
 )
-from vjepa_hf.features import VideoFeatures
 
 
 @pytest.fixture

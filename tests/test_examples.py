@@ -14,8 +14,8 @@ from transformers import pipeline
 
 import vjepa_hf
 from forked_runs import command_line
-from vjepa_hf.checkpoints import list_checkpoints
-from vjepa_hf.training import read_log
+from vjepa_hf.training.checkpoints import list_checkpoints
+from vjepa_hf.training.setup import read_log
 
 pytestmark = pytest.mark.slow
 

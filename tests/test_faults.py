@@ -33,8 +33,8 @@ from forked_runs import (
     spoil_passes,
 )
 from house import REPO
-from vjepa_hf.checkpoints import list_checkpoints
-from vjepa_hf.training import read_log
+from vjepa_hf.training.checkpoints import list_checkpoints
+from vjepa_hf.training.setup import read_log
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults")]
 WITHOUT_A_CLOCK = ("clips_per_second", "data_wait", "memory_gib", "mfu")

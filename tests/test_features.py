@@ -13,8 +13,9 @@ import torch
 from accelerate import Accelerator
 from safetensors import safe_open
 
-from vjepa_hf import VJEPAVideoProcessor, features
-from vjepa_hf.features import (
+from vjepa_hf import VJEPAVideoProcessor
+from vjepa_hf.evaluation import features
+from vjepa_hf.evaluation.features import (
     AugmentedClips,
     LiveFeatures,
     RegularClips,

@@ -17,7 +17,9 @@ from torchvision.tv_tensors import Video
 from transformers import Trainer, TrainingArguments
 
 from vjepa_hf import VJEPAForVideoClassification, VJEPAVideoProcessor
-from vjepa_hf.finetuning import (
+from vjepa_hf.data.transforms import RandomResizedCropFlip
+from vjepa_hf.model.modeling_vjepa import soft_cross_entropy
+from vjepa_hf.training.finetuning import (
     LORA_MODULES_TO_SAVE,
     LORA_TARGET_MODULES,
     UNREADABLE,
@@ -31,8 +33,6 @@ from vjepa_hf.finetuning import (
     cutmix_box,
     layer_wise_groups,
 )
-from vjepa_hf.modeling_vjepa import soft_cross_entropy
-from vjepa_hf.transforms import RandomResizedCropFlip
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vjepa_hf import VJEPAForPreTraining
-from vjepa_hf.flops import clip_flops, encoder_flops, matmul_rate, step_flops
-from vjepa_hf.starting_weights import freeze_first_layers
+from vjepa_hf.training.flops import clip_flops, encoder_flops, matmul_rate, step_flops
+from vjepa_hf.training.starting_weights import freeze_first_layers
 
 CONTEXT, TARGET = (9, 4), (20, 28)
 

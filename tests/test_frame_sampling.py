@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vjepa_hf import frame_sampling
-from vjepa_hf.frame_sampling import (
+from vjepa_hf.model import frame_sampling
+from vjepa_hf.model.frame_sampling import (
     centered_clip,
     clip_span,
     frame_offsets,

@@ -6,7 +6,7 @@ pytest tests/test_grouping.py
 import numpy as np
 import pytest
 
-from vjepa_hf.grouping import grouped_folds, grouped_interval
+from vjepa_hf.evaluation.grouping import grouped_folds, grouped_interval
 
 
 def scenes(num_groups: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from vjepa_hf import linear as linear_module
-from vjepa_hf.linear import Linear, linear, mkl_is_slow, onednn_linear
+from vjepa_hf.model import linear as linear_module
+from vjepa_hf.model.linear import Linear, linear, mkl_is_slow, onednn_linear
 
 WIDE = (512, 256)  # as many weights as are worth the call
 

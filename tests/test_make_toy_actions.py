@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import make_toy_actions as toy
-from vjepa_hf.detection import find_videos, read_actions, read_annotations, read_boxes
-from vjepa_hf.detection_metrics import box_iou
-from vjepa_hf.video_io import decode, probe
+from vjepa_hf.evaluation.detection import find_videos, read_actions, read_annotations, read_boxes
+from vjepa_hf.evaluation.detection_metrics import box_iou
+from vjepa_hf.model.video_io import decode, probe
 
 
 @pytest.fixture(scope="module")

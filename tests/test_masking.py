@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vjepa_hf.masking import LONG_RANGE, SHORT_RANGE, CausalMask, MaskSampler, MultiBlockMask, TubeMask
+from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, CausalMask, MaskSampler, MultiBlockMask, TubeMask
 
 GRID = (8, 14, 14)
 NUM_TOKENS = 8 * 14 * 14

@@ -6,7 +6,7 @@ pytest tests/test_metrics.py
 import numpy as np
 import pytest
 
-from vjepa_hf.metrics import MeanClassAccuracy, TopKAccuracy, confusion_matrix, wilson_interval
+from vjepa_hf.evaluation.metrics import MeanClassAccuracy, TopKAccuracy, confusion_matrix, wilson_interval
 
 LOGITS = np.array([[3.0, 2.0, 1.0], [1.0, 3.0, 2.0], [3.0, 1.0, 2.0], [2.0, 3.0, 1.0]])
 LABELS = [0, 2, 1, 1]

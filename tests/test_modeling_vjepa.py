@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel, modeling_vjepa
-from vjepa_hf.modeling_vjepa import (
+from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
+from vjepa_hf.model import modeling_vjepa
+from vjepa_hf.model.modeling_vjepa import (
     VJEPACrossAttention,
     VJEPADropPath,
     average_views,
@@ -17,7 +18,7 @@ from vjepa_hf.modeling_vjepa import (
     resize_positions,
     sincos_positions,
 )
-from vjepa_hf.tubelets import from_tubelets, take_tokens, to_tubelets
+from vjepa_hf.model.tubelets import from_tubelets, take_tokens, to_tubelets
 
 
 def masks(batch=2, num_tokens=32, num_context=10, num_targets=14, seed=0):

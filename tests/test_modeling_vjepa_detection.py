@@ -10,7 +10,7 @@ import torch
 
 from conftest import seeded
 from vjepa_hf import VJEPAForActionDetection, VJEPAModel
-from vjepa_hf.modeling_vjepa_detection import box_features
+from vjepa_hf.model.modeling_vjepa_detection import box_features
 
 BOXES = torch.tensor([[[0.0, 0.0, 1.0, 1.0], [0.1, 0.2, 0.6, 0.7]], [[0.5, 0.0, 1.0, 0.5], [0.0, 0.0, 0.0, 0.0]]])
 MASK = torch.tensor([[True, True], [True, False]])

@@ -15,9 +15,9 @@ from datasets import Dataset
 from safetensors.torch import load_file
 
 from vjepa_hf import VJEPAVideoProcessor
-from vjepa_hf.arguments import EvaluationArguments
-from vjepa_hf.online_evaluation import OnlineEvaluation, linear_probe, make_judge, nearest_neighbors
-from vjepa_hf.training import read_log
+from vjepa_hf.evaluation.online import OnlineEvaluation, linear_probe, make_judge, nearest_neighbors
+from vjepa_hf.training.arguments import EvaluationArguments
+from vjepa_hf.training.setup import read_log
 
 
 def features(count: int, seed: int) -> torch.Tensor:

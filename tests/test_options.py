@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from house import REPO
-from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, linear, modeling_vjepa, training
+from vjepa_hf import VJEPAConfig, VJEPAForPreTraining
+from vjepa_hf.model import linear, modeling_vjepa
+from vjepa_hf.training import setup as training
 
 spec = importlib.util.spec_from_file_location("options", REPO / "benchmarks" / "options.py")
 options = importlib.util.module_from_spec(spec)

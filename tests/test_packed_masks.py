@@ -8,10 +8,10 @@ import copy
 import pytest
 import torch
 
-from vjepa_hf.diagnostics import health
-from vjepa_hf.flops import clip_flops, step_flops
-from vjepa_hf.masking import LONG_RANGE, SHORT_RANGE, MaskSampler, MultiBlockMask
-from vjepa_hf.modeling_vjepa import VJEPADropPath, VJEPASegments, last_tokens
+from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, MaskSampler, MultiBlockMask
+from vjepa_hf.model.modeling_vjepa import VJEPADropPath, VJEPASegments, last_tokens
+from vjepa_hf.training.diagnostics import health
+from vjepa_hf.training.flops import clip_flops, step_flops
 
 GRID = (2, 4, 4)
 SAMPLES = [(0, 3), (0, 5)]

@@ -7,8 +7,8 @@ import torch
 from accelerate import Accelerator
 
 from vjepa_hf import VJEPAForVideoClassification, VJEPAModel
-from vjepa_hf.arguments import parse_arguments
-from vjepa_hf.training import prepare_output_dir
+from vjepa_hf.training.arguments import parse_arguments
+from vjepa_hf.training.setup import prepare_output_dir
 
 
 def test_dropout_is_off_in_evaluation(tiny_config, tiny_clip):

@@ -8,7 +8,7 @@ from transformers import pipeline
 
 from video_files import write_video
 from vjepa_hf import VJEPAForVideoClassification, VJEPAVideoProcessor
-from vjepa_hf.video_io import VideoDecodeError
+from vjepa_hf.model.video_io import VideoDecodeError
 
 LABELS = {0: "left", 1: "right", 2: "still"}
 

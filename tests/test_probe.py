@@ -22,7 +22,7 @@ import classify_video
 import probe
 from house import REPO
 from vjepa_hf import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAVideoProcessor
-from vjepa_hf.data import load_videos
+from vjepa_hf.data.clips import load_videos
 
 BASE = {"label": "side", "epochs": 2, "num_workers": 0}
 

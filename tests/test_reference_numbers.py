@@ -26,21 +26,21 @@ from reference_fixtures import (
     relative_error,
 )
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel, VJEPAVideoProcessor
-from vjepa_hf.arguments import OptimizationArguments
-from vjepa_hf.conversion import from_meta, read_checkpoint, to_meta
-from vjepa_hf.evaluation import head_of, predict
-from vjepa_hf.features import VideoFeatures
-from vjepa_hf.frame_sampling import reference_clips
-from vjepa_hf.modeling_vjepa import resize_positions, sincos_positions
-from vjepa_hf.schedules import learning_rate, weight_decay
-from vjepa_hf.training import (
+from vjepa_hf.conversion.meta import from_meta, read_checkpoint, to_meta
+from vjepa_hf.data.transforms import normalize
+from vjepa_hf.evaluation.features import VideoFeatures
+from vjepa_hf.evaluation.probes import head_of, predict
+from vjepa_hf.model.frame_sampling import reference_clips
+from vjepa_hf.model.modeling_vjepa import resize_positions, sincos_positions
+from vjepa_hf.training.arguments import OptimizationArguments
+from vjepa_hf.training.schedules import learning_rate, weight_decay
+from vjepa_hf.training.setup import (
     clip_gradients,
     hyperparameters,
     max_grad_norm,
     parameter_groups,
     set_hyperparameters,
 )
-from vjepa_hf.transforms import normalize
 
 TOLERANCE = 2e-5
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from test_conversion import pretraining_content, probe_content
-from vjepa_hf import VJEPAConfig, VJEPAForVideoClassification, released_checkpoints
-from vjepa_hf.conversion import convert
-from vjepa_hf.released_checkpoints import ENCODERS, PROBES, DownloadError, download, encoder_url, probe_url
+from vjepa_hf import VJEPAConfig, VJEPAForVideoClassification
+from vjepa_hf.conversion import released as released_checkpoints
+from vjepa_hf.conversion.meta import convert
+from vjepa_hf.conversion.released import ENCODERS, PROBES, DownloadError, download, encoder_url, probe_url
 
 DATA = bytes(range(256)) * 4096  # 1 MiB
 

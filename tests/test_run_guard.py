@@ -13,7 +13,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from vjepa_hf.run_guard import NORMS_REMEMBERED, STOP_SIGNALS, RunGuard, leave_stop_signals_to_the_run
+from vjepa_hf.training.run_guard import NORMS_REMEMBERED, STOP_SIGNALS, RunGuard, leave_stop_signals_to_the_run
 
 
 @pytest.fixture(autouse=True)

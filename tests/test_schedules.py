@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vjepa_hf.schedules import ema_momentum, learning_rate, weight_decay
+from vjepa_hf.training.schedules import ema_momentum, learning_rate, weight_decay
 
 RATES = {"start": 0.5, "peak": 1.0, "final": 0.0, "schedule_scale": 1.0}
 

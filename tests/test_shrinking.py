@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from video_files import write_video
-from vjepa_hf.shrinking import shrink_video
-from vjepa_hf.video_io import VideoDecodeError, decode, probe
+from vjepa_hf.data.shrinking import shrink_video
+from vjepa_hf.model.video_io import VideoDecodeError, decode, probe
 
 
 @pytest.fixture

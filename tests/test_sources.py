@@ -11,7 +11,7 @@ from collections import Counter
 import datasets
 import pytest
 
-from vjepa_hf.sources import load_images, load_videos, mix_videos, part_of_stream
+from vjepa_hf.data.sources import load_images, load_videos, mix_videos, part_of_stream
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
-from vjepa_hf.starting_weights import freeze_first_layers, inflate_channels, load_starting_weights
-from vjepa_hf.training import parameter_groups
+from vjepa_hf.training.setup import parameter_groups
+from vjepa_hf.training.starting_weights import freeze_first_layers, inflate_channels, load_starting_weights
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ import torch
 from accelerate import Accelerator
 from torch._functorch import config as compiler_config
 
-from vjepa_hf import VJEPAForPreTraining, VJEPAModel, VJEPAVideoProcessor, training
-from vjepa_hf.arguments import parse_arguments
-from vjepa_hf.masking import CausalMask, MultiBlockMask
-from vjepa_hf.training import (
+from vjepa_hf import VJEPAForPreTraining, VJEPAModel, VJEPAVideoProcessor
+from vjepa_hf.data.masking import CausalMask, MultiBlockMask
+from vjepa_hf.training import setup as training
+from vjepa_hf.training.arguments import parse_arguments
+from vjepa_hf.training.setup import (
     RunLog,
     Throughput,
     clip_gradients,

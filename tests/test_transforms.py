@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vjepa_hf.transforms import (
+from vjepa_hf.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     OPERATIONS,

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vjepa_hf.tubelets import from_tubelets, grid_size, take_tokens, to_tubelets
+from vjepa_hf.model.tubelets import from_tubelets, grid_size, take_tokens, to_tubelets
 
 
 def test_grid_size_counts_tubelets_in_time_and_space():

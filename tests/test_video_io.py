@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from video_files import read_all, read_some, write_audio, write_video
-from vjepa_hf import video_io
-from vjepa_hf.video_io import VideoDecodeError, VideoInfo, decode, probe
+from vjepa_hf.model import video_io
+from vjepa_hf.model.video_io import VideoDecodeError, VideoInfo, decode, probe
 
 GROUPS = {"g": "12", "bf": "2", "sc_threshold": "0"}
 LATE_AND_UNEVEN = [5000 + 40 * number + 7 * (number % 3) for number in range(40)]

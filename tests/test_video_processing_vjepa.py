@@ -13,8 +13,8 @@ from transformers.image_utils import PILImageResampling
 
 from video_files import picture, read_all, write_video
 from vjepa_hf import VJEPAVideoProcessor
-from vjepa_hf.tubelets import to_tubelets
-from vjepa_hf.video_io import VideoDecodeError
+from vjepa_hf.model.tubelets import to_tubelets
+from vjepa_hf.model.video_io import VideoDecodeError
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 

@@ -53,9 +53,9 @@ def test_a_star_stands_for_the_figures_that_a_run_has():
 
 
 def test_every_curve_is_a_figure_that_a_run_logs(tiny_pretraining_model, tiny_clip):
-    from vjepa_hf.arguments import OptimizationArguments
-    from vjepa_hf.diagnostics import health
-    from vjepa_hf.training import Throughput, clip_gradients, hyperparameters
+    from vjepa_hf.training.arguments import OptimizationArguments
+    from vjepa_hf.training.diagnostics import health
+    from vjepa_hf.training.setup import Throughput, clip_gradients, hyperparameters
 
     masks = [torch.tensor([[0], [1]])] * 2, [torch.tensor([[16], [17]])] * 2
     outputs = tiny_pretraining_model(tiny_clip, *masks)

@@ -15,17 +15,17 @@ from datasets import ClassLabel, Dataset, Value
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from .conversion import LICENSE, export_to_meta
-from .conversion import convert as convert_checkpoint
-from .data import VideoCheck, check_video, oddities
-from .dense_features import stream_features, write_features
-from .flops import matmul_rate
-from .frame_sampling import clip_span
-from .modeling_vjepa import VJEPAModel
-from .shrinking import shrink_video
-from .sources import load_videos
-from .video_io import VideoDecodeError
-from .video_processing_vjepa import VJEPAVideoProcessor
+from .conversion.meta import LICENSE, export_to_meta
+from .conversion.meta import convert as convert_checkpoint
+from .data.clips import VideoCheck, check_video, oddities
+from .data.shrinking import shrink_video
+from .data.sources import load_videos
+from .evaluation.dense_features import stream_features, write_features
+from .model.frame_sampling import clip_span
+from .model.modeling_vjepa import VJEPAModel
+from .model.video_io import VideoDecodeError
+from .model.video_processing_vjepa import VJEPAVideoProcessor
+from .training.flops import matmul_rate
 
 PACKAGES = ("vjepa_hf", "torch", "torchvision", "transformers", "accelerate", "datasets", "av", "torchcodec", "numpy")
 

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 import torch
 
-from .detection_metrics import box_iou
+from .evaluation.detection_metrics import box_iou
 
 matplotlib.use("Agg")  # files only: a training node has no screen
 from matplotlib import pyplot  # noqa: E402

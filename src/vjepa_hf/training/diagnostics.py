@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.distributed.tensor import DTensor
 
-from .modeling_vjepa import VJEPAForPreTraining, VJEPAForPreTrainingOutput
+from ..model.modeling_vjepa import VJEPAForPreTraining, VJEPAForPreTrainingOutput
 
 Gather = Callable[[torch.Tensor], torch.Tensor]
 

@@ -21,11 +21,11 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file
 
+from ..model.configuration_vjepa import VJEPAConfig
+from ..model.modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, sincos_positions
+from ..model.video_processing_vjepa import VJEPAVideoProcessor
 from .class_names import NO_NAMES, class_names
-from .configuration_vjepa import VJEPAConfig
-from .modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, sincos_positions
-from .released_checkpoints import ENCODERS, LICENSE, download, encoder_url, probe_url
-from .video_processing_vjepa import VJEPAVideoProcessor
+from .released import ENCODERS, LICENSE, download, encoder_url, probe_url
 
 State = dict[str, torch.Tensor]
 

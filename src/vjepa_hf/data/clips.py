@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 
-from .frame_sampling import clip_span, random_clips, step_from_seconds
+from ..model.frame_sampling import clip_span, random_clips, step_from_seconds
+from ..model.video_io import VideoDecodeError, VideoInfo, decode, probe
 from .masking import MaskSampler
 from .sources import IMAGE_SUFFIXES, part_of_stream
 from .sources import load_videos as load_videos  # the first step of every script stands beside the others
 from .sources import mix_videos as mix_videos
-from .video_io import VideoDecodeError, VideoInfo, decode, probe
 
 CLIP_STREAM = 1  # keeps the random numbers of clips apart from those of masks and of the order, seeded alike
 AUGMENTATION_STREAM = 2

@@ -16,11 +16,11 @@ import torch
 from accelerate import Accelerator
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .data import ClipReader, ClipRequest, Transform, for_processor, video_name
-from .modeling_vjepa import IGNORED_LABEL, VJEPAForVideoClassification
-from .transforms import CropBox, normalize
-from .video_io import VideoDecodeError
-from .video_processing_vjepa import VJEPAVideoProcessor
+from ..data.clips import ClipReader, ClipRequest, Transform, for_processor, video_name
+from ..data.transforms import CropBox, normalize
+from ..model.modeling_vjepa import IGNORED_LABEL, VJEPAForVideoClassification
+from ..model.video_io import VideoDecodeError
+from ..model.video_processing_vjepa import VJEPAVideoProcessor
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from .configuration_vjepa import VJEPAConfig
-from .modeling_vjepa import VJEPAForPreTraining, resize_positions
+from ..model.configuration_vjepa import VJEPAConfig
+from ..model.modeling_vjepa import VJEPAForPreTraining, resize_positions
 
 PARTS = ("context_encoder", "target_encoder", "predictor")
 # How the names of a part begin, in the files of each of our models.

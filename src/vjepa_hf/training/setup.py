@@ -22,6 +22,21 @@ from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from ..data.clips import (
+    ClipBatchSampler,
+    ClipReader,
+    ClipStream,
+    InputLog,
+    PretrainingCollator,
+    VideoClipDataset,
+    VideoFailure,
+)
+from ..data.masking import CausalMask, MaskKind, MaskSampler, MultiBlockMask
+from ..data.sources import Videos, mix_videos
+from ..data.transforms import Chain, ColorJitter, RandAugment, RandomErasing, RandomResizedCropFlip
+from ..model.configuration_vjepa import VJEPAConfig
+from ..model.modeling_vjepa import VJEPAForPreTraining, VJEPALayer
+from ..model.video_processing_vjepa import VJEPAVideoProcessor
 from .arguments import (
     DataArguments,
     MaskArguments,
@@ -31,24 +46,9 @@ from .arguments import (
     RunArguments,
 )
 from .checkpoints import Progress, find_checkpoint, load_checkpoint
-from .configuration_vjepa import VJEPAConfig
-from .data import (
-    ClipBatchSampler,
-    ClipReader,
-    ClipStream,
-    InputLog,
-    PretrainingCollator,
-    VideoClipDataset,
-    VideoFailure,
-)
 from .flops import matmul_rate
-from .masking import CausalMask, MaskKind, MaskSampler, MultiBlockMask
-from .modeling_vjepa import VJEPAForPreTraining, VJEPALayer
 from .run_guard import RunGuard, leave_stop_signals_to_the_run
 from .schedules import ema_momentum, learning_rate, weight_decay
-from .sources import Videos, mix_videos
-from .transforms import Chain, ColorJitter, RandAugment, RandomErasing, RandomResizedCropFlip
-from .video_processing_vjepa import VJEPAVideoProcessor
 
 ARGUMENTS_FILE = "arguments.yaml"
 SKIPPED_STEPS_FILE = "skipped_steps.jsonl"

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .configuration_vjepa import VJEPAConfig
-from .linear import linear
+from ..model.configuration_vjepa import VJEPAConfig
+from ..model.linear import linear
 
 # Sides of the square matrices of `matmul_rate`: large enough to reach the rate, small enough to take moments.
 SIDE = {"cpu": 1024, "cuda": 8192}

@@ -18,11 +18,11 @@ from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .data import ClipReader, ClipRequest, for_processor, video_name
-from .modeling_vjepa import VJEPAModel
-from .transforms import Chain, RandAugment, RandomErasing, RandomResizedCropFlip, Transform, normalize
-from .video_io import VideoDecodeError
-from .video_processing_vjepa import VJEPAVideoProcessor
+from ..data.clips import ClipReader, ClipRequest, for_processor, video_name
+from ..data.transforms import Chain, RandAugment, RandomErasing, RandomResizedCropFlip, Transform, normalize
+from ..model.modeling_vjepa import VJEPAModel
+from ..model.video_io import VideoDecodeError
+from ..model.video_processing_vjepa import VJEPAVideoProcessor
 
 SHARD_BYTES = 2**28  # what a shard may hold in memory before it is written
 SHARD_ROWS = 128  # at most, so that several processes have something to do

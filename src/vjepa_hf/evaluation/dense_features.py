@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .frame_sampling import frame_offsets, step_from_seconds
-from .modeling_vjepa import VJEPAModel
-from .tubelets import grid_size
-from .video_io import Source, TimedFrame, VideoInfo, stream
-from .video_processing_vjepa import VJEPAVideoProcessor
+from ..model.frame_sampling import frame_offsets, step_from_seconds
+from ..model.modeling_vjepa import VJEPAModel
+from ..model.tubelets import grid_size
+from ..model.video_io import Source, TimedFrame, VideoInfo, stream
+from ..model.video_processing_vjepa import VJEPAVideoProcessor
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import av
 
-from .data import decode_video, probe_video
+from .clips import decode_video, probe_video
 
 FRAMES_AT_ONCE = 256
 DEFAULT_FPS = 25  # of a folder of frames, which has none

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from .data import decode_video
-from .frame_sampling import centered_clip, step_from_seconds
-from .sources import VIDEO_SUFFIXES
-from .video_io import VideoDecodeError, VideoInfo
-from .video_processing_vjepa import VJEPAVideoProcessor
+from ..data.clips import decode_video
+from ..data.sources import VIDEO_SUFFIXES
+from ..model.frame_sampling import centered_clip, step_from_seconds
+from ..model.video_io import VideoDecodeError, VideoInfo
+from ..model.video_processing_vjepa import VJEPAVideoProcessor
 
 Moment = tuple[str, float]  # name of a video, second
 

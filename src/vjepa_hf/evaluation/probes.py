@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from ..model.modeling_vjepa import VJEPAForVideoClassification, VJEPAModel, average_views
+from ..model.video_processing_vjepa import VJEPAVideoProcessor
+from ..visualization import plot_confusion
 from .features import LiveFeatures, VideoFeatures
 from .features import extract_features as extract_features  # scripts find what judges an encoder in one place
 from .metrics import MeanClassAccuracy, TopKAccuracy, confusion_matrix, wilson_interval
-from .modeling_vjepa import VJEPAForVideoClassification, VJEPAModel, average_views
-from .video_processing_vjepa import VJEPAVideoProcessor
-from .visualization import plot_confusion
 
 HOLD_OUT_STREAM = 1  # keeps the draw of a validation part apart from that of the labels it is taken from
 
