@@ -30,7 +30,7 @@ test: $(READY)  ## Run the whole test suite
 check: $(READY)  ## Lint, formatting, layering and documentation coverage; changes nothing
 	$(BIN)/ruff check $(wildcard $(SOURCES))
 	$(BIN)/ruff format --check $(wildcard $(SOURCES))
-	$(BIN)/python -m pytest -q tests/test_layering.py tests/test_invariants.py
+	$(BIN)/python -m pytest -q tests/repository/test_layering.py tests/repository/test_invariants.py
 
 style: $(READY)  ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix $(wildcard $(SOURCES))

@@ -22,8 +22,8 @@ import transformers
 from report import opening, publish, table
 from vjepa_hf import VJEPAConfig, VJEPAForActionDetection, VJEPAVideoProcessor
 from vjepa_hf.evaluation import detection
-from vjepa_hf.evaluation.detection_metrics import FrameMeanAveragePrecision
-from vjepa_hf.model.modeling_vjepa_detection import box_features
+from vjepa_hf.evaluation.detection import FrameMeanAveragePrecision
+from vjepa_hf.model.modeling_vjepa import box_features
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()

@@ -27,12 +27,21 @@ from accelerate import Accelerator
 
 from report import COMMIT, opening, publish, table
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification
-from vjepa_hf.data import clips as data
+from vjepa_hf.data.input_log import InputLog
+from vjepa_hf.data.sources import load_videos
 from vjepa_hf.data.transforms import normalize
 from vjepa_hf.evaluation.probes import few_label_accuracy
 from vjepa_hf.training import diagnostics
 from vjepa_hf.training import setup as training
 from vjepa_hf.training.arguments import OptimizationArguments, PretrainingArguments, parse_arguments
+from vjepa_hf.training.checkpoints import Progress
+from vjepa_hf.training.optimization import (
+    clip_gradients,
+    hyperparameters,
+    make_optimizer,
+    max_grad_norm,
+    set_hyperparameters,
+)
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
@@ -90,17 +99,17 @@ def start(name: str, args: PretrainingArguments, config: VJEPAConfig) -> Run:
     optimization = replace(args.optimization, **RUNS[name].changes)
     torch.manual_seed(args.run.seed)
     model = RUNS[name].model_class(copy.deepcopy(config))
-    return Run(model, optimization, training.make_optimizer(model, optimization))
+    return Run(model, optimization, make_optimizer(model, optimization))
 
 
 def train_step(run: Run, batch: dict, pixels: torch.Tensor, step: int, health_steps: int) -> None:
     """One optimizer step as in examples/pretrain.py, with what that would log after it."""
-    values = training.hyperparameters(step, run.optimization)
-    training.set_hyperparameters(run.optimizer, values)
+    values = hyperparameters(step, run.optimization)
+    set_hyperparameters(run.optimizer, values)
     masks = batch["context_masks"], batch["target_masks"]
     outputs = run.model(pixels, *masks)
     outputs.loss.backward()
-    training.clip_gradients(run.model, training.max_grad_norm(step, run.optimization))
+    clip_gradients(run.model, max_grad_norm(step, run.optimization))
     run.optimizer.step()
     run.optimizer.zero_grad()
     run.model.update_target_encoder(values["ema_momentum"])
@@ -130,7 +139,7 @@ def train(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     torch.set_num_threads(args.run.cpu_threads)
     if not (options.videos / "train.csv").exists():
         subprocess.run([sys.executable, EXAMPLES / "make_toy_videos.py", options.videos], check=True)
-    splits = {split: data.load_videos(options.videos / f"{split}.csv") for split in ("train", "test")}
+    splits = {split: load_videos(options.videos / f"{split}.csv") for split in ("train", "test")}
     config = training.model_config(args.model, num_mask_kinds=len(args.masks.mask_num_blocks))
     processor = training.make_processor(config, args.data)
     runs = {name: start(name, args, config) for name in RUNS}
@@ -138,7 +147,7 @@ def train(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     labels = len(set(splits["train"][options.label]))
     judged = processor, splits, options.label, options.labels_per_class
     looks = set(np.linspace(0, options.steps, options.looks + 1).round().astype(int).tolist()[1:])
-    everything = Accelerator(cpu=True), args, config, [splits["train"]], training.Progress(), data.InputLog(0.0)
+    everything = Accelerator(cpu=True), args, config, [splits["train"]], Progress(), InputLog(0.0)
     for step, batch in enumerate(training.make_loader(*everything)):
         pixels = normalize(batch["pixel_values_videos"], processor.image_mean, processor.image_std)
         for name, run in runs.items():

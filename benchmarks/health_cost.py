@@ -21,6 +21,7 @@ from vjepa_hf import VJEPAForPreTraining
 from vjepa_hf.training import diagnostics
 from vjepa_hf.training import setup as training
 from vjepa_hf.training.arguments import PretrainingArguments, RunArguments, parse_arguments
+from vjepa_hf.training.optimization import clip_gradients, make_optimizer
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 CONFIGS = EXAMPLES / "configs"
@@ -36,7 +37,7 @@ def parts(args: PretrainingArguments, device: torch.device) -> tuple[Callable[[]
     torch.manual_seed(0)
     config = training.model_config(args.model, num_mask_kinds=len(args.masks.mask_num_blocks))
     model = VJEPAForPreTraining(config).to(device)
-    optimizer = training.make_optimizer(model, args.optimization)
+    optimizer = make_optimizer(model, args.optimization)
     keys = [(0, sample) for sample in range(args.optimization.per_device_batch_size)]
     masks = training.mask_sampler(args.masks, config.grid_size, seed=0)(keys)
     masks = [[mask.to(device) for mask in kinds] for kinds in masks]
@@ -45,7 +46,7 @@ def parts(args: PretrainingArguments, device: torch.device) -> tuple[Callable[[]
     def step() -> object:
         outputs = model(pixels, *masks)
         outputs.loss.backward()
-        training.clip_gradients(model, 10.0)
+        clip_gradients(model, 10.0)
         optimizer.step()
         optimizer.zero_grad()
         model.update_target_encoder(0.998)

@@ -19,7 +19,7 @@ from pathlib import Path
 import datasets
 
 from report import opening, publish, table
-from vjepa_hf.data.clips import ClipBatchSampler
+from vjepa_hf.data.order import ClipBatchSampler
 from vjepa_hf.data.sources import load_videos
 
 LISTS = {"list.csv": "csv with a header", "list.txt": "lines `path label`", "list.jsonl": "jsonl"}

@@ -21,12 +21,15 @@ from accelerate import Accelerator
 
 from report import opening, publish, table
 from vjepa_hf import VJEPAForPreTraining
-from vjepa_hf.data.clips import InputLog
-from vjepa_hf.data.shrinking import shrink_video
+from vjepa_hf.data.checks import shrink_video
+from vjepa_hf.data.input_log import InputLog
 from vjepa_hf.data.sources import Videos, load_videos
 from vjepa_hf.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize
 from vjepa_hf.training import setup as training
 from vjepa_hf.training.arguments import PretrainingArguments, parse_arguments
+from vjepa_hf.training.checkpoints import Progress
+from vjepa_hf.training.log import Throughput
+from vjepa_hf.training.optimization import make_optimizer
 
 VIT_S = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6}
 BATCH = 8
@@ -46,7 +49,7 @@ def arguments(num_workers: int, batch_size: int = BATCH, clips_per_video: int = 
 def make_loader(accelerator: Accelerator, args: PretrainingArguments, videos: Videos) -> torch.utils.data.DataLoader:
     """The loader of a run that begins."""
     config = training.model_config(args.model, num_mask_kinds=2)
-    return training.make_loader(accelerator, args, config, [videos], training.Progress(), InputLog(1.0))
+    return training.make_loader(accelerator, args, config, [videos], Progress(), InputLog(1.0))
 
 
 def clips_per_second(loader: torch.utils.data.DataLoader, num_batches: int) -> float:
@@ -73,8 +76,8 @@ def waiting_share(accelerator: Accelerator, videos: Videos, num_steps: int) -> t
     args = arguments(num_workers=1, batch_size=2)
     config = training.model_config(args.model, num_mask_kinds=2)
     model = VJEPAForPreTraining(config)
-    optimizer = training.make_optimizer(model, args.optimization)
-    meter = training.Throughput()
+    optimizer = make_optimizer(model, args.optimization)
+    meter = Throughput()
     batches = meter.timed(make_loader(accelerator, args, videos))
     for step, batch in enumerate(batches):
         if step == 1:

@@ -26,7 +26,8 @@ from report import opening, publish, table
 from vjepa_hf import VJEPAConfig, VJEPAForVideoClassification, VJEPAVideoProcessor
 from vjepa_hf.data.clips import load_videos
 from vjepa_hf.evaluation.features import LiveFeatures, extract_features
-from vjepa_hf.evaluation.probes import HeadSettings, encode_labels, train_heads
+from vjepa_hf.evaluation.labels import encode_labels
+from vjepa_hf.evaluation.probes import HeadSettings, train_heads
 from vjepa_hf.model.modeling_vjepa import VJEPACrossAttention
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

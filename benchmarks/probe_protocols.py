@@ -21,7 +21,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from report import opening, publish, table
-from vjepa_hf.data.clips import decode_video, load_videos
+from vjepa_hf.data.clips import load_videos
+from vjepa_hf.data.videos import decode_video
 
 REPO = Path(__file__).resolve().parent.parent
 IMAGES = Path("output/toy_images")

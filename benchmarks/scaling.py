@@ -32,9 +32,10 @@ from accelerate import Accelerator
 from report import opening, publish, table
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining
 from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, MaskSampler
-from vjepa_hf.training import setup as training
 from vjepa_hf.training.arguments import OptimizationArguments
 from vjepa_hf.training.flops import clip_flops, matmul_rate
+from vjepa_hf.training.log import memory_gib
+from vjepa_hf.training.optimization import clip_gradients, make_optimizer
 
 # Width, layers, heads.
 MODELS = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "H": (1280, 32, 16)}
@@ -98,10 +99,10 @@ def measure(setting: Setting, num_steps: int) -> dict[str, float]:
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(), mixed_precision="bf16" if setting.bf16 else "no"
     )
-    before = training.memory_gib(accelerator.device)
+    before = memory_gib(accelerator.device)
     torch.manual_seed(0)
     model = VJEPAForPreTraining(setting.config)
-    optimizer = training.make_optimizer(model, OptimizationArguments(max_steps=1000, warmup_steps=0))
+    optimizer = make_optimizer(model, OptimizationArguments(max_steps=1000, warmup_steps=0))
     model, optimizer = accelerator.prepare(model, optimizer)
     share = setting.clips // setting.processes
     shape = (share, setting.frames, 3, setting.pixels, setting.pixels)
@@ -115,7 +116,7 @@ def measure(setting: Setting, num_steps: int) -> dict[str, float]:
         loss = model(clips, *masks).loss
         if num_steps:
             accelerator.backward(loss)
-            training.clip_gradients(accelerator.unwrap_model(model), 10.0)
+            clip_gradients(accelerator.unwrap_model(model), 10.0)
             optimizer.step()
             optimizer.zero_grad()
             accelerator.unwrap_model(model).update_target_encoder(0.998)
@@ -124,7 +125,7 @@ def measure(setting: Setting, num_steps: int) -> dict[str, float]:
         rates.append(matmul_rate(accelerator.device, torch.bfloat16 if setting.bf16 else torch.float32))
     return {
         "seconds": statistics.median(seconds[1:] or seconds),  # the first one fills caches
-        "memory": training.memory_gib(accelerator.device) - before,
+        "memory": memory_gib(accelerator.device) - before,
         "rate": statistics.median(rates),
     }
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from report import opening, publish, table
 from vjepa_hf.training.checkpoints import list_checkpoints
-from vjepa_hf.training.setup import read_log
+from vjepa_hf.training.log import read_log
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 DAMAGES = ("cut", "overwritten", "empty", "text")

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 
 from report import opening, publish, table
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel, VJEPAVideoProcessor
-from vjepa_hf.data import clips as data
+from vjepa_hf.data.sources import load_videos
 from vjepa_hf.evaluation.probes import few_label_accuracy
 
 transformers.utils.logging.disable_progress_bar()
@@ -70,7 +70,7 @@ def main() -> None:
 
     for seed in options.seeds:
         pretrain(options.runs / f"seed{seed}", seed)
-    splits = {split: data.load_videos(options.videos / f"{split}.csv") for split in ("train", "test")}
+    splits = {split: load_videos(options.videos / f"{split}.csv") for split in ("train", "test")}
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
     accuracies, rows = [], []

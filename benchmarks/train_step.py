@@ -44,6 +44,7 @@ from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, MaskSampler
 from vjepa_hf.training import setup as training
 from vjepa_hf.training.arguments import OptimizationArguments
 from vjepa_hf.training.flops import ClipFlops, clip_flops, matmul_rate
+from vjepa_hf.training.optimization import hyperparameters, make_optimizer, parameter_groups, set_hyperparameters
 
 # Width, layers and heads, by the names of Meta's code.
 MODELS = {
@@ -190,7 +191,7 @@ def our_step(job: Job, way: Way, watch: Stopwatch) -> Callable[[int], torch.Tens
         OPTIONS[way.option].apply(model)
     elif way.compiled:
         training.compile_layers(model)
-    optimizer = training.make_optimizer(model, OPTIMIZATION)
+    optimizer = make_optimizer(model, OPTIMIZATION)
     clips = job.clips()
     if model._compiled_call_impl is None:  # one graph has no parts
         watch.watch_method(model, "encode_targets", "target")
@@ -198,8 +199,8 @@ def our_step(job: Job, way: Way, watch: Stopwatch) -> Callable[[int], torch.Tens
         watch.watch(model.vjepa.predictor, "predictor")
 
     def step(index: int) -> torch.Tensor:
-        values = training.hyperparameters(index, OPTIMIZATION)
-        training.set_hyperparameters(optimizer, values)
+        values = hyperparameters(index, OPTIMIZATION)
+        set_hyperparameters(optimizer, values)
         masks = send_to_device(job.masks(index, way), job.device)
         with torch.autocast(torch.device(job.device).type, torch.bfloat16, enabled=way.bf16):
             loss = model(clips, *masks).loss
@@ -252,15 +253,15 @@ def reference_step(job: Job, way: Way, watch: Stopwatch) -> Callable[[int], torc
         module.backbone.load_state_dict(weights[part])
         module.to(job.device)
         watch.watch(module, {"encoder": "context", "target_encoder": "target"}.get(part, part))
-    groups = [group for module in (encoder, predictor) for group in training.parameter_groups(module)]
+    groups = [group for module in (encoder, predictor) for group in parameter_groups(module)]
     optimizer = torch.optim.AdamW(groups, eps=OPTIMIZATION.adam_epsilon)
     clips = job.clips().transpose(1, 2)
     on_gpu = job.device != "cpu"
     scaler = torch.amp.GradScaler(job.device, enabled=way.bf16)
 
     def step(index: int) -> torch.Tensor:
-        values = training.hyperparameters(index, OPTIMIZATION)
-        training.set_hyperparameters(optimizer, values)
+        values = hyperparameters(index, OPTIMIZATION)
+        set_hyperparameters(optimizer, values)
         context_masks, target_masks = send_to_device(job.masks(index, way), job.device)
         with torch.autocast("cuda" if on_gpu else "cpu", torch.bfloat16, enabled=way.bf16):
             with torch.no_grad():

@@ -38,13 +38,16 @@ import report
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification
 from vjepa_hf.data import clips as data
 from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, CausalMask, MaskKind, MaskSampler, TubeMask
+from vjepa_hf.data.order import ClipBatchSampler, ClipRequest
 from vjepa_hf.data.transforms import IMAGENET_MEAN, IMAGENET_STD, RandomResizedCropFlip, normalize
+from vjepa_hf.data.videos import decode_video
 from vjepa_hf.evaluation.grouping import grouped_folds, grouped_interval
-from vjepa_hf.evaluation.probes import encode_labels, probe_logits, train_probe
+from vjepa_hf.evaluation.labels import encode_labels
+from vjepa_hf.evaluation.probes import probe_logits, train_probe
 from vjepa_hf.model.video_io import VideoInfo
 from vjepa_hf.training import diagnostics
-from vjepa_hf.training import setup as training
 from vjepa_hf.training.arguments import OptimizationArguments
+from vjepa_hf.training.optimization import hyperparameters, make_optimizer, parameter_groups, set_hyperparameters
 
 NUM_SPLITS = 5
 HALVES = [{f"seq{number:02}" for number in range(first, first + 10)} for first in (1, 11)]
@@ -133,7 +136,7 @@ def read_clips(folder: Path, side: int, runs: Path) -> Clips:
     columns = [np.array([row[name] for row in rows]) for name in ("path", "set", "label", "group")]
     cache = runs / f"clips_{side}.npy"
     if not cache.exists():
-        videos = [data.decode_video(folder.parent / row["path"], spread_frames, (side, side)) for row in rows]
+        videos = [decode_video(folder.parent / row["path"], spread_frames, (side, side)) for row in rows]
         np.save(cache, torch.stack(videos).numpy())
     return Clips(np.load(cache, mmap_mode="r"), *columns)
 
@@ -153,7 +156,7 @@ class TrainingClips(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, request: data.ClipRequest) -> data.ClipSample:
+    def __getitem__(self, request: ClipRequest) -> data.ClipSample:
         generator = data.augmentation_generator(self.seed, (request.epoch, request.index, 0))
         length = generator.integers(CACHED_FRAMES // 2, CACHED_FRAMES + 1)
         start = generator.integers(CACHED_FRAMES - length + 1)
@@ -260,7 +263,7 @@ def make_loader(method: Method, clips: TrainingClips, steps: int, options: argpa
     grid = new_model(BUDGET, options, options.seed).config.grid_size
     return torch.utils.data.DataLoader(
         clips,
-        batch_sampler=data.ClipBatchSampler(len(clips), options.batch_size, steps, options.seed),
+        batch_sampler=ClipBatchSampler(len(clips), options.batch_size, steps, options.seed),
         collate_fn=data.PretrainingCollator(MaskSampler(method.masks, grid, options.seed, method.mask_mode)),
         num_workers=options.num_workers,
     )
@@ -284,12 +287,12 @@ def settings_of(method: Method, steps: int, options: argparse.Namespace) -> Opti
     return OptimizationArguments(max_steps=steps, **shared | dict(method.optimization))
 
 
-def make_optimizer(model: PreTrainedModel, settings: OptimizationArguments) -> torch.optim.AdamW:
+def optimizer_of(model: PreTrainedModel, settings: OptimizationArguments) -> torch.optim.AdamW:
     """AdamW, which leaves biases and norms undecayed in both kinds of models."""
     if isinstance(model, VJEPAForPreTraining):
-        return training.make_optimizer(model, settings)
+        return make_optimizer(model, settings)
     betas = settings.adam_beta1, settings.adam_beta2
-    return torch.optim.AdamW(training.parameter_groups(model), betas=betas, eps=settings.adam_epsilon)
+    return torch.optim.AdamW(parameter_groups(model), betas=betas, eps=settings.adam_epsilon)
 
 
 def pretrain(
@@ -303,11 +306,11 @@ def pretrain(
     budget, flops = (encoder_flops(each, clips, options, device) for each in (BUDGET, method))
     steps = round(options.steps * budget / flops)
     settings = settings_of(method, steps, options)
-    optimizer = make_optimizer(model, settings)
+    optimizer = optimizer_of(model, settings)
     began, losses = time.perf_counter(), []
     for step, batch in enumerate(make_loader(method, clips, steps, options)):
-        values = training.hyperparameters(step, settings)
-        training.set_hyperparameters(optimizer, values)
+        values = hyperparameters(step, settings)
+        set_hyperparameters(optimizer, values)
         with accelerator.autocast():
             outputs = training_outputs(model, batch, device)
         outputs.loss.backward()

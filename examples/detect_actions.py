@@ -28,8 +28,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from vjepa_hf import VJEPAConfig, VJEPAForActionDetection, VJEPAVideoProcessor
 from vjepa_hf.evaluation import detection
-from vjepa_hf.evaluation.detection_metrics import FrameMeanAveragePrecision
-from vjepa_hf.visualization import plot_detections
+from vjepa_hf.evaluation.detection import FrameMeanAveragePrecision, plot_detections
 
 TOY = Path("output/toy_actions")
 NUM_DRAWN = 8  # key frames of the picture

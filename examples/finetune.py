@@ -23,9 +23,10 @@ from transformers import EvalPrediction, HfArgumentParser, Trainer, TrainingArgu
 
 from vjepa_hf import VJEPAForVideoClassification, VJEPAVideoProcessor
 from vjepa_hf.data.clips import load_videos
+from vjepa_hf.data.labelled import LabelledVideos, TrainingVideos
 from vjepa_hf.data.transforms import Chain, RandAugment, RandomErasing, RandomResizedCropFlip
+from vjepa_hf.evaluation.labels import encode_labels
 from vjepa_hf.evaluation.metrics import MeanClassAccuracy, TopKAccuracy
-from vjepa_hf.evaluation.probes import encode_labels
 from vjepa_hf.training import finetuning
 
 TOY_VIDEOS = Path("output/toy_videos")
@@ -135,13 +136,9 @@ def main() -> None:
         augment.append(RandAugment(args.rand_augment_magnitude))
     transform = Chain((*augment, RandomErasing(args.erase_probability)))
     balanced = args.class_balance == "sampler"
-    train = finetuning.TrainingVideos(
-        tables["train"]["video"], train_labels, processor, transform, training.seed, balanced
-    )
+    train = TrainingVideos(tables["train"]["video"], train_labels, processor, transform, training.seed, balanced)
     judged = {
-        split: finetuning.LabelledVideos(
-            table["video"], encode_labels(table[args.label], names)[0], processor, args.num_clips
-        )
+        split: LabelledVideos(table["video"], encode_labels(table[args.label], names)[0], processor, args.num_clips)
         for split, table in tables.items()
         if split != "train"
     }

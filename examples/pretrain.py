@@ -19,11 +19,22 @@ from accelerate.utils import send_to_device
 
 from vjepa_hf import VJEPAForPreTraining
 from vjepa_hf.data import clips as data
+from vjepa_hf.data.input_log import InputLog
+from vjepa_hf.data.sources import load_videos
 from vjepa_hf.data.transforms import normalize
 from vjepa_hf.evaluation.online import make_judge
 from vjepa_hf.training import checkpoints, diagnostics, flops, run_guard
 from vjepa_hf.training import setup as training
 from vjepa_hf.training.arguments import parse_arguments
+from vjepa_hf.training.log import RunLog, Throughput, matmul_ceiling, progress_figures, read_log, run_summary
+from vjepa_hf.training.optimization import (
+    clip_gradients,
+    hyperparameters,
+    make_optimizer,
+    max_grad_norm,
+    set_hyperparameters,
+)
+from vjepa_hf.training.output import export, finish, prepare_output_dir, starting_point
 from vjepa_hf.training.starting_weights import freeze_first_layers, load_starting_weights
 from vjepa_hf.visualization import plot_curves
 
@@ -55,7 +66,7 @@ def main() -> None:
     torch.set_num_threads(run.cpu_threads or torch.get_num_threads())
     with accelerator.main_process_first():
         videos = source.videos or [toy_videos()]
-        videos = [data.load_videos(name, source.video_column, source.streaming) for name in videos]
+        videos = [load_videos(name, source.video_column, source.streaming) for name in videos]
 
     # 3. Model: context encoder and predictor learn, the target encoder follows the context encoder as an average.
     torch.manual_seed(run.seed)
@@ -69,16 +80,16 @@ def main() -> None:
     if run.compile:
         training.compile_layers(model)
     processor = training.make_processor(config, source)
-    model, optimizer = accelerator.prepare(model, training.make_optimizer(model, optimization))
+    model, optimizer = accelerator.prepare(model, make_optimizer(model, optimization))
     vjepa = accelerator.unwrap_model(model)
     judge = make_judge(accelerator, evaluation, processor, source.num_workers)
 
     # 4. Resume: all that decides the next step is in the checkpoint or is a function of the step.
-    inputs = data.InputLog(source.max_failed_share)
+    inputs = InputLog(source.max_failed_share)
     guard = run_guard.RunGuard(accelerator, run.max_skipped_steps, run.max_grad_norm_ratio)
     accelerator.register_for_checkpointing(inputs, guard)
-    training.prepare_output_dir(accelerator, args)
-    progress = training.starting_point(accelerator, run)
+    prepare_output_dir(accelerator, args)
+    progress = starting_point(accelerator, run)
 
     # 5. Data: clips and masks are functions of (seed, epoch, sample id); workers decode, augment and draw masks.
     loader = training.make_loader(accelerator, args, config, videos, progress, inputs)
@@ -87,12 +98,12 @@ def main() -> None:
 
     # 6. Loop: one optimizer step is one or more forward passes, whose gradients are averaged.
     num_videos = None if source.streaming else len(loader.dataset)
-    accelerator.print(training.run_summary(accelerator, args, num_videos, model))
-    log = training.RunLog(accelerator, args, progress.step)
-    throughput = training.Throughput(lambda: training.matmul_ceiling(accelerator))
+    accelerator.print(run_summary(accelerator, args, num_videos, model))
+    log = RunLog(accelerator, args, progress.step)
+    throughput = Throughput(lambda: matmul_ceiling(accelerator))
     for batch in throughput.timed(loader):
-        values = training.hyperparameters(progress.step, optimization)
-        training.set_hyperparameters(optimizer, values)
+        values = hyperparameters(progress.step, optimization)
+        set_hyperparameters(optimizer, values)
         inputs.update(batch)
         with accelerator.accumulate(model):
             batch = send_to_device(batch, accelerator.device, non_blocking=True)
@@ -107,7 +118,7 @@ def main() -> None:
             guard.watch(batch, outputs.loss)
             if accelerator.sync_gradients:
                 accelerator.unscale_gradients(optimizer)
-                norms = training.clip_gradients(vjepa, training.max_grad_norm(progress.step, optimization))
+                norms = clip_gradients(vjepa, max_grad_norm(progress.step, optimization))
                 if not guard.accepts(norms):
                     optimizer.zero_grad()  # an optimizer that finds no gradients changes nothing
             optimizer.step()
@@ -127,7 +138,7 @@ def main() -> None:
         save = step % run.save_steps == 0 or last
         if step % run.logging_steps == 0 or save:
             log.name_failures(inputs.gather())
-            figures = training.progress_figures(accelerator, guard, throughput)
+            figures = progress_figures(accelerator, guard, throughput)
             log.write_progress(step, figures | values | inputs.figures())
         if (step % run.health_steps == 0 or last) and not guard.wrong:
             figures = diagnostics.health(vjepa, outputs, *masks, accelerator.gather)
@@ -138,15 +149,15 @@ def main() -> None:
         if save or guard.stop:
             log.name_failures(inputs.gather())
             checkpoints.save_checkpoint(accelerator, run.output_dir, progress, run.save_total_limit)
-            training.export(accelerator, model, processor, run.output_dir)
+            export(accelerator, model, processor, run.output_dir)
         if guard.stop:
             break
 
     # 8. Results: the curves, and the line that loads the model.
     log.close()
     if accelerator.is_main_process:
-        plot_curves(training.read_log(log.path), Path(run.output_dir) / "curves.png", title=run.output_dir)
-    training.finish(accelerator, args, guard, progress)
+        plot_curves(read_log(log.path), Path(run.output_dir) / "curves.png", title=run.output_dir)
+    finish(accelerator, args, guard, progress)
 
 
 if __name__ == "__main__":

@@ -27,17 +27,8 @@ from vjepa_hf import VJEPAConfig, VJEPAForVideoClassification, VJEPAModel, VJEPA
 from vjepa_hf.data.clips import load_videos
 from vjepa_hf.data.sources import load_images
 from vjepa_hf.evaluation.features import AugmentedClips, LiveFeatures, RegularClips, augmentation, extract_features
-from vjepa_hf.evaluation.probes import (
-    HeadSettings,
-    draw_labels,
-    encode_labels,
-    fit_probe,
-    head_of,
-    predict,
-    score,
-    summarize,
-    write_confusion,
-)
+from vjepa_hf.evaluation.labels import draw_labels, encode_labels
+from vjepa_hf.evaluation.probes import HeadSettings, fit_probe, head_of, predict, score, summarize, write_confusion
 
 TOY = Path("output/toy_videos")
 

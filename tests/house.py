@@ -18,8 +18,11 @@ def sources(*patterns: str) -> dict[str, str]:
 
 
 def modules() -> dict[str, str]:
-    """Module name -> text, for each module of the package."""
-    return {Path(path).stem: text for path, text in sources("src/vjepa_hf/*.py").items()}
+    """Dotted name below the package, such as `model.tubelets` -> text, for each module of the package."""
+    texts = sources("src/vjepa_hf/**/*.py")
+    return {
+        path.removeprefix("src/vjepa_hf/").removesuffix(".py").replace("/", "."): text for path, text in texts.items()
+    }
 
 
 def tracked_files(*folders: str) -> list[str]:
@@ -29,6 +32,26 @@ def tracked_files(*folders: str) -> list[str]:
     if listing.returncode:
         pytest.skip("not a git checkout: there is no list of its files to compare with")
     return sorted(path for path in set(listing.stdout.splitlines()) if (REPO / path).exists())
+
+
+def imports(text: str) -> tuple[set[str], set[str], set[str]]:
+    """(ours, others, optional) of a module: `.x` or `..x.y` of each `from .x import z`, the top names of all other
+    imports, and those of them that stand inside a `try`. Imports inside functions count."""
+    tree = ast.parse(text)
+    guarded = {id(node) for block in ast.walk(tree) if isinstance(block, ast.Try) for node in ast.walk(block)}
+    ours, others, optional = set(), set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = {node.module.split(".")[0]}
+        elif isinstance(node, ast.ImportFrom):
+            ours.add("." * node.level + (node.module or ""))
+            continue
+        else:
+            continue
+        (optional if id(node) in guarded else others).update(names)
+    return ours, others, optional
 
 
 def classes(text: str) -> list[ast.ClassDef]:

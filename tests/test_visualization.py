@@ -9,15 +9,8 @@ import torch
 from PIL import Image
 
 from vjepa_hf import visualization
-from vjepa_hf.visualization import (
-    CURVES,
-    _matching_names,
-    plot_confusion,
-    plot_curves,
-    plot_detections,
-    plot_masks,
-    shade_masked,
-)
+from vjepa_hf.evaluation.detection import plot_detections
+from vjepa_hf.visualization import CURVES, _matching_names, plot_confusion, plot_curves, plot_masks, shade_masked
 
 
 def test_only_hidden_tubelets_are_darkened():
@@ -55,7 +48,8 @@ def test_a_star_stands_for_the_figures_that_a_run_has():
 def test_every_curve_is_a_figure_that_a_run_logs(tiny_pretraining_model, tiny_clip):
     from vjepa_hf.training.arguments import OptimizationArguments
     from vjepa_hf.training.diagnostics import health
-    from vjepa_hf.training.setup import Throughput, clip_gradients, hyperparameters
+    from vjepa_hf.training.log import Throughput
+    from vjepa_hf.training.optimization import clip_gradients, hyperparameters
 
     masks = [torch.tensor([[0], [1]])] * 2, [torch.tensor([[16], [17]])] * 2
     outputs = tiny_pretraining_model(tiny_clip, *masks)

@@ -13,8 +13,13 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
 
 from .model.configuration_vjepa import VJEPAConfig
-from .model.modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel, VJEPAPreTrainedModel
-from .model.modeling_vjepa_detection import VJEPAForActionDetection
+from .model.modeling_vjepa import (
+    VJEPAForActionDetection,
+    VJEPAForPreTraining,
+    VJEPAForVideoClassification,
+    VJEPAModel,
+    VJEPAPreTrainedModel,
+)
 from .model.video_processing_vjepa import VJEPAVideoProcessor
 
 __version__ = "0.1.0"

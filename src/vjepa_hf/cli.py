@@ -17,8 +17,7 @@ from tqdm import tqdm
 
 from .conversion.meta import LICENSE, export_to_meta
 from .conversion.meta import convert as convert_checkpoint
-from .data.clips import VideoCheck, check_video, oddities
-from .data.shrinking import shrink_video
+from .data.checks import VideoCheck, check_video, oddities, shrink_video
 from .data.sources import load_videos
 from .evaluation.dense_features import stream_features, write_features
 from .model.frame_sampling import clip_span

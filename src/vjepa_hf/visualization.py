@@ -9,8 +9,6 @@ import matplotlib
 import numpy as np
 import torch
 
-from .evaluation.detection_metrics import box_iou
-
 matplotlib.use("Agg")  # files only: a training node has no screen
 from matplotlib import pyplot  # noqa: E402
 
@@ -123,89 +121,6 @@ def plot_masks(
         row[0].set_ylabel(name)
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
-
-
-def plot_detections(
-    frames: Sequence[torch.Tensor],
-    detections: Sequence[dict[str, Any]],
-    truths: Sequence[dict[str, Any]],
-    names: Sequence[str],
-    path: str | Path,
-    titles: Sequence[str] | None = None,
-    threshold: float = 0.3,
-    num_columns: int = 4,
-) -> None:
-    """Draw key frames with the boxes of a detector and what they are said to show into one PNG.
-
-    What is drawn says the legend: an action is green where an annotated box beneath shows it, else red; annotated
-    boxes are dashed, and hold in white the actions that were not found.
-
-    Args:
-        frames: of each key frame, uint8 `(C, height, width)`.
-        detections: of each key frame, `detection.to_detections`.
-        truths: of each key frame, `detection.to_truth`.
-        names: of the classes.
-        path: of the PNG.
-        titles: above the key frames.
-        threshold: scores below it are not drawn.
-        num_columns: key frames beside one another.
-    """
-    num_columns = min(num_columns, len(frames))
-    num_rows = -(-len(frames) // num_columns)
-    size = (3.6 * num_columns, 3.9 * num_rows)
-    figure, axes = pyplot.subplots(num_rows, num_columns, figsize=size, layout="constrained", squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    for number, (axis, frame) in enumerate(zip(axes.flat, frames, strict=False)):
-        height, width = frame.shape[1:]
-        # Boxes are in units of the frame, and so is the picture.
-        axis.imshow(frame.permute(1, 2, 0).numpy(), extent=(0, 1, 1, 0), aspect=height / width)
-        axis.set(xlim=(0, 1), ylim=(1, 0))
-        _draw_boxes(axis, detections[number], truths[number], names, threshold)
-        axis.set_title(titles[number] if titles is not None else "", fontsize=9)
-    legend = "green: right, red: wrong, dashed: annotated, white: not found"
-    figure.suptitle(f"what is said of each box with a score from {threshold:g} on; {legend}", fontsize=9)
-    figure.savefig(path, dpi=100)
-    pyplot.close(figure)
-
-
-def _draw_boxes(
-    axis: Any, found: dict[str, Any], truth: dict[str, Any], names: Sequence[str], threshold: float
-) -> None:
-    """The boxes of a key frame with their actions."""
-    boxes, labels, scores = (np.asarray(found[name], dtype=float) for name in ("boxes", "labels", "scores"))
-    shown = scores >= threshold
-    boxes, labels, scores = boxes.reshape(-1, 4)[shown], labels[shown].astype(int), scores[shown]
-    true_boxes, true_labels = np.asarray(truth["boxes"], dtype=float).reshape(-1, 4), np.asarray(truth["labels"])
-    right = (box_iou(boxes, true_boxes) >= 0.5) & (labels[:, None] == true_labels[None])
-    for box in np.unique(true_boxes, axis=0):
-        _draw_box(axis, box, "white", linestyle=(0, (3, 3)))
-        missed = [names[label] for label in true_labels[(true_boxes == box).all(axis=1) & ~right.any(axis=0)]]
-        _write(axis, box[0], box[3], [(name, "white") for name in missed])
-    for box in np.unique(boxes, axis=0):
-        places = np.flatnonzero((boxes == box).all(axis=1))
-        places = places[np.argsort(-scores[places], kind="stable")]
-        _draw_box(axis, box, "gold")
-        colors = ["lightgreen" if right[place].any() else "tomato" for place in places]
-        lines = [f"{names[labels[place]]} {scores[place]:.2f}" for place in places]
-        _write(axis, box[0], box[1], list(zip(lines, colors, strict=True)))
-
-
-def _draw_box(axis: Any, box: np.ndarray, color: str, linestyle: Any = "-") -> None:
-    x1, y1, x2, y2 = box
-    patch = pyplot.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=1.6)
-    patch.set_linestyle(linestyle)
-    axis.add_patch(patch)
-
-
-def _write(axis: Any, x: float, y: float, lines: Sequence[tuple[str, str]]) -> None:
-    """Lines of text, each in its color, that end at a point, but inside the picture."""
-    line_height = 0.052
-    top = max(y - line_height * len(lines), 0)
-    for number, (text, color) in enumerate(lines):
-        background = {"facecolor": "black", "alpha": 0.65, "edgecolor": "none", "pad": 0.8}
-        place = (x, top + line_height * (number + 0.5))
-        axis.text(*place, text, color=color, fontsize=8, va="center", bbox=background, clip_on=True)
 
 
 def plot_confusion(matrix: np.ndarray, names: Sequence[str], path: str | Path, max_named: int = 40) -> None:

@@ -18,8 +18,10 @@ from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..data.clips import ClipReader, ClipRequest, for_processor, video_name
+from ..data.clips import ClipReader
+from ..data.order import ClipRequest
 from ..data.transforms import Chain, RandAugment, RandomErasing, RandomResizedCropFlip, Transform, normalize
+from ..data.videos import for_processor, video_name
 from ..model.modeling_vjepa import VJEPAModel
 from ..model.video_io import VideoDecodeError
 from ..model.video_processing_vjepa import VJEPAVideoProcessor

@@ -13,12 +13,12 @@ from accelerate.utils import gather_object
 from torch.nn.functional import normalize, one_hot
 
 from ..data.clips import load_videos
+from ..data.labelled import UNREADABLE, LabelledClip, LabelledVideos
 from ..model.modeling_vjepa import VJEPAModel
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
 from ..training.arguments import EvaluationArguments
-from ..training.finetuning import UNREADABLE, LabelledClip, LabelledVideos
 from ..training.run_guard import leave_stop_signals_to_the_run
-from .probes import encode_labels
+from .labels import encode_labels
 
 NEIGHBORS = 20
 TEMPERATURE = 0.07  # of the weights of the neighbours' votes, as published

@@ -4,10 +4,9 @@ The frames of a training clip, its augmentation, and how it is mixed are functio
 resumed run sees what the straight one saw, with any number of workers.
 """
 
-import logging
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,17 +15,12 @@ import torch
 from accelerate import Accelerator
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..data.clips import ClipReader, ClipRequest, Transform, for_processor, video_name
-from ..data.transforms import CropBox, normalize
-from ..model.modeling_vjepa import IGNORED_LABEL, VJEPAForVideoClassification
-from ..model.video_io import VideoDecodeError
-from ..model.video_processing_vjepa import VJEPAVideoProcessor
+from ..data.labelled import UNREADABLE, LabelledClip, LabelledVideos, TrainingVideos
+from ..data.transforms import CropBox
+from ..data.videos import video_name
+from ..model.modeling_vjepa import VJEPAForVideoClassification
 
-logger = logging.getLogger(__name__)
-
-BALANCE_STREAM = 4  # keeps these random numbers apart from those of `data`, which are seeded alike
 MIX_STREAM = 5
-UNREADABLE = IGNORED_LABEL  # in place of a class index
 
 # For `peft.LoraConfig`: the four matrices of every layer of the encoder, and what is trained whole beside them.
 LORA_TARGET_MODULES = r"vjepa\.encoder\.layers\.\d+\.(attention\.(qkv|proj)|mlp\.(fc1|fc2))"
@@ -34,133 +28,6 @@ LORA_MODULES_TO_SAVE = ["pooler", "classifier"]
 
 
 # --- videos --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class LabelledClip:
-    """One sample of a batch.
-
-    Attributes:
-        pixels: normalized clip `(T, C, H, W)`, or V views of a video `(V, T, C, H, W)`; zero if it is unreadable.
-        label: class index, or `UNREADABLE`.
-        key: (epoch, sample id) of a training clip, for the random numbers of its mixing; None in evaluation.
-    """
-
-    pixels: torch.Tensor
-    label: int
-    key: tuple[int, int] | None = None
-
-
-class LabelledVideos(torch.utils.data.Dataset):
-    """Videos with their classes, as they are evaluated.
-
-    A video that cannot be read is named in a warning and takes no part in loss and metrics; nothing takes its place.
-    `unreadable`, one flag a video, lies in memory that all workers share, so that they are counted.
-
-    Args:
-        videos: values of the column `video` of a source.
-        labels: class index of each.
-        processor: that of the model.
-        num_clips: views of a video, V, evenly spaced over it.
-    """
-
-    def __init__(
-        self, videos: Sequence[Any], labels: np.ndarray, processor: VJEPAVideoProcessor, num_clips: int = 1
-    ) -> None:
-        self.videos, self.labels, self.processor, self.num_clips = videos, labels, processor, num_clips
-        self.unreadable = torch.zeros(len(videos), dtype=torch.bool).share_memory_()
-
-    def __len__(self) -> int:
-        return len(self.videos)
-
-    def __getitem__(self, row: int) -> LabelledClip:
-        return self._sample(row, self._views)
-
-    def _views(self, video: Any) -> torch.Tensor:
-        return self.processor(for_processor(video), num_clips=self.num_clips)["pixel_values_videos"][0]
-
-    def _sample(
-        self, row: int, read: Callable[[Any], torch.Tensor], key: tuple[int, int] | None = None
-    ) -> LabelledClip:
-        video = self.videos[row]
-        try:
-            return LabelledClip(read(video), int(self.labels[row]), key)
-        except VideoDecodeError as error:
-            if not self.unreadable[row]:
-                logger.warning("left out an unreadable video, %s: %s", video_name(video), error.cause)
-            self.unreadable[row] = True
-            return LabelledClip(torch.zeros(self._shape()), UNREADABLE, key)
-
-    def _shape(self) -> tuple[int, ...]:
-        num_views = self.num_clips * self.processor.num_crops
-        views = (num_views,) if num_views > 1 else ()
-        size = self.processor.crop_size
-        return *views, self.processor.num_frames, len(self.processor.image_mean), size["height"], size["width"]
-
-
-class TrainingVideos(LabelledVideos):
-    """Random augmented clips of videos with their classes; another one of each video in every epoch.
-
-    Args:
-        videos: values of the column `video` of a source.
-        labels: class index of each.
-        processor: that of the model; it says how many frames a clip has, how far apart, and how it is normalized.
-        transform: augmentation, to clips of the size that the model takes.
-        seed: of all that is drawn.
-        balanced: every class comes equally often in an epoch of as many clips, so videos of rare ones several times.
-    """
-
-    def __init__(
-        self,
-        videos: Sequence[Any],
-        labels: np.ndarray,
-        processor: VJEPAVideoProcessor,
-        transform: Transform,
-        seed: int,
-        balanced: bool = False,
-    ) -> None:
-        super().__init__(videos, labels, processor)
-        self.reader = ClipReader(
-            processor.num_frames, processor.frame_step, seed, transform, processor.short_video, processor.fps
-        )
-        self.balanced = balanced
-        # Shared, because workers that live longer than an epoch must hear of the next one.
-        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self.order: tuple[int, np.ndarray, np.ndarray] = (-1, np.empty(0), np.empty(0))
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw other clips from now on."""
-        self.epoch.fill_(epoch)
-
-    def __getitem__(self, place: int) -> LabelledClip:
-        row, num_drawn = place, int(self.epoch)
-        if self.balanced:
-            if self.order[0] != self.epoch:
-                self.order = (int(self.epoch), *balanced_order(self.labels, self.reader.seed, int(self.epoch)))
-            row, num_drawn = int(self.order[1][place]), int(self.order[2][place])
-        request = ClipRequest(row, num_drawn, group=())
-        return self._sample(row, lambda video: self._augmented(video, request), key=(num_drawn, row))
-
-    def _augmented(self, video: Any, request: ClipRequest) -> torch.Tensor:
-        (clip,) = self.reader.read(video, [request])
-        return normalize(clip, self.processor.image_mean, self.processor.image_std)
-
-
-def balanced_order(labels: np.ndarray, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """As many samples as there are labels, with each class equally often, give or take one.
-
-    Returns:
-        the samples `(n,)`, and a number `(n,)` for each that no earlier draw of the same sample had.
-    """
-    classes, counts = np.unique(labels, return_counts=True)
-    per_class = math.ceil(len(labels) / len(classes))
-    most_draws = math.ceil(per_class / counts.min())
-    rows = np.empty((per_class, len(classes)), dtype=np.int64)
-    for place, label in enumerate(classes):
-        generator = np.random.default_rng([seed, epoch, int(label), BALANCE_STREAM])
-        rows[:, place] = np.resize(generator.permutation(np.flatnonzero(labels == label)), per_class)
-    draws = epoch * most_draws + np.arange(per_class)[:, None] // counts
-    return rows.reshape(-1)[: len(labels)], draws.reshape(-1)[: len(labels)]
 
 
 class EpochCallback(TrainerCallback):

@@ -1,0 +1,160 @@
+"""The configuration of a checkpoint, read off the shapes and numbers of its tensors."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from ..model.configuration_vjepa import VJEPAConfig
+from ..model.modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, sincos_positions
+
+State = dict[str, torch.Tensor]
+# Heads cannot be seen in shapes; these are the ones of the published sizes (Ti, S, B, L, H, g, G).
+HEADS_OF_WIDTH = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
+
+
+def infer_config(
+    parts: dict[str, State],
+    num_attention_heads: int | None = None,
+    num_frames: int | None = None,
+    image_size: int | Sequence[int] | None = None,
+    uniform_power: bool | None = None,
+) -> VJEPAConfig:
+    """The configuration that shapes and position tables of a checkpoint tell; the arguments are as in `convert`.
+
+    Raises:
+        ValueError: something cannot be told; the message names the argument that has to say it.
+    """
+    width, num_channels, tubelet_size, patch_size, patch_width = _shape(
+        parts, "target_encoder", "patch_embed.proj.weight", 5
+    )
+    if patch_size != patch_width:
+        raise ValueError(f"patches of {patch_size} x {patch_width} pixels are not square; V-JEPA's are.")
+    heads = num_attention_heads or HEADS_OF_WIDTH.get(width)
+    if heads is None:
+        raise ValueError(
+            f"the number of attention heads cannot be told from hidden_size={width}, which is not that of a published "
+            "size; pass num_attention_heads (--num-attention-heads)."
+        )
+    fields = {
+        "hidden_size": width,
+        "num_hidden_layers": _depth(parts["target_encoder"], "blocks."),
+        "num_attention_heads": heads,
+        "mlp_ratio": _ratio(width, _shape(parts, "target_encoder", "blocks.0.mlp.fc1.weight", 2)[0]),
+        "qkv_bias": "blocks.0.attn.qkv.bias" in parts["target_encoder"],
+        "patch_size": patch_size,
+        "tubelet_size": tubelet_size,
+        "num_channels": num_channels,
+    }
+    if "predictor" in parts:
+        pred_width = _shape(parts, "predictor", "predictor_embed.weight", 2)[0]
+        pred_hidden = _shape(parts, "predictor", "predictor_blocks.0.mlp.fc1.weight", 2)[0]
+        fields |= {
+            "pred_hidden_size": pred_width,
+            "pred_num_hidden_layers": _depth(parts["predictor"], "predictor_blocks."),
+            "pred_mlp_ratio": _ratio(pred_width, pred_hidden),
+            "pred_num_mask_tokens": _depth(parts["predictor"], "mask_tokens."),
+        }
+    if "classifier" in parts:
+        pooler_hidden = _shape(parts, "classifier", "pooler.cross_attention_block.mlp.fc1.weight", 2)[0]
+        fields |= {
+            "pooler_mlp_ratio": _ratio(width, pooler_hidden),
+            "num_labels": _shape(parts, "classifier", "linear.weight", 2)[0],
+        }
+    (t, h, w), fields["uniform_power"] = _infer_grid(
+        parts,
+        t=num_frames and _whole("num_frames", num_frames, tubelet_size),
+        sides=image_size and [_whole("image_size", side, patch_size) for side in _sides(image_size)],
+        uniform_power=uniform_power,
+    )
+    fields["num_frames"] = t * tubelet_size
+    fields["image_size"] = h * patch_size if h == w else (h * patch_size, w * patch_size)
+    classes = [VJEPAForPreTraining] * ("encoder" in parts) + [VJEPAForVideoClassification] * ("classifier" in parts)
+    return VJEPAConfig(
+        **fields,
+        architectures=[classes[-1].__name__],
+        dtype=parts["target_encoder"]["patch_embed.proj.weight"].dtype,
+    )
+
+
+def _shape(parts: dict[str, State], part: str, name: str, ndim: int) -> torch.Size:
+    """Shape of a tensor that the configuration is read from."""
+    if name not in parts[part]:
+        raise ValueError(f"{part!r} has no {name!r}; it is no V-JEPA checkpoint, or not a whole one.")
+    shape = parts[part][name].shape
+    if len(shape) != ndim:
+        raise ValueError(f"{part}.{name} has the shape {tuple(shape)}, expected {ndim} dimensions.")
+    return shape
+
+
+def _depth(state: State, beginning: str) -> int:
+    """Number of blocks whose names begin like this, at least one; `check_parts` finds gaps in the numbering."""
+    numbers = {name.removeprefix(beginning).split(".")[0] for name in state if name.startswith(beginning)}
+    return max(1, len(numbers))
+
+
+def _ratio(width: int, hidden: int) -> float:
+    """A ratio with `int(width * ratio) == hidden`."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
+
+
+def _sides(image_size: int | Sequence[int]) -> list[int]:
+    sides = [image_size] if isinstance(image_size, int) else list(image_size)
+    if len(sides) not in (1, 2):
+        raise ValueError(f"image_size={image_size} must be one number or height and width.")
+    return sides * 2 if len(sides) == 1 else sides
+
+
+def _whole(name: str, length: int, unit: int) -> int:
+    if length % unit:
+        raise ValueError(f"{name}={length} is not a multiple of {unit}, the size of the checkpoint's tubelets.")
+    return length // unit
+
+
+def _infer_grid(
+    parts: dict[str, State], t: int | None, sides: list[int] | None, uniform_power: bool | None
+) -> tuple[tuple[int, int, int], bool]:
+    """Token grid (t, h, w) and sin-cos split whose formula the stored position tables are, or resemble most."""
+    tables = [parts["target_encoder"].get("pos_embed"), parts.get("predictor", {}).get("predictor_pos_embed")]
+    tables = [table[0].float() for table in tables if table is not None and table.ndim == 3]
+    if not tables:
+        raise ValueError("'target_encoder' has no 'pos_embed' of shape (1, N, D); it is no whole V-JEPA checkpoint.")
+    num_tokens = len(tables[0])
+    splits = [split for split in (True, False) if uniform_power in (None, split)]
+    if any(table.shape[1] % 8 for table in tables):
+        splits = [split for split in splits if split]  # the other one needs widths of whole eighths
+    grids = [grid for grid in _grids(num_tokens) if t in (None, grid[0]) and (not sides or list(grid[1:]) == sides)]
+    if not grids or not splits:
+        raise ValueError(
+            f"{num_tokens} tokens do not fit the given num_frames, image_size and uniform_power; correct or omit them."
+        )
+    scores = {}
+    for grid in grids:
+        for split in splits:
+            scores[grid, split] = min(_resemblance(table, grid, split) for table in tables if len(table) == num_tokens)
+            if scores[grid, split] > 0.999:
+                return grid, split
+    # Tables with other values: one candidate has to stand out.
+    best, *others = sorted(scores, key=scores.get, reverse=True)
+    if others and scores[best] - scores[others[0]] < 0.05:
+        raise ValueError(
+            "the position tables resemble no sin-cos formula, so the shape of a clip cannot be told from them; pass "
+            "num_frames (--num-frames), image_size (--image-size) and uniform_power (--uniform-power or "
+            "--no-uniform-power)."
+        )
+    return best
+
+
+def _grids(num_tokens: int) -> list[tuple[int, int, int]]:
+    """Every grid of so many tokens: square ones first, large sides first."""
+    divisors = [number for number in range(1, num_tokens + 1) if num_tokens % number == 0]
+    grids = [(num_tokens // (h * w), h, w) for h in divisors for w in divisors if num_tokens % (h * w) == 0]
+    return sorted(grids, key=lambda grid: (grid[1] != grid[2], -grid[1], -grid[2]))
+
+
+def _resemblance(table: torch.Tensor, grid: tuple[int, int, int], uniform_power: bool) -> float:
+    """Correlation of how a position table (N, D) and the formula vary over the tokens: 1 where they are equal."""
+    formula = sincos_positions(grid, table.shape[1], uniform_power)
+    ours, theirs = (values - values.mean(dim=0) for values in (formula, table))
+    return torch.nn.functional.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0).item()

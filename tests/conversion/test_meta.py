@@ -1,0 +1,366 @@
+"""Meta's checkpoints in and out: strict, and the same tensors after a round trip."""
+
+import hashlib
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from meta_files import pretraining_content, probe_content
+from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel, VJEPAVideoProcessor
+from vjepa_hf.cli import app
+from vjepa_hf.conversion.infer import infer_config
+from vjepa_hf.conversion.meta import UNUSED_PROJECTION, convert, export_to_meta, read_checkpoint, to_meta
+
+
+@pytest.fixture
+def content(tiny_config) -> dict:
+    return pretraining_content(tiny_config)
+
+
+@pytest.fixture
+def checkpoint(content, tmp_path):
+    torch.save(content, tmp_path / "checkpoint.pth.tar")
+    return tmp_path / "checkpoint.pth.tar"
+
+
+@pytest.fixture
+def probe(tiny_config, tmp_path):
+    tiny_config.num_labels = 5
+    torch.save(probe_content(tiny_config), tmp_path / "probe.pth.tar")
+    return tmp_path / "probe.pth.tar"
+
+
+def same_tensors(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def left_behind(folder) -> list[str]:
+    """What is in a folder beside the checkpoints that a test put there."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".pth.tar"))
+
+
+# --- in and out ----------------------------------------------------------------------------------------------------
+
+
+def test_one_folder_loads_as_every_model(checkpoint, probe, content, tmp_path, tiny_config):
+    convert(checkpoint, tmp_path / "model", probe, num_attention_heads=2)
+    for model_class in (VJEPAForPreTraining, VJEPAModel, VJEPAForVideoClassification):
+        model, info = model_class.from_pretrained(tmp_path / "model", output_loading_info=True)
+        assert not any(info.values()), (model_class, info)
+    weight = "module.backbone.blocks.0.attn.qkv.weight"
+    pretraining = VJEPAForPreTraining.from_pretrained(tmp_path / "model")
+    assert torch.equal(pretraining.context_encoder.layers[0].attention.qkv.weight, content["encoder"][weight])
+    target = VJEPAModel.from_pretrained(tmp_path / "model").encoder
+    assert torch.equal(target.layers[0].attention.qkv.weight, content["target_encoder"][weight])
+    assert not torch.equal(content["encoder"][weight], content["target_encoder"][weight])
+    processor = VJEPAVideoProcessor.from_pretrained(tmp_path / "model")
+    clip = processor(torch.zeros(tiny_config.num_frames, 3, 40, 50, dtype=torch.uint8))["pixel_values_videos"]
+    assert model(clip).logits.shape == (1, 5)
+
+
+def test_round_trip_gives_the_same_tensors(checkpoint, probe, content, tmp_path):
+    convert(checkpoint, tmp_path / "model", probe, num_attention_heads=2)
+    export_to_meta(tmp_path / "model", tmp_path / "back.pth.tar")
+    back = torch.load(tmp_path / "back.pth.tar", weights_only=True)
+    for part in ("encoder", "predictor", "target_encoder"):
+        assert same_tensors(content[part], back[part])
+    original = torch.load(probe, weights_only=True)["classifier"]
+    assert original.keys() == back["classifier"].keys()
+    for name, value in original.items():
+        used = not name.startswith(f"module.{UNUSED_PROJECTION}")
+        assert torch.equal(value, back["classifier"][name]) == used, name
+    assert torch.equal(back["classifier"][f"module.{UNUSED_PROJECTION}weight"], torch.eye(48))
+
+    convert(tmp_path / "back.pth.tar", tmp_path / "again", num_attention_heads=2)
+    files = [tmp_path / folder / "model.safetensors" for folder in ("model", "again")]
+    assert same_tensors(*map(load_file, files))
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone."])
+def test_prefixes_do_not_matter(content, tmp_path, prefix):
+    renamed = {
+        part: {name.replace("module.backbone.", prefix): value for name, value in content[part].items()}
+        for part in ("encoder", "predictor", "target_encoder")
+    }
+    torch.save(renamed, tmp_path / "checkpoint.pth.tar")
+    parts, _ = read_checkpoint(tmp_path / "checkpoint.pth.tar")
+    assert "blocks.0.attn.qkv.weight" in parts["encoder"]
+
+
+def test_position_tables_are_carried_as_stored(content, tmp_path):
+    tables = {}
+    for seed, (part, name) in enumerate(
+        (("encoder", "pos_embed"), ("target_encoder", "pos_embed"), ("predictor", "predictor_pos_embed"))
+    ):
+        table = content[part][f"module.backbone.{name}"]
+        noise = torch.randn(table.shape, generator=torch.Generator().manual_seed(seed))
+        tables[part] = content[part][f"module.backbone.{name}"] = 0.01 * (table + 0.3 * noise)
+    torch.save(content, tmp_path / "checkpoint.pth.tar")
+    convert(tmp_path / "checkpoint.pth.tar", tmp_path / "model", num_attention_heads=2)
+    model = VJEPAForPreTraining.from_pretrained(tmp_path / "model")
+    assert torch.equal(model.context_encoder.embeddings.position_embeddings, tables["encoder"][0])
+    assert torch.equal(model.vjepa.encoder.embeddings.position_embeddings, tables["target_encoder"][0])
+    assert torch.equal(model.vjepa.predictor.position_embeddings, tables["predictor"][0])
+    assert model.config.grid_size == (2, 4, 4)
+
+
+def test_encoders_that_share_memory_in_the_file_stay_two(content, tmp_path):
+    content["encoder"] = content["target_encoder"]
+    torch.save(content, tmp_path / "checkpoint.pth.tar")
+    convert(tmp_path / "checkpoint.pth.tar", tmp_path / "model", num_attention_heads=2)
+    export_to_meta(tmp_path / "model", tmp_path / "back.pth.tar")
+    back = torch.load(tmp_path / "back.pth.tar", weights_only=True)
+    assert same_tensors(back["encoder"], content["encoder"])
+    assert same_tensors(back["target_encoder"], content["encoder"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_keep_their_type(content, tmp_path, dtype):
+    for part in ("encoder", "predictor", "target_encoder"):
+        content[part] = {name: value.to(dtype) for name, value in content[part].items()}
+    torch.save(content, tmp_path / "checkpoint.pth.tar")
+    convert(tmp_path / "checkpoint.pth.tar", tmp_path / "model", num_attention_heads=2)
+    assert VJEPAModel.from_pretrained(tmp_path / "model", dtype="auto").dtype == dtype
+
+
+def test_saved_models_of_every_kind_go_back(tiny_pretraining_model, tiny_model, tiny_classifier, tmp_path):
+    for model, parts in (
+        (tiny_pretraining_model, {"encoder", "predictor", "target_encoder"}),
+        (tiny_model, {"predictor", "target_encoder"}),
+        (tiny_classifier, {"target_encoder", "classifier"}),
+    ):
+        folder = tmp_path / type(model).__name__
+        model.save_pretrained(folder)
+        report = export_to_meta(folder, folder.with_suffix(".pth.tar"))
+        assert set(report.parts) == parts
+        assert parts <= torch.load(folder.with_suffix(".pth.tar"), weights_only=True).keys()
+    classifier = tmp_path / "classifier"
+    convert(tmp_path / "VJEPAForVideoClassification.pth.tar", classifier, num_attention_heads=2)
+    original = tmp_path / "VJEPAForVideoClassification" / "model.safetensors"
+    assert same_tensors(load_file(original), load_file(classifier / "model.safetensors"))
+
+
+def test_optimizer_state_of_a_file_fits_the_groups_of_metas_training_program(checkpoint, tmp_path):
+    convert(checkpoint, tmp_path / "model", num_attention_heads=2)
+    export_to_meta(tmp_path / "model", tmp_path / "back.pth.tar")
+    back = torch.load(tmp_path / "back.pth.tar", weights_only=True)
+    groups = [
+        {
+            "params": [
+                torch.nn.Parameter(value) for name, value in back[part].items() if excluded == exclude(name, value)
+            ]
+        }
+        for excluded in (False, True)
+        for part in ("encoder", "predictor")
+    ]
+    optimizer = torch.optim.AdamW(groups)
+    optimizer.load_state_dict(back["opt"])
+    assert [group.get("WD_exclude", False) for group in optimizer.param_groups] == [False, False, True, True]
+
+
+def exclude(name: str, value: torch.Tensor) -> bool:
+    return "bias" in name or value.ndim == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("layer_norm_eps", 1e-5), ("num_pooler_layers", 2), ("pred_num_attention_heads", 4)]
+)
+def test_what_metas_code_cannot_compute_does_not_go_back(tiny_config, tmp_path, field, value):
+    setattr(tiny_config, field, value)
+    VJEPAForVideoClassification(tiny_config).save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match=field):
+        export_to_meta(tmp_path / "model", tmp_path / "back.pth.tar")
+    assert not (tmp_path / "back.pth.tar").exists()
+
+
+# --- configuration -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"uniform_power": False},
+        {"image_size": (16, 48)},
+        {"num_frames": 8, "tubelet_size": 4},
+        {"mlp_ratio": 4.36364, "pred_num_mask_tokens": 3},
+        {"qkv_bias": False, "num_channels": 1},
+        {"num_hidden_layers": 11, "pred_num_hidden_layers": 1},
+    ],
+)
+def test_configuration_is_inferred(tiny_config, changes):
+    fields = tiny_config.to_dict() | changes
+    config = VJEPAConfig(**{name: fields[name] for name in VJEPAConfig.__dataclass_fields__ if name in fields})
+    inferred = infer_config(to_meta(VJEPAForPreTraining(config).state_dict()), num_attention_heads=2)
+    for name in ("hidden_size", "num_hidden_layers", "patch_size", "tubelet_size", "num_channels", "qkv_bias",
+                 "pred_hidden_size", "pred_num_hidden_layers", "pred_num_mask_tokens", "num_frames", "uniform_power",
+                 "grid_size"):  # fmt: skip
+        assert getattr(inferred, name) == getattr(config, name), name
+    VJEPAForPreTraining(inferred).load_state_dict(VJEPAForPreTraining(config).state_dict())
+
+
+def test_heads_of_published_widths_are_known_and_others_are_asked_for(tiny_config, checkpoint, tmp_path):
+    with pytest.raises(ValueError, match=r"hidden_size=48.*--num-attention-heads"):
+        convert(checkpoint, tmp_path / "model")
+    tiny_config.hidden_size, tiny_config.num_attention_heads = 192, 3
+    parts = to_meta(VJEPAForPreTraining(tiny_config).state_dict())
+    assert infer_config(parts).num_attention_heads == 3
+
+
+def test_shape_of_a_clip_is_asked_for_where_tables_do_not_tell(tiny_config):
+    parts = to_meta(VJEPAForPreTraining(tiny_config).state_dict())
+    for part, name in (
+        ("encoder", "pos_embed"),
+        ("target_encoder", "pos_embed"),
+        ("predictor", "predictor_pos_embed"),
+    ):
+        generator = torch.Generator().manual_seed(0)
+        parts[part][name] = torch.randn(parts[part][name].shape, generator=generator)
+    with pytest.raises(ValueError, match="--num-frames.*--image-size.*--uniform-power"):
+        infer_config(parts, num_attention_heads=2)
+    config = infer_config(parts, 2, num_frames=4, image_size=[16, 64], uniform_power=False)
+    assert (config.num_frames, config.image_size, config.uniform_power) == (4, (16, 64), False)
+    with pytest.raises(ValueError, match="32 tokens do not fit"):
+        infer_config(parts, 2, num_frames=4, image_size=16)
+
+
+# --- strictness ----------------------------------------------------------------------------------------------------
+
+
+def rename(state: dict, old: str, new: str) -> None:
+    state[f"module.backbone.{new}"] = state.pop(f"module.backbone.{old}")
+
+
+def cut(state: dict, name: str) -> None:
+    state[f"module.backbone.{name}"] = state[f"module.backbone.{name}"][:-1]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda c: c["encoder"].pop("module.backbone.norm.bias"), r"encoder\.norm\.bias is missing"),
+        (lambda c: rename(c["encoder"], "norm.bias", "norm.offset"), r"encoder\.norm\.offset is unknown"),
+        (lambda c: rename(c["predictor"], "predictor_norm.bias", "norm.bias"), r"predictor\.norm\.bias is unknown"),
+        (lambda c: cut(c["encoder"], "blocks.1.mlp.fc2.weight"), r"blocks\.1\.mlp\.fc2\.weight has the shape"),
+        (lambda c: cut(c["target_encoder"], "blocks.0.mlp.fc1.bias"), r"fc1\.bias has the shape"),
+        (lambda c: rename(c["encoder"], "blocks.1.norm1.bias", "blocks.2.norm1.bias"), r"blocks\.2\.norm1\.bias"),
+        (lambda c: c["predictor"].pop("module.backbone.mask_tokens.0"), r"mask_tokens\.0 is missing"),
+        (lambda c: c["target_encoder"].pop("module.backbone.pos_embed"), r"pos_embed is missing"),
+        (lambda c: c["target_encoder"].pop("module.backbone.patch_embed.proj.weight"), "patch_embed"),
+        (lambda c: c.pop("predictor"), "has no predictor"),
+        (lambda c: c.pop("target_encoder"), "has no target_encoder"),
+        (lambda c: c.update(other={"weight": torch.ones(1)}), "'other' holds weights"),
+        (lambda c: c.update(encoder={"a": 1}), "'encoder' is not a state dict"),
+        (lambda c: c["encoder"].update({"norm.bias": torch.ones(48)}), "differ in their prefix only"),
+        (lambda c: c["encoder"].update({"module.backbone.norm.bias": torch.ones(48).int()}), "torch.int32"),
+    ],
+)
+def test_a_checkpoint_with_one_thing_wrong_is_an_error_that_names_it(content, tmp_path, damage, message):
+    damage(content)
+    torch.save(content, tmp_path / "checkpoint.pth.tar")
+    with pytest.raises(ValueError, match=message):
+        convert(tmp_path / "checkpoint.pth.tar", tmp_path / "model", num_attention_heads=2)
+    assert left_behind(tmp_path) == []
+
+
+def test_a_file_that_is_no_whole_checkpoint_is_an_error(checkpoint, tmp_path):
+    whole = checkpoint.read_bytes()
+    for damaged, message in (
+        (b"", "not a whole PyTorch checkpoint"),
+        (b"a text file", "not a whole PyTorch checkpoint"),
+        (whole[: len(whole) // 2], "not a whole PyTorch checkpoint"),
+        (whole[:-100], "not a whole PyTorch checkpoint"),
+    ):
+        checkpoint.write_bytes(damaged)
+        with pytest.raises(ValueError, match=message):
+            convert(checkpoint, tmp_path / "model", num_attention_heads=2)
+    shutil.make_archive(str(tmp_path / "archive"), "zip", tmp_path, "checkpoint.pth.tar")
+    (tmp_path / "archive.zip").rename(checkpoint)
+    with pytest.raises(ValueError, match="damaged"):
+        convert(checkpoint, tmp_path / "model", num_attention_heads=2)
+    torch.save([1, 2], checkpoint)
+    with pytest.raises(ValueError, match="holds a list"):
+        convert(checkpoint, tmp_path / "model", num_attention_heads=2)
+    assert left_behind(tmp_path) == []
+
+
+class Malicious:
+    def __reduce__(self):
+        return print, ("this code must not run",)
+
+
+def test_code_in_a_file_does_not_run(content, tmp_path, capsys):
+    torch.save(content | {"epoch": Malicious()}, tmp_path / "checkpoint.pth.tar")
+    with pytest.raises(ValueError, match="not a checkpoint of weights only"):
+        convert(tmp_path / "checkpoint.pth.tar", tmp_path / "model", num_attention_heads=2)
+    assert "must not run" not in capsys.readouterr().out
+
+
+def test_an_output_that_holds_something_is_left_alone(checkpoint, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "precious").write_text("weeks of work")
+    with pytest.raises(FileExistsError, match="choose another folder"):
+        convert(checkpoint, tmp_path / "model", num_attention_heads=2)
+    assert left_behind(tmp_path / "model") == ["precious"]
+
+
+def test_a_folder_with_strange_weights_does_not_go_back(tiny_pretraining_model, tmp_path):
+    with pytest.raises(ValueError, match="no config.json or no model.safetensors"):
+        export_to_meta(tmp_path, tmp_path / "back.pth.tar")
+    tiny_pretraining_model.add_module("extra", torch.nn.Linear(1, 1))
+    tiny_pretraining_model.save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="extra.weight is unknown"):
+        export_to_meta(tmp_path / "model", tmp_path / "back.pth.tar")
+
+
+# --- card, labels, command line ------------------------------------------------------------------------------------
+
+
+def test_card_names_source_checksum_license_and_everything_dropped(checkpoint, probe, tmp_path):
+    report = convert(checkpoint, tmp_path / "model", probe, num_attention_heads=2)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "checkpoint.pth.tar" in card and "probe.pth.tar" in card
+    for name in ("opt", "scaler", "epoch", "loss", "batch_size", "world_size", f"{UNUSED_PROJECTION}*"):
+        assert name in card and name in str(report)
+    assert card.startswith("---\nlicense: cc-by-nc-4.0\n") and "CC BY-NC 4.0" in card and "CC BY-NC 4.0" in str(report)
+    assert hashlib.sha256(checkpoint.read_bytes()).hexdigest() in card
+    assert "LABEL_i" in card
+    convert(checkpoint, tmp_path / "mine", num_attention_heads=2, license="apache-2.0")
+    assert "CC BY-NC" not in (tmp_path / "mine" / "README.md").read_text()
+
+
+def test_class_names_come_from_a_file_and_must_fit(checkpoint, probe, tmp_path):
+    names = ["walk", "run", "jump", "sit", "stand"]
+    (tmp_path / "names.pth.tar").write_text("\n".join(names))
+    convert(checkpoint, tmp_path / "model", probe, num_attention_heads=2, labels=tmp_path / "names.pth.tar")
+    config = VJEPAConfig.from_pretrained(tmp_path / "model")
+    assert config.id2label == dict(enumerate(names)) and config.label2id["jump"] == 2
+    for labels, message in (("ssv2", "174 different names for 5 classes"), ("nothing", "neither a text file")):
+        with pytest.raises(ValueError, match=message):
+            convert(checkpoint, tmp_path / "other", probe, num_attention_heads=2, labels=labels)
+    with pytest.raises(ValueError, match="add one with probe"):
+        convert(checkpoint, tmp_path / "other", num_attention_heads=2, labels=tmp_path / "names.pth.tar")
+    assert left_behind(tmp_path) == ["model"]
+
+
+def test_command_line_goes_there_and_back(checkpoint, probe, content, tmp_path):
+    run = CliRunner().invoke
+    folder, back = str(tmp_path / "model"), str(tmp_path / "back.pth.tar")
+    result = run(app, ["convert", str(checkpoint), folder])
+    assert result.exit_code == 1 and "--num-attention-heads" in result.stderr and left_behind(tmp_path) == []
+    result = run(app, ["convert", str(checkpoint), folder, "--probe", str(probe), "--num-attention-heads", "2"])
+    assert result.exit_code == 0 and "CC BY-NC 4.0" in result.stdout
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["architectures"] == [
+        "VJEPAForVideoClassification"
+    ]
+    result = run(app, ["convert", "--to-meta", folder, back, "--probe", str(probe)])
+    assert result.exit_code == 1 and "omit --probe" in result.stderr
+    result = run(app, ["convert", "--to-meta", folder, back])
+    assert result.exit_code == 0 and "identity" in result.stdout
+    assert same_tensors(torch.load(back, weights_only=True)["encoder"], content["encoder"])
+    result = run(app, ["convert", "no_such_model", str(tmp_path / "other")])
+    assert result.exit_code == 1 and "vitl16" in result.stderr

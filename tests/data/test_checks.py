@@ -1,0 +1,68 @@
+"""Copies are smaller, have key frames nearby and the frames of the original, and appear only once they are whole.
+
+pytest tests/data/test_checks.py
+"""
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from video_files import write_video
+from vjepa_hf.data.checks import shrink_video
+from vjepa_hf.model.video_io import VideoDecodeError, decode, probe
+
+
+@pytest.fixture
+def original(tmp_path):
+    return write_video(tmp_path / "original.mp4", num_frames=300, height=96, width=128, fps=24, options={"g": "300"})
+
+
+def key_frames(path) -> list[int]:
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    times = sorted(packet.pts for packet in packets)
+    return sorted(times.index(packet.pts) for packet in packets if packet.is_keyframe)
+
+
+def test_a_copy_is_smaller_has_all_frames_and_key_frames_nearby(original, tmp_path):
+    copy = tmp_path / "copy.mp4"
+    shrink_video(original, copy, short_side=48, keyframe_interval=10)
+    info = probe(copy)
+    assert (info.num_frames, info.height, info.width, info.fps) == (300, 48, 64, 24)
+    assert max(np.diff(key_frames(copy))) <= 10 < max([300, *np.diff(key_frames(original))])
+    assert list(tmp_path.glob("*.unfinished")) == []
+
+
+def test_frame_i_of_a_copy_is_frame_i_of_the_original(original, tmp_path):
+    shrink_video(original, tmp_path / "copy.mp4", short_side=96, quality=0)
+    for number in (0, 7, 255, 256, 299):
+        copied, wanted = (decode(path, [number])[0].float() for path in (tmp_path / "copy.mp4", original))
+        other = decode(original, [(number + 150) % 300])[0].float()
+        assert (copied - wanted).abs().mean() < 4 < (copied - other).abs().mean()
+
+
+def test_a_video_is_never_enlarged_and_sides_are_even(tmp_path):
+    small = write_video(tmp_path / "small.avi", num_frames=5, height=33, width=47, codec="ffv1", pix_fmt="yuv444p")
+    shrink_video(small, tmp_path / "copy.mp4", short_side=256)
+    info = probe(tmp_path / "copy.mp4")
+    assert (info.num_frames, info.height, info.width) == (5, 32, 48)
+
+
+def test_an_unreadable_video_leaves_no_copy(tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"not a video")
+    with pytest.raises(VideoDecodeError):
+        shrink_video(tmp_path / "broken.mp4", tmp_path / "copy.mp4")
+    damaged = tmp_path / "frames"
+    damaged.mkdir()
+    Image.new("RGB", (32, 32)).save(damaged / "0.png")
+    (damaged / "1.png").write_bytes(b"no image")
+    with pytest.raises(VideoDecodeError, match="1.png"):
+        shrink_video(damaged, tmp_path / "copy.mp4")
+    assert not list(tmp_path.glob("copy.*"))
+
+
+@pytest.mark.parametrize("options", [{"short_side": 8}, {"keyframe_interval": 0}])
+def test_sizes_that_mean_nothing_are_errors(original, tmp_path, options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))}="):
+        shrink_video(original, tmp_path / "copy.mp4", **options)

@@ -1,0 +1,434 @@
+"""Every kind of source lists what is there; mixtures have the asked shares; parts of streams lose and repeat nothing.
+
+pytest tests/data/test_sources.py
+"""
+
+import io
+import os
+import tarfile
+from collections import Counter
+
+import datasets
+import pytest
+
+from vjepa_hf.data.mixing import mix_videos, part_of_stream
+from vjepa_hf.data.sources import load_images, load_videos
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Tables are cached by `datasets`; a test leaves nothing behind."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def touch(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
+
+def write_tar(path, samples: dict[str, bytes]):
+    with tarfile.open(path, "w") as tar:
+        for name, content in samples.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def videos_of(source, **options) -> list:
+    return [row["video"] for row in load_videos(source, **options)]
+
+
+# --- folders ---
+
+
+def test_a_folder_lists_its_videos_in_order_and_nothing_else(tmp_path):
+    folder = tmp_path / "set"
+    touch(folder / "b.mp4", folder / "a b.MKV", folder / "deep" / "c.webm", folder / "notes.txt", folder / "._b.mp4")
+    videos = load_videos(folder)
+    assert videos["video"][:] == [str(folder / name) for name in ("a b.MKV", "b.mp4", "deep/c.webm")]
+    assert videos.column_names == ["video"]
+
+
+def test_class_folders_give_labels(tmp_path):
+    touch(tmp_path / "set" / "run" / "1.mp4", tmp_path / "set" / "jump" / "2.mp4")
+    assert load_videos(tmp_path / "set")["label"][:] == ["jump", "run"]
+
+
+def test_a_file_name_that_no_table_can_hold_is_named(tmp_path):
+    try:
+        (tmp_path / os.fsdecode(b"caf\xe9.mp4")).write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system has UTF-8 names only")
+    with pytest.raises(ValueError, match=r"caf\\udce9.mp4' is not UTF-8.*rename"):
+        load_videos(tmp_path)
+
+
+def test_linked_class_folders_are_searched_too(tmp_path):
+    touch(tmp_path / "elsewhere" / "1.mp4")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "run").symlink_to(tmp_path / "elsewhere")
+    assert videos_of(tmp_path / "set") == [str(tmp_path / "set" / "run" / "1.mp4")]
+
+
+def test_links_that_lead_in_a_circle_repeat_no_video(tmp_path):
+    touch(tmp_path / "set" / "run" / "1.mp4")
+    (tmp_path / "set" / "run" / "up").symlink_to(tmp_path / "set")
+    (tmp_path / "set" / "same").symlink_to(tmp_path / "set" / "run")
+    assert videos_of(tmp_path / "set") == [str(tmp_path / "set" / "run" / "1.mp4")]
+
+
+def test_without_videos_each_folder_of_images_is_one(tmp_path):
+    folder = tmp_path / "set"
+    touch(*(folder / action / take / f"{n:03}.jpg" for action in ("run", "jump") for take in "ab" for n in range(2)))
+    videos = load_videos(folder)
+    assert videos["video"][:] == [str(folder / name) for name in ("jump/a", "jump/b", "run/a", "run/b")]
+    assert videos["label"][:] == ["jump", "jump", "run", "run"]
+    touch(folder / "a.mp4")
+    assert videos_of(folder) == [str(folder / "a.mp4")]
+
+
+def test_a_folder_of_frames_may_be_the_source_itself(tmp_path):
+    touch(tmp_path / "set" / "1.png", tmp_path / "set" / "2.png")
+    assert load_videos(tmp_path / "set")[:] == {"video": [str(tmp_path / "set")]}
+
+
+def test_a_saved_dataset_loads(tmp_path):
+    datasets.Dataset.from_dict({"path": ["a.mp4"], "label": [3]}).save_to_disk(tmp_path / "saved")
+    assert load_videos(tmp_path / "saved")[:] == {"video": [str(tmp_path / "saved" / "a.mp4")], "label": [3]}
+
+
+# --- lists ---
+
+NAMED = {
+    "list.csv": "video,action\nclips/a b.mp4,run\n/abs/c.mp4,jump\nhttps://host/d.mp4,run\n",
+    "list.tsv": "path\taction\nclips/a b.mp4\trun\n/abs/c.mp4\tjump\nhttps://host/d.mp4\trun\n",
+    "list.jsonl": '{"file_name": "clips/a b.mp4", "action": "run"}\n{"file_name": "/abs/c.mp4", "action": "jump"}\n'
+    '{"file_name": "https://host/d.mp4", "action": "run"}\n',
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_lists_with_named_columns_agree(tmp_path, name, streaming):
+    (tmp_path / name).write_text(NAMED[name])
+    rows = list(load_videos(tmp_path / name, streaming=streaming))
+    assert {(row["video"], row["action"]) for row in rows} == {
+        (str(tmp_path / "clips/a b.mp4"), "run"),
+        ("/abs/c.mp4", "jump"),
+        ("https://host/d.mp4", "run"),
+    }
+    assert streaming or [row["action"] for row in rows] == ["run", "jump", "run"]
+
+
+def test_a_list_of_nothing_but_paths_has_as_many_videos(tmp_path):
+    (tmp_path / "list.csv").write_text("video\na.mp4\nb.mp4\n")
+    (tmp_path / "list.txt").write_text("a.mp4\n\nb.mp4\n")
+    expected = [str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4")]
+    assert videos_of(tmp_path / "list.csv") == videos_of(tmp_path / "list.txt") == expected
+
+
+@pytest.mark.parametrize("name", ["list.txt", "list.csv"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_lines_of_path_and_label_keep_spaces_in_paths(tmp_path, name, streaming):
+    (tmp_path / name).write_text('/data/a video.mp4 3\nb.mp4 0\n"quoted one.mp4" 12\n')
+    rows = {(row["video"], row["label"]) for row in load_videos(tmp_path / name, streaming=streaming)}
+    assert rows == {
+        ("/data/a video.mp4", 3),
+        (str(tmp_path / "b.mp4"), 0),
+        (str(tmp_path / "quoted one.mp4"), 12),
+    }
+
+
+def test_another_column_can_be_named(tmp_path):
+    (tmp_path / "list.csv").write_text("video,small\na.mp4,b.mp4\n")
+    assert videos_of(tmp_path / "list.csv", video_column="small") == [str(tmp_path / "b.mp4")]
+
+
+def test_a_changed_list_is_read_anew(tmp_path):
+    (tmp_path / "list.csv").write_text("video\na.mp4\n")
+    assert len(load_videos(tmp_path / "list.csv")) == 1
+    (tmp_path / "list.csv").write_text("video\na.mp4\nb.mp4\n")
+    assert len(load_videos(tmp_path / "list.csv")) == 2
+
+
+@pytest.mark.parametrize(
+    "name, divider", [("list.csv", ","), ("list.tsv", "\t"), ("list.csv", " "), ("list.txt", " ")]
+)
+def test_lists_without_a_header_lose_no_row(tmp_path, name, divider):
+    rows = [("/d/a b.mp4", 3), ("/d/b,c.mp4", -1), ("/d/c.mp4", 0)]
+    for text in ("\ufeff" * bom + "\n".join(f"{path}{divider}{label}" for path, label in rows) for bom in range(2)):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        assert [(row["video"], row["label"]) for row in load_videos(tmp_path / name)] == rows
+    (tmp_path / name).write_text("\ufeff/d/a.mp4\n/d/b.jpg\n", encoding="utf-8")
+    assert load_videos(tmp_path / name)[:] == {"video": ["/d/a.mp4", "/d/b.jpg"]}
+
+
+@pytest.mark.parametrize("name, divider", [("list.csv", ","), ("list.tsv", "\t")])
+def test_a_header_may_end_in_a_number(tmp_path, name, divider):
+    (tmp_path / name).write_text(f"video{divider}fold 2\n/d/a.mp4{divider}run\n")
+    assert load_videos(tmp_path / name)[:] == {"video": ["/d/a.mp4"], "fold 2": ["run"]}
+
+
+def test_a_list_whose_first_label_is_minus_one_has_labels(tmp_path):
+    (tmp_path / "list.csv").write_text("/d/a.mp4 -1\n/d/b.mp4 2\n")
+    assert load_videos(tmp_path / "list.csv")[:] == {"video": ["/d/a.mp4", "/d/b.mp4"], "label": [-1, 2]}
+
+
+@pytest.mark.parametrize("line", ["/d/a.mp4,run", "/d/a.mp4,1,2"])
+def test_other_columns_without_a_header_are_an_error(tmp_path, line):
+    (tmp_path / "list.csv").write_text(f"{line}\n{line}\n")
+    with pytest.raises(ValueError, match="list.csv has neither a header .* column names"):
+        load_videos(tmp_path / "list.csv")
+
+
+def test_lists_with_and_without_a_header_do_not_mix(tmp_path):
+    (tmp_path / "a.csv").write_text("video,label\na.mp4,1\n")
+    (tmp_path / "b.csv").write_text("b.mp4,1\n")
+    with pytest.raises(ValueError, match="a.csv begins with a header and .*b.csv does not"):
+        load_videos(tmp_path / "*.csv")
+
+
+def test_a_text_column_called_like_a_video_is_no_header():
+    rows = datasets.Dataset.from_dict({"/d/a.mp4": ["/d/b.mp4"]})
+    with pytest.raises(ValueError, match="has no column video"):
+        load_videos(rows)
+
+
+@pytest.mark.parametrize("column", ["video", "path", "clip"])
+def test_names_of_a_csv_are_text_and_an_empty_cell_is_none(tmp_path, column):
+    (tmp_path / "list.csv").write_text(f"{column},label\n00012,1\nNA,\nnan,2\n,3\n")
+    videos = load_videos(tmp_path / "list.csv", video_column="clip" if column == "clip" else None)
+    assert videos["video"][:] == [str(tmp_path / name) for name in ("00012", "NA", "nan")] + [None]
+    assert videos["label"][:] == [1, None, 2, 3]
+
+
+def test_an_empty_path_of_another_table_is_none(tmp_path):
+    (tmp_path / "list.jsonl").write_text('{"video": "a.mp4"}\n{"video": null}\n')
+    assert videos_of(tmp_path / "list.jsonl") == [str(tmp_path / "a.mp4"), None]
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.txt", "list.jsonl", "a.tar"])
+def test_names_of_folders_are_no_patterns(tmp_path, name):
+    folder = tmp_path / "set [1]"
+    folder.mkdir()
+    if name == "a.tar":
+        write_tar(folder / name, {"a.mp4": b"x"})
+    else:
+        (folder / name).write_text(NAMED.get(name, "a.mp4\n"))
+    assert len(videos_of(folder / name)) >= 1
+
+
+# --- shards ---
+
+
+@pytest.fixture
+def shards(tmp_path):
+    for number in range(3):
+        clips = [f"{number}{clip}" for clip in "abcd"]
+        samples = {f"{clip}.{kind}": f"{clip}-{kind}".encode() for clip in clips for kind in ("mp4", "txt")}
+        write_tar(tmp_path / f"shard-{number}.tar", samples | {f"{clip}.cls": b"7" for clip in clips[:0]})
+    return tmp_path
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_tar_shards_give_bytes_with_their_names(shards, streaming):
+    videos = load_videos(shards / "shard-*.tar", streaming=streaming)
+    rows = list(videos)
+    assert len(rows) == 12
+    assert rows[0]["video"] == {"bytes": b"0a-mp4", "path": "0a.mp4"}
+    assert isinstance(videos, datasets.IterableDataset) == streaming
+    assert [row["video"] for row in load_videos(shards, streaming=streaming)] == [row["video"] for row in rows]
+
+
+def test_classes_of_tar_shards_are_labels(tmp_path):
+    write_tar(tmp_path / "a.tar", {"x.mp4": b"x", "x.cls": b"7"})
+    assert load_videos(tmp_path / "a.tar")[0]["label"] == 7
+    assert next(iter(load_videos(tmp_path / "a.tar", streaming=True)))["label"] == 7
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_parquet_gives_bytes_or_paths(tmp_path, streaming):
+    datasets.Dataset.from_dict({"video": [b"1", b"2"]}).to_parquet(tmp_path / "bytes.parquet")
+    assert videos_of(tmp_path / "bytes.parquet", streaming=streaming) == [b"1", b"2"]
+    datasets.Dataset.from_dict({"path": ["a.mp4"]}).to_parquet(tmp_path / "paths.parquet")
+    assert videos_of(tmp_path / "paths.parquet", streaming=streaming) == [str(tmp_path / "a.mp4")]
+
+
+def test_a_dataset_of_media_is_never_decoded_by_datasets():
+    rows = datasets.Dataset.from_dict({"clip": [{"bytes": b"1", "path": "a.mp4"}], "label": [0]})
+    videos = load_videos(rows.cast_column("clip", datasets.Video()))
+    assert videos[0] == {"video": {"bytes": b"1", "path": "a.mp4"}, "label": 0}
+
+
+def test_a_stream_without_features_is_an_error_that_says_what_to_do():
+    stream = table("a", 3, streaming=True).map(lambda row: row)
+    with pytest.raises(ValueError, match="give it features"):
+        load_videos(stream)
+
+
+# --- errors ---
+
+
+def test_sources_without_videos_are_errors_that_say_why(tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        load_videos(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="does not exist"):
+        load_videos(tmp_path / "*.tar")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="lists no video"):
+        load_videos(tmp_path / "empty")
+    (tmp_path / "list.csv").write_text("clip,label\na.mp4,1\n")
+    with pytest.raises(ValueError, match="has no column video or path or file_name; its columns are clip, label"):
+        load_videos(tmp_path / "list.csv")
+    touch(tmp_path / "a.mp4", tmp_path / "b.jpg")
+    with pytest.raises(ValueError, match="several kinds"):
+        load_videos(tmp_path / "[ab].*")
+    with pytest.raises(ValueError, match="no known kind"):
+        load_videos(tmp_path / "b.jpg")
+
+
+UNREADABLE = {
+    "empty.csv": "",
+    "empty.tsv": "",
+    "empty.txt": "",
+    "empty.jsonl": "",
+    "empty.parquet": "",
+    "empty.tar": "",
+    "uneven.csv": "video,label\na.mp4,1\nb.mp4,1,2,3\n",
+    "bad.jsonl": '{"video": "a.mp4"}\n{"video": \n',
+    "bad.json": "{",
+    "bad.tar": "no tar" * 1000,
+    "bad.parquet": "no parquet" * 1000,
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_files_that_cannot_be_read_are_named(tmp_path, name, streaming):
+    (tmp_path / name).write_text(UNREADABLE[name])
+    with pytest.raises(ValueError, match=f"{name} cannot be read: ."):
+        load_videos(tmp_path / name, streaming=streaming)
+
+
+def test_a_list_missing_from_the_web_is_an_error(monkeypatch):
+    def missing(*args, **options):
+        raise FileNotFoundError("no such page")
+
+    monkeypatch.setattr(datasets, "load_dataset", missing)
+    with pytest.raises(ValueError, match="https://host/list.csv cannot be read: no such page"):
+        load_videos("https://host/list.csv")
+
+
+@pytest.mark.parametrize("values", [[1, 2], [["a"], ["b"]], [{"name": "a"}, {"name": "b"}]])
+def test_columns_that_hold_no_videos_are_errors(values):
+    with pytest.raises(ValueError, match="no videos in the column clip"):
+        load_videos(datasets.Dataset.from_dict({"clip": values}), video_column="clip")
+
+
+def test_a_line_unlike_the_first_is_named(tmp_path):
+    (tmp_path / "list.txt").write_text("a.mp4 0\nb.mp4\n")
+    with pytest.raises(ValueError, match="line 2"):
+        load_videos(tmp_path / "list.txt")
+
+
+# --- mixtures ---
+
+
+def table(name: str, size: int, streaming: bool = False, num_shards: int = 1):
+    videos = datasets.Dataset.from_dict({"video": [f"{name}{number}" for number in range(size)]})
+    return videos.to_iterable_dataset(num_shards) if streaming else videos
+
+
+@pytest.mark.parametrize("weights", [(0.9, 0.1), (3, 1), (1, 1)])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_mixture_draws_the_asked_shares_and_loses_no_video(weights, streaming):
+    mixed = mix_videos([table("a", 400, streaming), table("b", 300, streaming)], weights, seed=0)
+    drawn = [row["video"] for row in mixed]
+    share = sum(video.startswith("a") for video in drawn) / len(drawn)
+    expected = weights[0] / sum(weights)
+    assert abs(share - expected) < 4 * (expected * (1 - expected) / len(drawn)) ** 0.5
+    assert len(set(drawn)) == 700
+
+
+def test_the_seed_decides_the_mixture():
+    drawn = [mix_videos([table("a", 50), table("b", 50)], (1, 1), seed)["video"][:] for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_without_weights_every_video_comes_once():
+    assert Counter(mix_videos([table("a", 5), table("b", 3)])["video"]).most_common(1)[0][1] == 1
+    with pytest.raises(ValueError, match="video_weights are needed to mix streams"):
+        mix_videos([table("a", 5, True), table("b", 3, True)])
+
+
+def test_paths_and_bytes_mix(tmp_path):
+    with_bytes = datasets.Dataset.from_dict({"video": [b"1", b"2"]})
+    mixed = mix_videos([table("a", 2), with_bytes])
+    assert mixed[0]["video"] == {"bytes": None, "path": "a0"}
+    assert mixed[3]["video"] == {"bytes": b"2", "path": None}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_paths_of_every_type_of_text_mix(tmp_path, monkeypatch, streaming):
+    touch(tmp_path / "set" / "a.mp4")
+    (tmp_path / "list.csv").write_text("video\nb.mp4\n")
+    monkeypatch.chdir(tmp_path)
+    large = table("c", 1).cast_column("video", datasets.Value("large_string"))
+    sources = [load_videos(source, streaming=streaming) for source in ("set", "list.csv", large)]
+    drawn = mix_videos(sources, (1, 1, 1))
+    assert {row["video"] for row in drawn} == {"set/a.mp4", "b.mp4", "c0"}
+    assert mix_videos([table("a", 1), large])["video"][:] == ["a0", "c0"]
+
+
+@pytest.mark.parametrize("weights", [(1,), (1, 0), (1, -1)])
+def test_weights_that_mean_nothing_are_errors(weights):
+    with pytest.raises(ValueError, match="video_weights .* for each of 2 sources"):
+        mix_videos([table("a", 5), table("b", 3)], weights)
+
+
+# --- parts of streams ---
+
+
+@pytest.mark.parametrize("num_shards, num_parts", [(1, 3), (4, 4), (5, 3), (3, 5)])
+def test_parts_of_a_stream_overlap_in_nothing_and_lose_nothing(num_shards, num_parts):
+    for epoch in range(2):
+        stream = [table("a", 37, True, num_shards)]
+        parts = [
+            [row["video"] for row in part_of_stream(stream, None, index, num_parts, 0, epoch)]
+            for index in range(num_parts)
+        ]
+        assert sorted(sum(parts, [])) == sorted(f"a{number}" for number in range(37))
+        assert all(parts)
+
+
+def test_tar_shards_are_shared_out_and_shuffled_by_seed_and_epoch(shards):
+    def order(seed, epoch):
+        stream = [load_videos(shards / "shard-*.tar", streaming=True)]
+        return [row["video"]["path"] for row in part_of_stream(stream, None, 0, 1, seed, epoch)]
+
+    orders = [order(seed, epoch) for seed, epoch in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1))]
+    assert order(0, 1) == orders[1]
+    assert len({tuple(names) for names in orders}) > 1
+    assert all(sorted(names) == sorted(orders[0]) for names in orders)
+
+
+def test_parts_of_a_mixture_have_the_shares_too():
+    sources = [table("a", 300, True, 3), table("b", 300, True, 1)]
+    for index in range(2):
+        drawn = [row["video"] for row in part_of_stream(sources, (4, 1), index, 2, 0, 0)]
+        assert abs(sum(video.startswith("a") for video in drawn) / len(drawn) - 0.8) < 0.06
+
+
+def test_images_of_folders_are_videos_of_one_frame_labelled_by_their_folder(tmp_path):
+    for name in ("train/cat/b.jpg", "train/cat/a.PNG", "train/dog/deep/c.jpeg", "train/dog/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    images = load_images(tmp_path / "train")
+    assert [path.rsplit("/", 1)[-1] for path in images["video"]] == ["a.PNG", "b.jpg", "c.jpeg"]
+    assert images["label"] == ["cat", "cat", "deep"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty holds no image; suffixes searched: .bmp"):
+        load_images(tmp_path / "empty")
+    (tmp_path / "list.csv").write_text("video,label\nx.jpg,cat\n")
+    assert load_images(tmp_path / "list.csv")["label"] == ["cat"]

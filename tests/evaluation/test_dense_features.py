@@ -1,0 +1,229 @@
+"""Every time step of a long video once, with its time, whatever the stride, at the cost of the windows at work.
+
+pytest tests/evaluation/test_dense_features.py
+"""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from video_files import write_video
+from vjepa_hf import VJEPAVideoProcessor
+from vjepa_hf.cli import app
+from vjepa_hf.evaluation.dense_features import FeaturePiece, Window, plan_windows, stream_features, write_features
+from vjepa_hf.model import video_io
+from vjepa_hf.model.video_io import VideoDecodeError, decode, stream
+
+# --- windows ---
+
+
+def test_windows_keep_every_step_once_and_inside():
+    for num_steps in range(1, 30):
+        for window in range(1, 9):
+            for stride in range(1, window + 1):
+                windows = plan_windows(num_steps, window, stride)
+                kept = [step for place in windows for step in range(place.first, place.last)]
+                assert kept == list(range(num_steps))
+                assert all(place.start <= place.first < place.last <= place.start + window for place in windows)
+                assert num_steps < window or windows[-1].start + window == num_steps
+
+
+def test_borders_lie_in_the_middle_of_overlaps():
+    assert plan_windows(12, 8, 4) == [Window(0, 0, 6), Window(4, 6, 12)]
+    assert plan_windows(13, 8, 4) == [Window(0, 0, 6), Window(4, 6, 8), Window(5, 8, 13)]
+    assert plan_windows(16, 8, 8) == [Window(0, 0, 8), Window(8, 8, 16)]
+    assert plan_windows(3, 8, 4) == [Window(0, 0, 3)]
+    for wrong in ((0, 8, 4), (8, 8, 9), (8, 8, 0)):
+        with pytest.raises(ValueError, match="stride="):
+            plan_windows(*wrong)
+
+
+# --- features ---
+
+
+@pytest.fixture
+def processor():
+    """Clips of 4 frames at every 2nd frame; a time step of 2 frames, so windows of 2 steps."""
+    return VJEPAVideoProcessor(size=32, crop_size=32, num_frames=4, frame_step=2)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    """38 frames, shown at uneven times: 19 of a clip's frames, so 9 time steps and a half."""
+    times = [500 + 40 * number + 7 * (number % 3) for number in range(38)]
+    return write_video(tmp_path_factory.mktemp("dense") / "uneven.mp4", 38, times=times)
+
+
+def joined(pieces) -> FeaturePiece:
+    pieces = list(pieces)
+    return FeaturePiece(
+        np.concatenate([piece.timestamps for piece in pieces]), torch.cat([piece.features for piece in pieces])
+    )
+
+
+@torch.no_grad()
+def by_hand(model, processor, video, stride) -> torch.Tensor:
+    """The features of every window of the whole decoded video, each step from the window that keeps it."""
+    numbers = [*range(0, 38, 2), 36]  # the half step is filled up with its frame
+    clip = processor(decode(video, numbers), do_sample_frames=False)["pixel_values_videos"][0]
+    steps = []
+    for window in plan_windows(10, 2, stride // 2):
+        pixels = clip[2 * window.start : 2 * window.start + 4][None]
+        steps.append(model(pixels).last_hidden_state.unflatten(1, (2, 4, 4))[0])
+        steps[-1] = steps[-1][window.first - window.start : window.last - window.start]
+    return torch.cat(steps)
+
+
+@pytest.mark.parametrize("stride", [2, 4])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_streamed_features_are_those_of_the_decoded_video(tiny_model, processor, video, stride, batch_size):
+    found = joined(stream_features(tiny_model, processor, video, stride, batch_size))
+    assert not found.features.is_inference(), "no head could learn on them"
+    torch.testing.assert_close(found.features, by_hand(tiny_model, processor, video, stride), rtol=1e-4, atol=1e-5)
+    shown = [frame.seconds for frame in stream(video, range(0, 38, 4))]
+    assert found.timestamps.tolist() == shown and shown[3] == pytest.approx((500 + 40 * 12 + 7 * 0) / 1000)
+
+
+def test_a_clip_of_exactly_one_window_has_the_features_of_the_model(tiny_model, processor, tmp_path):
+    path = write_video(tmp_path / "short.mp4", 7)
+    found = joined(stream_features(tiny_model, processor, path, 4))
+    with torch.no_grad():
+        expected = tiny_model(**processor(str(path))).last_hidden_state.unflatten(1, (2, 4, 4))[0]
+    torch.testing.assert_close(found.features, expected)
+
+
+def test_a_video_shorter_than_a_window_has_only_the_steps_that_it_has(tiny_model, processor, tmp_path):
+    found = joined(stream_features(tiny_model, processor, write_video(tmp_path / "1.mp4", 1), 2))
+    assert found.features.shape == (1, 4, 4, 48) and found.timestamps.tolist() == [0]
+
+
+def test_frames_by_the_second_may_repeat_those_of_a_slow_video(tiny_model, tmp_path):
+    path = write_video(tmp_path / "slow.mp4", 10, fps=10)
+    processor = VJEPAVideoProcessor(size=32, crop_size=32, num_frames=4, fps=20)
+    found = joined(stream_features(tiny_model, processor, path, 4))
+    assert found.timestamps.tolist() == pytest.approx(np.arange(10) / 10)
+
+
+def test_every_frame_is_decoded_once_however_windows_overlap(tiny_model, processor, video, monkeypatch):
+    decoded = []
+    ways = ("_after_key", "_from_start")
+    for way in ways:
+        original = getattr(video_io._PyAVVideo, way)
+
+        def counted(self, *arguments, original=original):
+            for number, frame in original(self, *arguments):
+                decoded.append(number)
+                yield number, frame
+
+        monkeypatch.setattr(video_io._PyAVVideo, way, counted)
+    joined(stream_features(tiny_model, processor, video, 2))
+    assert len(decoded) == len(set(decoded)) >= 19
+
+
+def test_only_the_windows_at_work_are_held(tiny_model, processor, video):
+    """The source is asked for no more than the windows that were given out needed."""
+    asked = []
+
+    def watched(source, indices):
+        for frame in original(source, indices):
+            asked.append(frame.number)
+            yield frame
+
+    original, places = video_io.stream, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vjepa_hf.dense_features.stream", watched)
+        for piece in stream_features(tiny_model, processor, video, 4, batch_size=1):
+            places.append((len(piece.timestamps), asked[-1]))
+    assert places == [(2, 6), (2, 14), (2, 22), (2, 30), (2, 36)]
+
+
+def test_a_stride_that_splits_a_tubelet_is_a_clear_error(tiny_model, processor, video):
+    for stride in (3, 6, 0):
+        with pytest.raises(ValueError, match=f"stride={stride} must be a multiple of tubelet_size=2 and at most"):
+            next(stream_features(tiny_model, processor, video, stride))
+
+
+# --- the file ---
+
+
+def pieces(count):
+    generator = torch.Generator().manual_seed(0)
+    for number in range(count):
+        yield FeaturePiece(np.arange(3.0) + 3 * number, torch.randn(3, 2, 2, 5, generator=generator))
+
+
+@pytest.mark.parametrize("keep_grid", [False, True])
+def test_what_is_written_piece_by_piece_is_what_safetensors_reads(tmp_path, keep_grid):
+    whole = joined(pieces(4))
+    shape = write_features(pieces(4), tmp_path / "f.safetensors", {"video": 'a "name" of 12 é'}, keep_grid)
+    read = load_file(tmp_path / "f.safetensors")
+    torch.testing.assert_close(read["features"], whole.features if keep_grid else whole.features.mean(dim=(1, 2)))
+    assert read["timestamps"].tolist() == whole.timestamps.tolist() and read["features"].shape == shape
+    with safe_open(tmp_path / "f.safetensors", "pt") as file:
+        assert file.metadata() == {"video": 'a "name" of 12 é'}
+    assert [path.name for path in tmp_path.iterdir()] == ["f.safetensors"]
+
+
+def test_a_file_that_fails_leaves_nothing_behind(tmp_path):
+    def failing():
+        yield from pieces(1)
+        raise VideoDecodeError("x.mp4", "frames", "cut off")
+
+    with pytest.raises(VideoDecodeError):
+        write_features(failing(), tmp_path / "f.safetensors", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_writes_the_features_of_the_whole_video(tiny_model, processor, video, tmp_path):
+    tiny_model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    output = tmp_path / "out.safetensors"
+    command = ["features", str(video), "-o", str(output), "--model", str(tmp_path / "model"), "--stride"]
+    result = CliRunner().invoke(app, [*command, "2", "--keep-grid"])
+    assert result.exit_code == 0 and "features (10, 4, 4, 48)" in result.stdout, result.output
+    torch.testing.assert_close(
+        load_file(output)["features"], by_hand(tiny_model, processor, video, 2), rtol=1e-4, atol=1e-5
+    )
+    wrong = CliRunner().invoke(app, [*command, "3"])
+    assert wrong.exit_code == 1 and "stride=3 must be a multiple" in wrong.output
+
+
+def test_code_on_the_page_runs(repo, video):
+    page = (repo / "docs" / "dense_features.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert "assert" in program
+    exec(compile(program, "docs/dense_features.md", "exec"), {"video": video})
+
+
+# --- streaming frames ---
+
+
+def test_streamed_frames_equal_decoded_ones_and_repeat_where_asked_twice(video):
+    numbers = [3, 10, 10, 11, 37]
+    frames = list(stream(video, numbers))
+    assert [frame.number for frame in frames] == numbers
+    assert torch.equal(torch.stack([frame.frame for frame in frames]), decode(video, numbers))
+    for wrong in ([], [3, 2], [-1, 4]):
+        with pytest.raises(ValueError, match="must hold at least one frame number, and never fall"):
+            next(stream(video, wrong))
+    with pytest.raises(VideoDecodeError, match="frames 3 to 38"):
+        list(stream(video, [3, 38]))
+
+
+def test_a_wrong_index_does_not_stop_a_stream(video, monkeypatch):
+    original = video_io._PyAVVideo._from_key
+
+    def breaks(self, numbers):
+        for place, found in enumerate(original(self, numbers)):
+            if place == 20:
+                raise video_io._UnexpectedFrame("another one")
+            yield found
+
+    monkeypatch.setattr(video_io._PyAVVideo, "_from_key", breaks)
+    frames = list(stream(video, range(38)))
+    assert torch.equal(torch.stack([frame.frame for frame in frames]), decode(video, range(38)))

@@ -1,0 +1,178 @@
+"""What a run says about its features is right, is the same on any number of processes, and changes nothing.
+
+pytest tests/evaluation/test_online.py
+"""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator, debug_launcher
+from accelerate.state import AcceleratorState
+from datasets import Dataset
+from safetensors.torch import load_file
+
+from vjepa_hf import VJEPAVideoProcessor
+from vjepa_hf.evaluation.online import OnlineEvaluation, linear_probe, make_judge, nearest_neighbors
+from vjepa_hf.training.arguments import EvaluationArguments
+from vjepa_hf.training.log import read_log
+
+
+def features(count: int, seed: int) -> torch.Tensor:
+    return torch.randn(count, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+# --- the two judges ---
+
+
+def test_neighbors_vote_with_the_weight_of_their_cosine():
+    train, test, labels = features(30, 0), features(9, 1), torch.arange(30) % 3
+    expected = []
+    for vector in test:
+        cosines = torch.nn.functional.cosine_similarity(vector[None], train)
+        votes = torch.zeros(3, dtype=torch.float64)
+        for place in cosines.argsort(descending=True)[:5].tolist():
+            votes[labels[place]] += np.exp(cosines[place].item() / 0.07)
+        expected.append(votes.argmax().item())
+    assert nearest_neighbors(train, labels, test, 3, neighbors=5).tolist() == expected
+    assert nearest_neighbors(train, labels, train, 3, neighbors=1).tolist() == labels.tolist()
+    assert nearest_neighbors(train[:2], labels[:2], train[:2], 3).tolist() == [0, 1]  # fewer videos than neighbours
+
+
+def test_the_linear_probe_is_the_ridge_regression_of_a_textbook():
+    train, test, labels = features(30, 0) * 5 + 2, features(9, 1) * 5 + 2, torch.arange(30) % 3
+    mean, deviation = train.mean(0), train.std(0, correction=0)
+    design, classes = (train - mean) / deviation, torch.eye(3, dtype=torch.float64)[labels]
+    normal = design.T @ design + 0.3 * 6 * torch.eye(6, dtype=torch.float64)
+    weights = torch.linalg.solve(normal, design.T @ (classes - classes.mean(0)))
+    expected = ((test - mean) / deviation @ weights + classes.mean(0)).argmax(1)
+    assert linear_probe(train, labels, test, 3, ridge=0.3).tolist() == expected.tolist()
+
+
+def test_both_find_classes_that_lie_apart_and_a_feature_that_never_changes_does_no_harm():
+    centers = 10 * features(3, 2)
+    labels = torch.arange(60) % 3
+    train, test = centers[labels] + features(60, 0), centers[labels] + features(60, 1)
+    train[:, 0] = test[:, 0] = 1.0
+    for judge in (nearest_neighbors, linear_probe):
+        assert judge(train, labels, test, 3).tolist() == labels.tolist()
+
+
+# --- on videos ---
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return VJEPAVideoProcessor(crop_size=32, num_frames=4, frame_step=2)
+
+
+@pytest.fixture(scope="module")
+def tables(toy_videos) -> list[Dataset]:
+    paths = [[str(path) for path in sorted((toy_videos / split).glob("*.mp4"))] for split in ("train", "test")]
+    return [Dataset.from_dict({"video": names, "side": ["l", "r"] * (len(names) // 2)}) for names in paths]
+
+
+def test_judging_leaves_no_trace(tiny_pretraining_model, processor, tables):
+    judge = OnlineEvaluation(Accelerator(cpu=True), *tables, "side", processor)
+    before = {name: tensor.clone() for name, tensor in tiny_pretraining_model.state_dict().items()}
+    modes = [module.training for module in tiny_pretraining_model.modules()]
+    state = torch.get_rng_state()
+    figures = judge.figures(tiny_pretraining_model.vjepa)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tiny_pretraining_model.state_dict().items())
+    assert [module.training for module in tiny_pretraining_model.modules()] == modes
+    assert all(parameter.grad is None for parameter in tiny_pretraining_model.parameters())
+    assert judge.figures(tiny_pretraining_model.vjepa) == figures
+    assert set(figures) == {"knn_accuracy", "linear_accuracy", "eval_videos", "failed_eval_videos"}
+    assert figures["eval_videos"] == 8 and figures["failed_eval_videos"] == 0
+
+
+def test_unreadable_videos_are_counted_and_not_replaced(tiny_pretraining_model, processor, tables, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    broken = [table.add_item({"video": str(tmp_path / "broken.mp4"), "side": "l"}) for table in tables]
+    accelerator = Accelerator(cpu=True)
+    whole = OnlineEvaluation(accelerator, *tables, "side", processor).figures(tiny_pretraining_model.vjepa)
+    figures = OnlineEvaluation(accelerator, *broken, "side", processor).figures(tiny_pretraining_model.vjepa)
+    assert figures == whole | {"failed_eval_videos": 2}
+    nothing = broken[0].select([len(broken[0]) - 1])
+    with pytest.raises(ValueError, match="not one video"):
+        OnlineEvaluation(accelerator, nothing, nothing, "side", processor).figures(tiny_pretraining_model.vjepa)
+
+
+def test_wrong_labels_are_clear_errors(processor, tables):
+    accelerator = Accelerator(cpu=True)
+    with pytest.raises(ValueError, match="eval_videos has no column 'label', only video, side"):
+        OnlineEvaluation(accelerator, *tables, "label", processor)
+    with pytest.raises(ValueError, match="label 'r' is not one of l"):
+        OnlineEvaluation(accelerator, tables[0].filter(lambda row: row["side"] == "l"), tables[1], "side", processor)
+
+
+def test_a_judge_is_made_only_where_both_sources_are_given(processor, toy_videos):
+    assert make_judge(Accelerator(cpu=True), EvaluationArguments(), processor, 0) is None
+    lists = str(toy_videos / "train.csv"), str(toy_videos / "train.csv")
+    assert make_judge(Accelerator(cpu=True), EvaluationArguments(*lists, "motion"), processor, 0).num_labels > 1
+    with pytest.raises(ValueError, match="belong together"):
+        EvaluationArguments(eval_videos="videos")
+    with pytest.raises(ValueError, match="eval_steps must be at least 1"):
+        EvaluationArguments(eval_steps=0)
+
+
+def _write_figures(model, processor, tables, folder) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # that of the process from which this one comes
+    accelerator = Accelerator(cpu=True)
+    figures = OnlineEvaluation(accelerator, *tables, "side", processor).figures(model.vjepa)
+    text = json.dumps([accelerator.num_processes, figures])
+    (folder / f"{accelerator.process_index}.json").write_text(text)
+
+
+def test_two_processes_find_what_one_finds(tiny_pretraining_model, processor, tables, tmp_path):
+    one = OnlineEvaluation(Accelerator(cpu=True), *tables, "side", processor).figures(tiny_pretraining_model.vjepa)
+    debug_launcher(_write_figures, (tiny_pretraining_model, processor, tables, tmp_path), num_processes=2)
+    found = [json.loads((tmp_path / f"{process}.json").read_text()) for process in (0, 1)]
+    assert found == [[2, one], [2, one]]
+
+
+# --- in a run ---
+
+
+@pytest.fixture
+def pretrain(monkeypatch, toy_videos, tmp_path):
+    """The example's `main` in this process, three steps with stochastic depth, which draws from torch's generator."""
+    import pretrain
+
+    options = {
+        "videos": toy_videos / "train.csv",
+        "image_size": 32,
+        "num_frames": 4,
+        "hidden_size": 32,
+        "patch_size": 8,
+    }
+    options |= {"num_hidden_layers": 2, "num_attention_heads": 2, "pred_hidden_size": 16, "pred_num_hidden_layers": 1}
+    options |= {"mask_num_blocks": 4, "mask_block_scale": 0.15, "frame_step": 2, "num_workers": 0, "max_steps": 3}
+    options |= {"mask_context_steps": 0, "drop_path_rate": 0.5, "warmup_steps": 1, "per_device_batch_size": 4}
+
+    def run(name, **changes):
+        chosen = options | {"output_dir": tmp_path / name} | changes
+        words = [word for key, value in chosen.items() for word in (f"--{key}", str(value))]
+        monkeypatch.setattr(sys, "argv", ["pretrain.py", *words])
+        monkeypatch.setattr(pretrain, "plot_curves", lambda *arguments, **options: None)  # drawing takes longest
+        with torch.random.fork_rng(devices=[]):
+            pretrain.main()
+        return load_file(tmp_path / name / "model.safetensors"), read_log(tmp_path / name / "log.jsonl")
+
+    return run
+
+
+@pytest.mark.invariant
+def test_a_judged_run_has_the_weights_of_one_that_is_not(pretrain, toy_videos, monkeypatch):
+    source = str(toy_videos / "train.csv")
+    judged = {"eval_videos": source, "eval_test_videos": source, "eval_label": "motion", "eval_steps": 1}
+    plain, _ = pretrain("plain")
+    weights, log = pretrain("judged", **judged)
+    assert [row["step"] for row in log if "knn_accuracy" in row and "linear_accuracy" in row] == [1, 2, 3]
+    assert all(torch.equal(weights[name], tensor) for name, tensor in plain.items())
+    monkeypatch.setattr(OnlineEvaluation, "figures", lambda judge, encoder: {"x": torch.rand(1).item()})
+    disturbed, _ = pretrain("disturbed", **judged)  # and this comparison can fail
+    assert not all(torch.equal(disturbed[name], tensor) for name, tensor in plain.items())

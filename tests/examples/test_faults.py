@@ -1,0 +1,366 @@
+"""What happens when a run is broken on purpose: killed, out of disk, fed with bad numbers, files or processes.
+
+pytest tests/examples/test_faults.py
+"""
+
+import os
+import random
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conftest import cpu_environment
+from forked_runs import (
+    FSDP,
+    ForkedRuns,
+    command_line,
+    die_after,
+    get_signal_at_file_change,
+    shard_on_cpu,
+    spoil_passes,
+)
+from house import REPO
+from vjepa_hf.training.checkpoints import list_checkpoints
+from vjepa_hf.training.log import read_log
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults")]
+WITHOUT_A_CLOCK = ("clips_per_second", "data_wait", "memory_gib", "mfu")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> ForkedRuns:
+    return ForkedRuns(tmp_path_factory.mktemp("forked_runs"))
+
+
+@pytest.fixture(scope="module")
+def videos(toy_videos) -> Path:
+    return toy_videos / "train.csv"
+
+
+def log(output: Path) -> list[dict]:
+    """The rows of a log without the figures that come from a clock."""
+    rows = read_log(output / "log.jsonl")
+    return [{name: value for name, value in row.items() if name not in WITHOUT_A_CLOCK} for row in rows]
+
+
+def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint: weights, moments of the optimizer."""
+    found = load_file(checkpoint / "model.safetensors")
+    state = torch.load(checkpoint / "optimizer.bin", weights_only=True)["state"]
+    return found | {f"{number}.{name}": value for number, values in state.items() for name, value in values.items()}
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    """Log and last checkpoint are equal bit by bit."""
+    assert log(first) == log(second)
+    last = [list_checkpoints(folder)[-1] for folder in (first, second)]
+    assert last[0].name == last[1].name and equal(*map(tensors, last))
+
+
+def losses(output: Path) -> list[float]:
+    return [row["loss"] for row in log(output) if "loss" in row]
+
+
+def assert_same_to_rounding(first: Path, second: Path, tolerance: float = 1e-5) -> None:
+    """Losses and exported weights, those of the target encoder among them, are equal but for rounding."""
+    assert losses(first) == pytest.approx(losses(second), abs=tolerance)
+    a, b = (load_file(folder / "model.safetensors") for folder in (first, second))
+    assert a.keys() == b.keys() and any(name.startswith("vjepa.encoder.") for name in a)
+    assert max((a[name] - b[name]).abs().max().item() for name in a) < tolerance
+
+
+def without_last_checkpoint(run: Path, copy: Path) -> Path:
+    """A copy of a run as if it had stopped at its last checkpoint but one."""
+    shutil.copytree(run, copy)
+    shutil.rmtree(list_checkpoints(copy)[-1])
+    return copy
+
+
+# --- killed ---
+
+LONG = {"max_steps": "150", "save_steps": "4", "logging_steps": "3", "health_steps": "5"}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(runs, videos, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("uninterrupted") / "run"
+    runs.finish(videos=videos, output_dir=output, **LONG)
+    return output
+
+
+def test_a_run_killed_twenty_times_equals_the_uninterrupted_one_bit_by_bit(runs, videos, uninterrupted, tmp_path):
+    output, draw, kills, while_saving = tmp_path / "run", random.Random(0), 0, 0
+    for _ in range(40):
+        fate = partial(get_signal_at_file_change, str(output), draw.randrange(1, 70))
+        if draw.random() < 0.3:
+            fate = partial(die_after, draw.uniform(0.3, 1.5))
+        start = {"resume": "true"} if list_checkpoints(output) else {"overwrite_output_dir": "true"}
+        (code,) = runs.run(fate, videos=videos, output_dir=output, **LONG, **start)
+        assert code in (0, -9), runs.printed()[-6000:]
+        kills += code == -9
+        while_saving += any((output / "checkpoints").glob("unfinished_*"))
+        if kills == 20:
+            break
+    assert kills == 20 and while_saving >= 3
+    runs.finish(videos=videos, output_dir=output, **LONG, resume="true")
+    assert_same_run(output, uninterrupted)
+
+
+# --- asked to stop ---
+
+TWO_PROCESSES = ("accelerate", "launch", "--multi_gpu", "--num_processes", "2")
+TORCHRUN = ("torchrun", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")
+# torchrun and accelerate hand on only some signals by themselves.
+HAND_ON = {"PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"}
+
+
+@contextmanager
+def launched(launcher: Sequence[str], tmp_path: Path, env: dict[str, str] | None = None, **options):
+    """A run as a user starts it, in a process group of its own, with its output in `output.txt`."""
+    program = [str(Path(sys.executable).parent / launcher[0]), *launcher[1:]]
+    with (tmp_path / "output.txt").open("w") as output:
+        process = subprocess.Popen(
+            [*program, "examples/pretrain.py", *command_line(**options)],
+            cwd=REPO,
+            env=cpu_environment(tmp_path) | (env or {}),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_for_step(output_dir: Path, step: int, process: subprocess.Popen) -> None:
+    """Wait until a run has logged a step; a run that ends before is an error."""
+    path = output_dir / "log.jsonl"
+    while process.poll() is None:
+        if path.exists() and any(row["step"] >= step for row in read_log(path)):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"the run ended with {process.returncode} before step {step}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_between_rows_of_the_log_leaves_no_trace_in_weights_or_log(
+    runs, videos, uninterrupted, tmp_path, number
+):
+    output = tmp_path / "run"
+    changes = {signal.SIGTERM: 7, signal.SIGUSR1: 31}[number]
+    fate = partial(get_signal_at_file_change, str(output), changes, number)
+    printed = runs.finish(fate, videos=videos, output_dir=output, **LONG)
+    step = int(list_checkpoints(output)[-1].name.removeprefix("step_"))
+    assert f"received {number.name}: saved step {step} and stopped; continue with --config {output}" in printed
+    assert step % 3 and step % 4 and step < 90  # neither a row of the log nor a checkpoint was due
+    runs.finish(videos=videos, output_dir=output, resume="true", **LONG)
+    assert_same_run(output, uninterrupted)
+
+
+def ranks_of(process: subprocess.Popen) -> list[psutil.Process]:
+    ranks = [child for child in psutil.Process(process.pid).children() if "pretrain.py" in " ".join(child.cmdline())]
+    assert len(ranks) == 2
+    return ranks
+
+
+def ask_to_stop(process: subprocess.Popen) -> None:
+    """The launcher hands the signal on; workers of loaders get one too, from a scheduler that signals all of a job."""
+    for worker in (worker for rank in ranks_of(process) for worker in rank.children()):
+        worker.terminate()
+    os.kill(process.pid, signal.SIGUSR1)
+
+
+def kill_one_rank(process: subprocess.Popen) -> None:
+    ranks_of(process)[1].kill()
+
+
+@pytest.mark.parametrize(
+    ("launcher", "act", "words"),
+    [
+        (TORCHRUN, ask_to_stop, "received SIGUSR1: saved step"),
+        (TWO_PROCESSES, kill_one_rank, "exitcode: -9"),
+    ],
+    ids=["asked", "dead rank"],
+)
+def test_two_processes_end_together_and_one_goes_on_with_the_same_clips(
+    runs, videos, uninterrupted, tmp_path, launcher, act, words
+):
+    output = tmp_path / "run"
+    halves = LONG | {"per_device_batch_size": "2", "num_workers": "1"}
+    with launched(launcher, tmp_path, HAND_ON, videos=videos, output_dir=output, **halves) as process:
+        wait_for_step(output, 6, process)
+        act(process)
+        process.wait(60)
+    printed = (tmp_path / "output.txt").read_text()
+    assert process.returncode != 0 and words in printed, printed[-6000:]
+    assert 4 <= int(list_checkpoints(output)[-1].name.removeprefix("step_")) < 90
+    runs.finish(videos=videos, output_dir=output, resume="true", **LONG)
+    assert_same_to_rounding(output, uninterrupted, 1e-3)
+
+
+# --- split otherwise ---
+
+
+@pytest.fixture(scope="module")
+def straight(runs, videos, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("straight") / "run"
+    runs.finish(videos=videos, output_dir=output)
+    return output
+
+
+def test_a_run_goes_on_with_more_processes(runs, videos, straight, tmp_path):
+    output = without_last_checkpoint(straight, tmp_path / "run")
+    halves = {"per_device_batch_size": "2", "processes": 2}
+    runs.finish(videos=videos, output_dir=output, resume="true", **halves)
+    assert_same_to_rounding(output, straight)
+
+
+def test_sharded_with_fsdp_the_run_is_the_same_and_goes_on_exactly(runs, videos, straight, tmp_path):
+    output = tmp_path / "run"
+    sharded = {"env": FSDP, "processes": 2, "per_device_batch_size": "2", "videos": videos}
+    sharded |= {"eval_videos": videos, "eval_test_videos": videos, "eval_label": "appearance", "eval_steps": "3"}
+    runs.finish(shard_on_cpu, output_dir=output, **sharded)
+    assert [row["step"] for row in log(output) if "knn_accuracy" in row] == [3, 6]
+    assert (list_checkpoints(output)[-1] / "pytorch_model_fsdp_0" / "__1_0.distcp").exists()
+    assert_same_to_rounding(output, straight)
+    resumed = without_last_checkpoint(output, tmp_path / "resumed")
+    runs.finish(shard_on_cpu, output_dir=resumed, resume="true", **sharded)
+    assert log(resumed) == log(output)
+    assert equal(*(load_file(folder / "model.safetensors") for folder in (resumed, output)))
+    assert "was written with FSDP" in runs.fail(videos=videos, output_dir=output, resume="true")
+
+
+def test_what_a_launcher_asks_for_and_a_run_cannot_do_is_refused(runs, videos, tmp_path):
+    options = {"videos": videos, "output_dir": tmp_path / "run"}
+    assert "DeepSpeed is not supported" in runs.fail(env={"ACCELERATE_USE_DEEPSPEED": "true"}, **options)
+    assert "FSDP was asked for, but on cpu" in runs.fail(env=FSDP, processes=2, **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unreadable_video_of_one_process_changes_nothing_for_the_others(runs, toy_videos, tmp_path):
+    (tmp_path / "videos").mkdir()
+    for path in sorted((toy_videos / "train").glob("*.mp4"))[:5]:
+        shutil.copy(path, tmp_path / "videos")
+    (tmp_path / "videos" / "broken.mp4").write_bytes(b"not a video")
+    options = {"videos": tmp_path / "videos", "max_failed_share": "0.9"}
+    runs.finish(output_dir=tmp_path / "one", **options)
+    runs.finish(output_dir=tmp_path / "two", processes=2, per_device_batch_size="2", **options)
+    failed = [[row["failed_videos"] for row in log(tmp_path / name) if "loss" in row] for name in ("one", "two")]
+    assert failed[0] == failed[1] and failed[0][-1] > 0
+    assert_same_to_rounding(tmp_path / "one", tmp_path / "two")
+
+
+def test_two_machines_make_one_run(videos, straight, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    command = ("accelerate", "launch", "--config_file", "examples/accelerate/multi_node.yaml", "--num_processes", "2")
+    command += ("--main_process_ip", "127.0.0.1", "--main_process_port", port, "--machine_rank")
+    options = {"videos": videos, "output_dir": tmp_path / "run", "per_device_batch_size": "2"}
+    for rank in "01":
+        (tmp_path / rank).mkdir()
+    with launched((*command, "0"), tmp_path / "0", **options) as first:
+        with launched((*command, "1"), tmp_path / "1", **options) as second:
+            codes = first.wait(200), second.wait(200)
+    assert codes == (0, 0), "".join((tmp_path / rank / "output.txt").read_text()[-3000:] for rank in "01")
+    assert_same_to_rounding(tmp_path / "run", straight)
+
+
+# --- bad numbers ---
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_step_that_is_not_finite_in_one_process_is_left_out_in_all(runs, videos, tmp_path, processes):
+    output = tmp_path / "run"
+    split = {"processes": processes, "per_device_batch_size": str(4 // processes)}
+    spoil = partial(spoil_passes, 3, 3, rank=processes - 1)
+    printed = runs.finish(spoil, videos=videos, output_dir=output, save_steps="1", save_total_limit="10", **split)
+    assert "left out step 3: loss is nan" in printed
+    assert [row["skipped_steps"] for row in log(output) if "loss" in row] == [0, 0, 1, 1, 1, 1]
+    (skipped,) = read_log(output / "skipped_steps.jsonl")
+    assert skipped["step"] == 3 and len({tuple(clip["clip_key"]) for clip in skipped["clips"]}) == 4
+    assert all(Path(clip["video"]).exists() for clip in skipped["clips"])
+    before, after, later = (tensors(folder) for folder in list_checkpoints(output)[1:4])
+    assert equal(before, after) and not equal(after, later)
+    assert all(value.isfinite().all() for value in later.values())
+
+
+def test_too_many_bad_steps_save_the_run_and_end_it_and_it_goes_on(runs, videos, tmp_path):
+    output = tmp_path / "run"
+    options = {"videos": videos, "output_dir": output, "max_skipped_steps": "2"}
+    printed = runs.fail(partial(spoil_passes, 3, 100), **options)
+    assert (
+        "FloatingPointError: 2 steps in a row were left out, the last because loss is nan. Step 4 is saved" in printed
+    )
+    assert [row["step"] for row in read_log(output / "skipped_steps.jsonl")] == [3, 4]
+    runs.finish(resume="true", **options)
+    assert [row["skipped_steps"] for row in log(output) if "loss" in row][-1] == 2
+    assert [row["step"] for row in log(output) if "loss" in row][-1] == 6
+
+
+# --- disks ---
+
+
+def limit_files(size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_a_full_disk_ends_the_run_and_leaves_what_was_saved(runs, videos, straight, tmp_path):
+    output = without_last_checkpoint(straight, tmp_path / "run")
+    options = {"videos": videos, "output_dir": output, "resume": "true"}
+    printed = runs.fail(partial(limit_files, 100_000), **options)
+    assert f"the checkpoint '{output}/checkpoints/step_00000006' could not be written: " in printed
+    assert "step_00000003 stays the newest and is untouched. Make room" in printed
+    runs.finish(**options)
+    assert_same_run(output, straight)
+
+
+def test_a_damaged_checkpoint_ends_the_run_until_one_goes_back_by_choice(runs, videos, straight, tmp_path):
+    output = tmp_path / "run"
+    shutil.copytree(straight, output)
+    weights = list_checkpoints(output)[-1] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    options = {"videos": videos, "output_dir": output}
+    printed = runs.fail(resume="true", **options)
+    assert "step_00000006' is damaged: model.safetensors has" in printed and "--resume_step 3" in printed
+    assert "set_aside_0_step_00000006" in runs.finish(resume_step="3", **options)
+    assert_same_run(output, straight)
+
+
+# --- other weights ---
+
+
+def test_a_run_from_other_weights_says_what_it_took_and_leaves_frozen_layers_alone(runs, videos, straight, tmp_path):
+    output = tmp_path / "run"
+    options = {"videos": videos, "output_dir": output, "freeze_layers": "1"}
+    parts = {"init_from": straight, "init_parts": "target_encoder predictor"}
+    printed = runs.finish(**options, **parts)
+    assert "loaded target_encoder, " in printed and "not loaded: context_encoder, " in printed
+    before, after = (load_file(folder / "model.safetensors") for folder in (straight, output))
+    frozen = [name for name in after if name.startswith(("context_encoder.embeddings", "context_encoder.layers.0"))]
+    trained = [name for name in after if name.startswith("context_encoder.layers.1")]
+    source = {name: before[name.replace("context_encoder.", "vjepa.encoder.")] for name in frozen + trained}
+    assert frozen and all(torch.equal(after[name], source[name]) for name in frozen)
+    assert not any(torch.equal(after[name], source[name]) for name in trained if "weight" in name)
+    shutil.rmtree(list_checkpoints(output)[-1])
+    assert "weights of" not in runs.finish(resume="true", **options, **(parts | {"init_from": "gone"}))

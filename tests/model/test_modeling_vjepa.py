@@ -1,0 +1,643 @@
+"""pytest tests/test_modeling_vjepa.py"""
+
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
+from vjepa_hf.model import modeling_vjepa
+from vjepa_hf.model.linear import linear
+from vjepa_hf.model.modeling_vjepa import (
+    VJEPACrossAttention,
+    VJEPADropPath,
+    average_views,
+    forgotten,
+    resize_positions,
+    sincos_positions,
+)
+from vjepa_hf.model.tubelets import from_tubelets, take_tokens, to_tubelets
+
+
+def masks(batch=2, num_tokens=32, num_context=10, num_targets=14, seed=0):
+    """Disjoint context and target indices `(B, K)` and `(B, M)`."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.stack([torch.randperm(num_tokens, generator=generator) for _ in range(batch)])
+    return order[:, :num_context].sort().values, order[:, num_context : num_context + num_targets].sort().values
+
+
+@torch.no_grad()
+def run(model, *args, **kwargs):
+    return model(*args, **kwargs)
+
+
+# Features
+
+
+def test_features_have_one_vector_per_token(tiny_model, tiny_clip):
+    assert run(tiny_model, tiny_clip).last_hidden_state.shape == (2, 32, 48)
+
+
+def test_without_target_mask_the_predictor_does_no_work(tiny_model, tiny_clip):
+    tiny_model.predictor = None
+    context, _ = masks()
+    assert run(tiny_model, tiny_clip).predictor_hidden_state is None
+    assert run(tiny_model, tiny_clip, context_mask=context).predictor_hidden_state is None
+
+
+def test_context_features_do_not_change_when_every_masked_pixel_does(tiny_model, tiny_clip):
+    context, target = masks()
+    tubelets = to_tubelets(tiny_clip, 2, 8)
+    kept = torch.zeros(2, 32, dtype=torch.bool).scatter(1, context, True)
+    changed = torch.where(kept.unsqueeze(-1), tubelets, torch.full_like(tubelets, 1e6))
+    other_clip = from_tubelets(changed, (2, 4, 4), 2, 8)
+    ours, other = (run(tiny_model, clip, context_mask=context, target_mask=target) for clip in (tiny_clip, other_clip))
+    assert torch.equal(ours.last_hidden_state, other.last_hidden_state)
+    assert torch.equal(ours.predictor_hidden_state, other.predictor_hidden_state)
+    # The guard can fail: without a mask, the same change is seen everywhere.
+    assert not torch.allclose(run(tiny_model, tiny_clip)[0], run(tiny_model, other_clip)[0])
+
+
+def test_dropped_tubelets_are_dropped_before_embedding(tiny_model, tiny_clip, monkeypatch):
+    seen = []
+
+    def counting_linear(input, weight, bias=None):
+        if weight.shape == (48, 3 * 2 * 8 * 8):
+            seen.append(input.shape[1])
+        return linear(input, weight, bias)
+
+    monkeypatch.setattr(modeling_vjepa, "linear", counting_linear)
+    run(tiny_model, tiny_clip, context_mask=masks()[0])
+    assert seen == [10]
+
+
+def test_context_of_all_tokens_equals_no_mask(tiny_model, tiny_clip):
+    everything = torch.arange(32).expand(2, -1)
+    torch.testing.assert_close(run(tiny_model, tiny_clip, context_mask=everything)[0], run(tiny_model, tiny_clip)[0])
+
+
+def test_features_follow_the_order_of_the_context_mask(tiny_model, tiny_clip):
+    context, _ = masks()
+    straight = run(tiny_model, tiny_clip, context_mask=context)[0]
+    reversed_ = run(tiny_model, tiny_clip, context_mask=context.flip(1))[0]
+    torch.testing.assert_close(reversed_, straight.flip(1))
+
+
+def test_tubelets_in_place_of_pixels_give_the_same_features(tiny_model, tiny_clip):
+    tubelets = to_tubelets(tiny_clip, 2, 8)
+    assert torch.equal(run(tiny_model, tubelets=tubelets)[0], run(tiny_model, tiny_clip)[0])
+
+
+@pytest.mark.parametrize(("frames", "height", "width"), [(8, 32, 32), (4, 16, 40), (2, 48, 24)])
+def test_other_sizes_and_frame_counts_work_in_encoder_and_predictor(tiny_model, frames, height, width):
+    clip = torch.randn(2, frames, 3, height, width)
+    num_tokens = frames // 2 * (height // 8) * (width // 8)
+    context, target = masks(num_tokens=num_tokens, num_context=5, num_targets=4)
+    outputs = run(tiny_model, clip, context_mask=context, target_mask=target)
+    assert run(tiny_model, clip).last_hidden_state.shape == (2, num_tokens, 48)
+    assert outputs.predictor_hidden_state.shape == (2, 4, 48)
+    grid = (frames // 2, height // 8, width // 8)
+    tubelets = to_tubelets(clip, 2, 8)
+    assert torch.equal(run(tiny_model, tubelets=tubelets, grid_size=grid)[0], run(tiny_model, clip)[0])
+
+
+def test_hidden_states_are_the_embeddings_and_every_layer(tiny_model, tiny_clip):
+    outputs = run(tiny_model, tiny_clip, output_hidden_states=True)
+    assert [state.shape for state in outputs.hidden_states] == [(2, 32, 48)] * 3
+    assert torch.equal(tiny_model.encoder.norm(outputs.hidden_states[-1]), outputs.last_hidden_state)
+    assert run(tiny_model, tiny_clip).hidden_states is None
+
+
+def test_hidden_states_can_be_asked_for_in_the_configuration(tiny_model, tiny_clip):
+    tiny_model.config.output_hidden_states = True
+    assert len(run(tiny_model, tiny_clip).hidden_states) == 3
+
+
+def test_a_tuple_is_returned_where_asked(tiny_model, tiny_clip):
+    outputs = run(tiny_model, tiny_clip, return_dict=False)
+    assert isinstance(outputs, tuple) and outputs[0].shape == (2, 32, 48)
+
+
+# Attention implementations and dtypes
+
+
+def test_eager_attention_returns_weights_that_sum_to_one(tiny_model, tiny_clip):
+    tiny_model.set_attn_implementation("eager")
+    attentions = run(tiny_model, tiny_clip, output_attentions=True).attentions
+    assert [weights.shape for weights in attentions] == [(2, 2, 32, 32)] * 2
+    torch.testing.assert_close(attentions[0].sum(-1), torch.ones(2, 2, 32))
+
+
+def test_attentions_from_another_implementation_are_an_error_with_the_remedy(tiny_model, tiny_clip):
+    with pytest.raises(ValueError, match='attn_implementation="eager"'):
+        tiny_model(tiny_clip, output_attentions=True)
+
+
+def test_eager_and_sdpa_agree(tiny_model, tiny_clip):
+    context, target = masks()
+    expected = run(tiny_model, tiny_clip, context_mask=context, target_mask=target)
+    tiny_model.set_attn_implementation("eager")
+    outputs = run(tiny_model, tiny_clip, context_mask=context, target_mask=target)
+    torch.testing.assert_close(outputs.last_hidden_state, expected.last_hidden_state)
+    torch.testing.assert_close(outputs.predictor_hidden_state, expected.predictor_hidden_state)
+
+
+def test_attention_goes_through_the_interface_of_transformers(tiny_model, tiny_clip):
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    calls = []
+
+    def counting(module, query, key, value, attention_mask, **kwargs):
+        calls.append(kwargs["is_causal"])
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+    AttentionInterface.register("counting", counting)
+    tiny_model.set_attn_implementation("counting")
+    run(tiny_model, tiny_clip)
+    assert calls == [False, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_close_to_single(tiny_model, tiny_pretraining_model, tiny_classifier, tiny_clip, dtype):
+    context, target = masks()
+    expected = run(tiny_model, tiny_clip).last_hidden_state
+    features = run(tiny_model.to(dtype), tiny_clip.to(dtype)).last_hidden_state
+    assert features.dtype == dtype
+    torch.testing.assert_close(features.float(), expected, rtol=0.1, atol=0.1)
+    loss = run(tiny_pretraining_model.to(dtype), tiny_clip.to(dtype), [context], [target]).loss
+    assert loss.dtype == torch.float32 and loss.isfinite()
+    assert run(tiny_classifier.to(dtype), tiny_clip.to(dtype)).logits.dtype == dtype
+
+
+def test_gradient_checkpointing_changes_memory_not_gradients(tiny_pretraining_model, tiny_clip):
+    context, target = masks()
+    plain = tiny_pretraining_model.train()
+    checkpointed = copy.deepcopy(plain)
+    checkpointed.gradient_checkpointing_enable()
+    assert any(
+        module.gradient_checkpointing for module in checkpointed.modules() if hasattr(module, "gradient_checkpointing")
+    )
+    for model in (plain, checkpointed):
+        model(tiny_clip, [context], [target]).loss.backward()
+    for ours, other in zip(plain.parameters(), checkpointed.parameters(), strict=True):
+        assert (ours.grad is None) == (other.grad is None)
+        if ours.grad is not None:
+            torch.testing.assert_close(ours.grad, other.grad)
+
+
+def test_every_path_compiles_into_one_graph(tiny_model, tiny_pretraining_model, tiny_classifier, tiny_clip):
+    context, target = masks()
+    pretraining_inputs = (tiny_clip, [context, target], [target, context])
+    checkpointed = copy.deepcopy(tiny_pretraining_model).train()
+    checkpointed.gradient_checkpointing_enable()
+    calls = [
+        (tiny_model, (tiny_clip,), {}),
+        (tiny_model, (tiny_clip,), {"context_mask": context}),
+        (tiny_model, (tiny_clip,), {"context_mask": context, "target_mask": target}),
+        (tiny_model, (tiny_clip,), {"output_hidden_states": True}),
+        (tiny_pretraining_model.train(), pretraining_inputs, {}),
+        (checkpointed, pretraining_inputs, {}),
+        (tiny_classifier, (tiny_clip,), {"labels": torch.tensor([0, 2])}),
+        (tiny_classifier, (torch.stack([tiny_clip, tiny_clip], dim=1),), {}),
+    ]
+    for model, args, kwargs in calls:
+        torch.compiler.reset()
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(*args, **kwargs)[0], model(*args, **kwargs)[0])
+
+
+def test_compiled_graph_serves_other_token_counts(tiny_model, tiny_clip):
+    torch.compiler.reset()
+    compiled = torch.compile(tiny_model, fullgraph=True, dynamic=True, backend="eager")
+    for num_context in (8, 11, 17, 23):
+        context, target = masks(num_context=num_context, num_targets=30 - num_context)
+        kwargs = {"context_mask": context, "target_mask": target}
+        torch.testing.assert_close(run(compiled, tiny_clip, **kwargs)[1], run(tiny_model, tiny_clip, **kwargs)[1])
+
+
+def test_encoder_and_classifier_export(tiny_model, tiny_classifier, tiny_clip):
+    for model in (tiny_model, tiny_classifier):
+        program = torch.export.export(model, (tiny_clip,), strict=False)
+        torch.testing.assert_close(program.module()(tiny_clip)[0], model(tiny_clip)[0])
+
+
+# Wrong inputs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "exactly one of pixel_values_videos and tubelets"),
+        ({"pixel_values_videos": torch.zeros(4, 3, 32, 32)}, r"\(B, T, C, H, W\) with C = num_channels = 3"),
+        ({"pixel_values_videos": torch.zeros(1, 3, 4, 32, 32)}, r"got \(1, 3, 4, 32, 32\)"),
+        ({"pixel_values_videos": torch.zeros(1, 3, 3, 32, 32)}, "num_frames=3 is not a positive multiple"),
+        ({"pixel_values_videos": torch.zeros(1, 4, 3, 30, 32)}, "height=30 is not a positive multiple"),
+        ({"tubelets": torch.zeros(1, 31, 384)}, r"\(B, 32, 384\), got \(1, 31, 384\); pass grid_size"),
+    ],
+)
+def test_wrong_clips_are_errors_that_say_what_was_expected(tiny_model, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("context", "target", "message"),
+    [
+        (None, masks()[1], "target_mask needs context_mask"),
+        ([0, 1], None, "context_mask is a LongTensor .* got list"),
+        (masks()[0].float(), None, r"got torch.float32 \(2, 10\)"),
+        (masks()[0][0], None, r"got torch.int64 \(10,\)"),
+        (masks(batch=3)[0], None, "needs 2 rows of 1 to 32 indices"),
+        (masks()[0][:, :0], None, "needs 2 rows of 1 to 32 indices"),
+        (masks()[0], torch.zeros(2, 33, dtype=torch.long), r"target_mask has the shape \(2, 33\)"),
+    ],
+)
+def test_wrong_masks_are_errors_that_say_what_was_expected(tiny_model, tiny_clip, context, target, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model(tiny_clip, context_mask=context, target_mask=target)
+
+
+def test_prediction_without_a_predictor_is_an_error(tiny_config, tiny_clip):
+    context, target = masks()
+    with pytest.raises(ValueError, match="target_mask needs a predictor"):
+        VJEPAModel(tiny_config, add_predictor=False)(tiny_clip, context_mask=context, target_mask=target)
+
+
+def test_index_outside_the_grid_is_an_error(tiny_model, tiny_clip):
+    with pytest.raises(ValueError, match="has indices from 0 to 32; those of a clip go from 0 to 31"):
+        tiny_model(tiny_clip, context_mask=torch.tensor([[0, 32], [0, 1]]))
+
+
+# Positions
+
+
+def test_both_splits_of_the_position_embedding_have_the_asked_width():
+    for uniform_power in (True, False):
+        assert sincos_positions((2, 3, 4), 64, uniform_power).shape == (24, 64)
+
+
+def test_positions_put_time_before_rows_before_columns():
+    table = sincos_positions((2, 3, 4), 64, uniform_power=False).reshape(2, 3, 4, 64)
+    time, row, column = table[..., :32], table[..., 32:48], table[..., 48:]
+    assert torch.equal(time, time[:, :1, :1].expand_as(time))
+    assert torch.equal(row, row[:1, :, :1].expand_as(row))
+    assert torch.equal(column, column[:1, :1].expand_as(column))
+    assert torch.equal(time[1, 0, 0, :16], (1.0 / 10000 ** (torch.arange(16, dtype=torch.float64) / 16)).sin().float())
+
+
+def test_positions_are_resized_by_explicit_size_where_scaling_would_round_down():
+    table = sincos_positions((2, 11, 11), 48, uniform_power=True)
+    assert resize_positions(table, (2, 11, 11), (2, 15, 15)).shape == (2 * 15 * 15, 48)
+    assert resize_positions(table, (2, 11, 11), (2, 11, 11)) is table
+
+
+def test_models_resized_for_other_clips_give_the_same_for_them_and_save_it(tiny_model, tiny_classifier, tmp_path):
+    clip = torch.randn(1, 2, 3, 48, 32, generator=torch.Generator().manual_seed(0))
+    expected = run(tiny_model, clip).last_hidden_state, run(tiny_classifier, clip).logits
+    for model, before in zip((tiny_model, tiny_classifier), expected, strict=True):
+        model.resize_position_embeddings(num_frames=2, image_size=(48, 32))
+        assert model.config.grid_size == (1, 6, 4)
+        torch.testing.assert_close(run(model, clip)[0], before)
+        model.save_pretrained(tmp_path)
+        torch.testing.assert_close(run(type(model).from_pretrained(tmp_path).eval(), clip)[0], before)
+    assert tiny_model.predictor.position_embeddings.shape == (24, 24)
+    with pytest.raises(ValueError, match="num_frames=3 is not a multiple of tubelet_size=2"):
+        tiny_model.resize_position_embeddings(num_frames=3)
+
+
+# Pretraining
+
+
+def test_loss_is_the_mean_over_mask_kinds_of_the_mean_absolute_error(tiny_pretraining_model, tiny_clip):
+    (context_a, target_a), (context_b, target_b) = masks(), masks(num_context=4, num_targets=20, seed=1)
+    outputs = run(tiny_pretraining_model, tiny_clip, [context_a, context_b], [target_a, target_b])
+    whole = run(tiny_pretraining_model.vjepa, tiny_clip).last_hidden_state
+    normed = nn.functional.layer_norm(whole, (48,))
+    expected = []
+    for index, (context, target) in enumerate([(context_a, target_a), (context_b, target_b)]):
+        features = tiny_pretraining_model.context_encoder(to_tubelets(tiny_clip, 2, 8), (2, 4, 4), context)[0]
+        prediction = tiny_pretraining_model.vjepa.predictor(features, (2, 4, 4), context, target, index)
+        torch.testing.assert_close(outputs.predictions[index], prediction)
+        expected.append((prediction - take_tokens(normed, target)).abs().mean())
+    torch.testing.assert_close(outputs.loss, torch.stack(expected).mean())
+    torch.testing.assert_close(torch.stack(outputs.losses), torch.stack(expected))
+
+
+def test_gradient_reaches_context_encoder_and_predictor_only(tiny_pretraining_model, tiny_clip):
+    context, target = masks()
+    tiny_pretraining_model.train()(tiny_clip, [context], [target]).loss.backward()
+    trained = {name for name, parameter in tiny_pretraining_model.named_parameters() if parameter.grad is not None}
+    expected = {name for name, _ in tiny_pretraining_model.named_parameters() if "vjepa.encoder" not in name}
+    assert trained == expected and expected
+
+
+def test_both_encoders_start_equal(tiny_config):
+    model = VJEPAForPreTraining(tiny_config)
+    contexts = model.context_encoder.state_dict()
+    for name, target in model.vjepa.encoder.state_dict().items():
+        assert torch.equal(target, contexts[name])
+
+
+def test_update_moves_every_tensor_of_the_target_encoder_positions_included(tiny_pretraining_model):
+    model = tiny_pretraining_model
+    with torch.no_grad():
+        for tensor in model.context_encoder.state_dict().values():
+            tensor.add_(1.0)
+    before = copy.deepcopy(model.vjepa.encoder.state_dict())
+    model.update_target_encoder(0.75)
+    after = model.vjepa.encoder.state_dict()
+    assert "embeddings.position_embeddings" in after
+    for name, tensor in model.context_encoder.state_dict().items():
+        torch.testing.assert_close(after[name], 0.75 * before[name] + 0.25 * tensor)
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.5])
+def test_momentum_outside_zero_to_one_is_an_error(tiny_pretraining_model, momentum):
+    with pytest.raises(ValueError, match=f"momentum={momentum}"):
+        tiny_pretraining_model.update_target_encoder(momentum)
+
+
+def test_target_encoder_stays_frozen_and_in_evaluation_mode(tiny_pretraining_model, tmp_path):
+    tiny_pretraining_model.save_pretrained(tmp_path)
+    for model in (tiny_pretraining_model.train(), VJEPAForPreTraining.from_pretrained(tmp_path).train()):
+        assert not model.vjepa.encoder.training and model.context_encoder.training and model.vjepa.predictor.training
+        assert not any(parameter.requires_grad for parameter in model.vjepa.encoder.parameters())
+        assert all(parameter.requires_grad for parameter in model.context_encoder.parameters())
+
+
+def test_more_mask_kinds_than_mask_tokens_use_the_tokens_in_turn(tiny_pretraining_model, tiny_clip):
+    with torch.no_grad():
+        tiny_pretraining_model.vjepa.predictor.mask_tokens.normal_(generator=torch.Generator().manual_seed(0))
+    context, target = masks()
+    predictions = run(tiny_pretraining_model, tiny_clip, [context] * 3, [target] * 3).predictions
+    assert torch.equal(predictions[0], predictions[2]) and not torch.allclose(predictions[0], predictions[1])
+
+
+def test_mask_lists_of_unequal_length_are_an_error(tiny_pretraining_model, tiny_clip):
+    context, target = masks()
+    for contexts, targets in (([context], []), ([], [])):
+        with pytest.raises(ValueError, match="one entry per mask kind"):
+            tiny_pretraining_model(tiny_clip, contexts, targets)
+
+
+# Classification
+
+
+def test_views_are_averaged_as_probabilities(tiny_classifier, tiny_clip):
+    other = tiny_clip.flip(-1) * 2
+    logits = run(tiny_classifier, torch.stack([tiny_clip, other], dim=1)).logits
+    single = [run(tiny_classifier, clip).logits.softmax(-1) for clip in (tiny_clip, other)]
+    torch.testing.assert_close(logits.softmax(-1), (single[0] + single[1]) / 2)
+
+
+def test_loss_of_views_is_the_mean_of_their_losses(tiny_classifier, tiny_clip):
+    labels = torch.tensor([0, 2])
+    clips = (tiny_clip, tiny_clip * 3)
+    loss = run(tiny_classifier, torch.stack(clips, dim=1), labels=labels).loss
+    torch.testing.assert_close(loss, sum(run(tiny_classifier, clip, labels=labels).loss for clip in clips) / 2)
+
+
+def test_the_encoder_sees_one_clip_of_a_video_at_a_time_however_many_there_are(tiny_classifier, tiny_clip):
+    sizes = []
+    tiny_classifier.vjepa.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    run(tiny_classifier, tiny_clip[:, None].expand(-1, 9, -1, -1, -1, -1))
+    assert sizes == [2] * 9
+
+
+def test_a_pooler_of_several_clips_sees_the_tokens_of_each_view_together(tiny_classifier, tiny_clip):
+    tiny_classifier.config.pooler_num_clips = 2
+    clips = [tiny_clip, tiny_clip.flip(1), 2 * tiny_clip, tiny_clip.flip(-1)]
+    tokens = [run(tiny_classifier.vjepa, clip).last_hidden_state for clip in clips]
+    head = torch.nn.Sequential(tiny_classifier.pooler, tiny_classifier.classifier)
+    with torch.no_grad():
+        first, second = (head(torch.cat(pair, dim=1)).softmax(-1) for pair in (tokens[:2], tokens[2:]))
+    logits = run(tiny_classifier, torch.stack(clips, dim=1)).logits
+    torch.testing.assert_close(logits.softmax(-1), (first + second) / 2)
+    with pytest.raises(ValueError, match="1 clips of a video, no multiple of pooler_num_clips=2; give the processor"):
+        tiny_classifier(tiny_clip)
+
+
+def test_hidden_states_of_several_views_are_an_error(tiny_classifier, tiny_clip):
+    assert len(run(tiny_classifier, tiny_clip, output_hidden_states=True).hidden_states) == 3
+    with pytest.raises(ValueError, match="need a single clip, got 2 views"):
+        tiny_classifier(torch.stack([tiny_clip] * 2, dim=1), output_hidden_states=True)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_forward_pass_without_a_backward_pass_leaves_nothing_behind(tiny_model, tiny_clip, attention):
+    tiny_model.set_attn_implementation(attention)
+    inside = []
+    layer = tiny_model.encoder.layers[0].attention.qkv
+    layer.register_forward_hook(lambda module, inputs, output: inside.append(weakref.ref(output)))
+    tiny_model(tiny_clip)
+    gc.collect()
+    assert len(inside) == 1 and inside[0]() is None
+
+
+def test_sure_answers_of_several_labels_stay_finite():
+    sure = torch.tensor([[[20.0, -110.0, 7.0]]])
+    torch.testing.assert_close(average_views(sure, "multi_label_classification"), sure[:, 0])
+    two = average_views(sure.repeat(1, 2, 1).bfloat16(), "multi_label_classification")
+    torch.testing.assert_close(two.float(), sure[:, 0], rtol=1e-2, atol=0.1)
+
+
+def test_average_of_views_respects_the_kind_of_problem():
+    logits = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(average_views(logits, "regression"), logits.mean(1))
+    torch.testing.assert_close(average_views(logits, "multi_label_classification").sigmoid(), logits.sigmoid().mean(1))
+    torch.testing.assert_close(average_views(logits, None).softmax(-1), logits.softmax(-1).mean(1))
+
+
+def test_classifier_holds_no_predictor(tiny_classifier):
+    assert tiny_classifier.vjepa.predictor is None
+    assert not any("predictor" in name for name in tiny_classifier.state_dict())
+
+
+def test_deeper_pooler_attends_among_tokens_first(tiny_config, tiny_clip):
+    tiny_config.num_pooler_layers = 4
+    model = VJEPAForVideoClassification(tiny_config)
+    assert len(model.pooler.self_attention_layers) == 3
+    assert run(model, tiny_clip).logits.shape == (2, 2)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "dropout"])
+def test_cross_attention_is_the_one_with_a_key_and_a_value_per_token(tiny_config, training):
+    tiny_config.attention_probs_dropout_prob = 0.3
+    attention = VJEPACrossAttention(tiny_config).double().train(training)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in attention.parameters():
+        nn.init.normal_(parameter, std=0.5, generator=generator)
+    queries, tokens = (torch.randn(2, n, 48, generator=generator, dtype=torch.float64) for n in (3, 40))
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        found = attention(queries, tokens)
+        torch.manual_seed(1)
+        query = attention.q(queries).unflatten(-1, (2, -1)).transpose(1, 2)
+        key, value = attention.kv(tokens).unflatten(-1, (2, 2, -1)).transpose(1, 3).unbind(2)
+        weights = (query @ key.transpose(2, 3) * attention.scaling).softmax(-1)
+        weights = nn.functional.dropout(weights, p=0.3, training=training)
+    torch.testing.assert_close(found, (weights @ value).transpose(1, 2).flatten(2), rtol=1e-5, atol=1e-6)
+
+
+def test_drop_path_leaves_out_whole_samples_and_keeps_the_mean():
+    drop_path = VJEPADropPath(0.25).train()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        branch = drop_path(torch.ones(4000, 2, 3))
+    torch.testing.assert_close(branch.unique(), torch.tensor([0.0, 4 / 3]))
+    assert torch.equal(branch.amin((1, 2)), branch.amax((1, 2)))
+    assert branch.mean().item() == pytest.approx(1.0, abs=0.05)
+    assert torch.equal(drop_path.eval()(torch.ones(2, 2, 3)), torch.ones(2, 2, 3))
+
+
+# Saving and loading
+
+
+def test_pretraining_folder_loads_as_model_with_the_target_encoder(tiny_pretraining_model, tiny_clip, tmp_path):
+    with torch.no_grad():
+        for tensor in tiny_pretraining_model.context_encoder.parameters():
+            tensor.add_(0.5)
+    tiny_pretraining_model.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    model, report = VJEPAModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    assert torch.equal(run(model, tiny_clip)[0], run(tiny_pretraining_model.vjepa, tiny_clip)[0])
+
+
+def test_pretraining_folder_loads_without_its_predictor_and_without_a_word(tiny_pretraining_model, tmp_path):
+    tiny_pretraining_model.save_pretrained(tmp_path)
+    model, report = VJEPAModel.from_pretrained(tmp_path, add_predictor=False, output_loading_info=True)
+    assert model.predictor is None
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+
+
+def test_pretraining_folder_loads_as_classifier_with_the_target_encoder(tiny_pretraining_model, tmp_path):
+    tiny_pretraining_model.save_pretrained(tmp_path)
+    model, report = VJEPAForVideoClassification.from_pretrained(tmp_path, num_labels=5, output_loading_info=True)
+    assert not report["unexpected_keys"]
+    assert all(name.startswith(("pooler.", "classifier.")) for name in report["missing_keys"])
+    expected = tiny_pretraining_model.vjepa.encoder.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.vjepa.encoder.state_dict().items())
+
+
+def test_model_folder_loads_for_pretraining_with_equal_encoders(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    model = VJEPAForPreTraining.from_pretrained(tmp_path)
+    for name, tensor in tiny_model.encoder.state_dict().items():
+        assert torch.equal(model.vjepa.encoder.state_dict()[name], tensor)
+        assert torch.equal(model.context_encoder.state_dict()[name], tensor)
+
+
+def test_stored_position_tables_survive_saving(tiny_pretraining_model, tmp_path):
+    with torch.no_grad():
+        tiny_pretraining_model.vjepa.encoder.embeddings.position_embeddings.add_(1.0)
+        tiny_pretraining_model.vjepa.predictor.position_embeddings.add_(2.0)
+    tiny_pretraining_model.save_pretrained(tmp_path)
+    loaded = VJEPAForPreTraining.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tiny_pretraining_model.state_dict().items())
+
+
+def test_auto_classes_know_every_model(tiny_pretraining_model, tiny_classifier, tmp_path):
+    from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForVideoClassification
+
+    tiny_pretraining_model.save_pretrained(tmp_path / "pretraining")
+    tiny_classifier.save_pretrained(tmp_path / "classifier")
+    assert isinstance(AutoConfig.from_pretrained(tmp_path / "classifier"), VJEPAConfig)
+    assert type(AutoModel.from_pretrained(tmp_path / "pretraining")) is VJEPAModel
+    assert type(AutoModelForPreTraining.from_pretrained(tmp_path / "pretraining")) is VJEPAForPreTraining
+    loaded = AutoModelForVideoClassification.from_pretrained(tmp_path / "classifier")
+    assert type(loaded) is VJEPAForVideoClassification
+
+
+def test_weights_start_as_published(tiny_config):
+    tiny_config.hidden_size, tiny_config.num_attention_heads, tiny_config.pred_hidden_size = 192, 4, 96
+    model = VJEPAForPreTraining(tiny_config)
+    checked = 0
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1 and "mask_tokens" not in name:
+            assert parameter.std().item() == pytest.approx(0.02, rel=0.05), name
+        elif "norm" in name and name.endswith("weight"):
+            assert (parameter == 1).all(), name
+        else:
+            assert (parameter == 0).all(), name
+        checked += 1
+    assert checked == len(list(model.parameters())) and checked > 50
+
+
+# What the backward pass keeps
+
+
+@pytest.mark.parametrize("function", [nn.LayerNorm(24), nn.GELU()])
+def test_what_is_forgotten_is_computed_again_to_the_same_gradients(function):
+    tokens = torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    product = nn.Linear(24, 8)
+    expected = torch.autograd.grad(product(function(tokens)).sum(), [tokens, product.weight])
+    calls = []
+    with forgotten(lambda given: calls.append(1) or function(given), tokens) as result:
+        output = product(result)
+    assert len(calls) == 1
+    found = torch.autograd.grad(output.sum(), [tokens, product.weight])
+    assert len(calls) == 2
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+def test_what_is_forgotten_takes_no_memory():
+    tokens = torch.randn(100, 24, requires_grad=True)
+    product = nn.Linear(24, 8)
+    alive = []
+
+    def keep(given):
+        alive.append(weakref.ref(result := given * 2))
+        return result
+
+    with forgotten(keep, tokens, recompute=False) as result:
+        kept = product(result)
+    with forgotten(keep, tokens) as result:
+        output = product(result)
+    del result
+    assert alive[0]() is not None and alive[1]() is None
+    assert kept.shape == output.shape
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_gradients_are_those_of_layers_that_keep_everything(tiny_pretraining_model, tiny_clip, precision):
+    model, results = tiny_pretraining_model.train(), []
+    for whole_layers in (False, True):  # gradient checkpointing computes whole layers again and forgets nothing else
+        if whole_layers:
+            model.gradient_checkpointing_enable()
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            loss = model(tiny_clip, *([mask] for mask in masks())).loss
+        model.zero_grad()
+        loss.backward()
+        results.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert all(torch.equal(gradient, results[1][name]) for name, gradient in results[0].items())
+
+
+def test_the_last_layer_of_the_predictor_computes_target_tokens_only(tiny_pretraining_model, tiny_clip):
+    context, target = masks()
+    predictor = tiny_pretraining_model.vjepa.predictor
+    shapes = []
+    for layer in predictor.layers:
+        layer.mlp.register_forward_hook(lambda module, given, result: shapes.append(result.shape[1]))
+    with torch.no_grad():
+        prediction = tiny_pretraining_model(tiny_clip, [context], [target]).predictions[0]
+        assert shapes == [context.shape[1] + target.shape[1], target.shape[1]]
+        # As published: all tokens through all layers.
+        tokens = predictor.embed(
+            tiny_pretraining_model.context_encoder(to_tubelets(tiny_clip, 2, 8), (2, 4, 4), context)[0]
+        )
+        tokens = torch.cat(
+            [
+                tokens + predictor.position_embeddings[context],
+                predictor.position_embeddings[target] + predictor.mask_tokens[0],
+            ],
+            dim=1,
+        )
+        for layer in predictor.layers:
+            tokens, _ = layer(tokens)
+        expected = predictor.proj(predictor.norm(tokens[:, context.shape[1] :]))
+    torch.testing.assert_close(prediction, expected)

@@ -1,0 +1,282 @@
+"""Checkpoints are whole or absent, read only when they are what was written, and never executed.
+
+pytest tests/training/test_checkpoints.py
+"""
+
+import json
+import os
+import pickle
+import resource
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from vjepa_hf.training import checkpoints
+from vjepa_hf.training.checkpoints import Progress, damage, list_checkpoints, load_checkpoint, save_checkpoint
+
+
+class Run:
+    """A run without data: a model, an optimizer that has moments, an accelerator that knows both."""
+
+    def __init__(self) -> None:
+        self.accelerator = Accelerator(cpu=True)
+        model = torch.nn.Linear(4, 4)
+        self.model, self.optimizer = self.accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
+        self.step()
+
+    def step(self) -> None:
+        for parameter in self.model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        self.optimizer.step()
+
+    def save(self, folder: Path, *steps: int, keep: int = 3) -> None:
+        for step in steps:
+            self.step()
+            save_checkpoint(self.accelerator, folder, Progress(step, 8 * step), keep)
+
+    def state(self) -> list[torch.Tensor]:
+        values = [*self.model.parameters(), *self.optimizer.state_dict()["state"][0].values()]
+        return [value.detach().clone() for value in values]
+
+
+@pytest.fixture
+def run() -> Run:
+    return Run()
+
+
+def names(folder: Path) -> list[str]:
+    return [checkpoint.name for checkpoint in list_checkpoints(folder)]
+
+
+def test_a_checkpoint_brings_back_weights_optimizer_and_progress(run, tmp_path):
+    run.save(tmp_path, 3)
+    saved = run.state()
+    run.step()
+    assert not all(map(torch.equal, saved, run.state()))
+    assert load_checkpoint(run.accelerator, tmp_path) == Progress(step=3, clips=24)
+    assert all(map(torch.equal, saved, run.state()))
+
+
+def test_only_the_newest_checkpoints_are_kept_and_half_written_ones_do_not_count(run, tmp_path, capsys):
+    run.save(tmp_path, 9, 10, 100, keep=2)
+    for name in ("unfinished_step_00000200", "step_00000300_mine"):
+        (tmp_path / "checkpoints" / name).mkdir()
+    assert names(tmp_path) == ["step_00000010", "step_00000100"]
+    assert load_checkpoint(run.accelerator, tmp_path).step == 100
+    printed = capsys.readouterr().out
+    assert "continuing after step 100, from " in printed
+    assert "left out unfinished_step_00000200: it was not written to its end" in printed
+    run.save(tmp_path, 101, keep=2)
+    left = ["step_00000100", "step_00000101", "step_00000300_mine"]
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == left
+
+
+def test_a_step_without_a_checkpoint_is_an_error_that_lists_those_that_are(run, tmp_path):
+    run.save(tmp_path, 1, 2)
+    with pytest.raises(ValueError, match=r"no checkpoint of resume_step 3 .* there are \[1, 2\]"):
+        load_checkpoint(run.accelerator, tmp_path, step=3)
+    with pytest.raises(ValueError, match="no checkpoint to resume from"):
+        load_checkpoint(run.accelerator, tmp_path / "nowhere")
+
+
+# --- damage ---
+
+
+def cut(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def flip_a_bit(folder: Path) -> None:
+    content = bytearray((folder / "optimizer.bin").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "optimizer.bin").write_bytes(content)
+
+
+DAMAGES = {
+    "cut": (cut, r"model.safetensors has \d+ of \d+ bytes"),
+    "bit": (flip_a_bit, "optimizer.bin has other content than was saved"),
+    "lost": (lambda folder: (folder / "progress.json").unlink(), "progress.json is missing"),
+    "more": (lambda folder: (folder / "custom_checkpoint_9.pkl").touch(), "custom_checkpoint_9.pkl was not saved"),
+    "half": (lambda folder: (folder / "manifest.json").unlink(), "no manifest.json, so it was not written to its end"),
+    "text": (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json cannot be read"),
+    "list": (lambda folder: (folder / "manifest.json").write_text('{"a": []}'), "manifest.json cannot be read"),
+    "empty": (lambda folder: [file.unlink() for file in folder.iterdir()], "has no manifest.json"),
+}
+
+
+@pytest.mark.parametrize(("harm", "words"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_checkpoint_is_an_error_that_names_the_one_before_and_how_to_take_it(run, tmp_path, harm, words):
+    run.save(tmp_path, 1, 2, 3)
+    older, old, newest = list_checkpoints(tmp_path)
+    assert damage(newest) is None
+    harm(newest)
+    with pytest.raises(ValueError, match=rf"{newest}.* is damaged: .*{words}.*step_00000002.*--resume_step 2"):
+        load_checkpoint(run.accelerator, tmp_path)
+    assert names(tmp_path) == [older.name, old.name, newest.name]
+    harm(old)
+    with pytest.raises(ValueError, match="--resume_step 1"):
+        load_checkpoint(run.accelerator, tmp_path)
+    harm(older)
+    with pytest.raises(ValueError, match="No older one is whole"):
+        load_checkpoint(run.accelerator, tmp_path)
+
+
+def test_going_back_sets_newer_checkpoints_aside_and_never_deletes_them(run, tmp_path, capsys):
+    run.save(tmp_path, 1, 2, 3)
+    cut(list_checkpoints(tmp_path)[-1])
+    assert load_checkpoint(run.accelerator, tmp_path, step=1) == Progress(1, 8)
+    aside = ["set_aside_0_step_00000002", "set_aside_0_step_00000003"]
+    assert names(tmp_path) == ["step_00000001"]
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in aside)
+    run.save(tmp_path, 2, 3, 4, keep=1)
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == [*aside, "step_00000004"]
+    run.save(tmp_path, 5)
+    load_checkpoint(run.accelerator, tmp_path, step=4)
+    shutil.copytree(tmp_path / "checkpoints" / "step_00000004", tmp_path / "checkpoints" / "step_00000003")
+    assert load_checkpoint(run.accelerator, tmp_path, step=3).step == 4  # the progress counts, not the name
+
+
+def test_a_checkpoint_that_the_run_did_not_write_is_set_aside_and_not_overwritten(run, tmp_path):
+    strange = tmp_path / "checkpoints" / "step_00000001"
+    strange.mkdir(parents=True)
+    (strange / "precious").touch()
+    run.save(tmp_path, 1)
+    assert (tmp_path / "checkpoints" / "set_aside_0_step_00000001" / "precious").exists()
+    assert load_checkpoint(run.accelerator, tmp_path).step == 1
+
+
+def test_a_checkpoint_of_another_model_is_an_error(run, tmp_path):
+    run.save(tmp_path, 1)
+    other = Run()
+    other.accelerator._models[0] = torch.nn.Linear(3, 4)
+    with pytest.raises(ValueError, match="(?s)does not fit the arguments of this run.*size mismatch"):
+        load_checkpoint(other.accelerator, tmp_path)
+
+
+# --- code in files ---
+
+
+class Bomb:
+    """A pickle of it makes a file when it is read by whoever executes what he reads."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+def sign(folder: Path) -> None:
+    """Write the manifest anew, as somebody would who wants his code to be executed."""
+    (folder / "manifest.json").unlink()
+    files = {str(file.relative_to(folder)): checkpoints._fingerprint(file) for file in checkpoints._files(folder)}
+    (folder / "manifest.json").write_text(json.dumps(files))
+
+
+PICKLES = ["optimizer.bin", "random_states_0.pkl", "custom_checkpoint_0.pkl", "pytorch_model.bin", "weights/.metadata"]
+
+
+@pytest.mark.parametrize("name", PICKLES)
+def test_code_in_a_checkpoint_is_an_error_and_not_executed(tmp_path, name):
+    run = Run()
+    run.accelerator.register_for_checkpointing(Counter())
+    run.save(tmp_path, 1)
+    (folder,) = list_checkpoints(tmp_path)
+    if name == "pytorch_model.bin":  # read where the other is missing
+        (folder / "model.safetensors").unlink()
+    (folder / name).parent.mkdir(exist_ok=True)
+    bomb = Bomb(tmp_path / "executed")
+    if name == "weights/.metadata":
+        (folder / name).write_bytes(pickle.dumps(bomb))
+    else:
+        torch.save(bomb, folder / name)
+    sign(folder)
+    with pytest.raises(ValueError, match="none of it was executed"):
+        load_checkpoint(run.accelerator, tmp_path)
+    assert not (tmp_path / "executed").exists()
+    with (folder / name).open("rb") as file:  # the bomb is live
+        pickle.load(file) if name == "weights/.metadata" else torch.load(file, weights_only=False)
+    assert (tmp_path / "executed").exists()
+
+
+class Counter:
+    """Something else that is saved with a run."""
+
+    def state_dict(self):
+        return {"count": 1}
+
+    def load_state_dict(self, state):
+        assert state == {"count": 1}
+
+
+# --- a disk that fails ---
+
+
+@contextmanager
+def no_file_above(size: int):
+    """As with a full disk, files get only so long."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("size", [100, 1000, 2000])  # bites in the weights, in the optimizer, in the random states
+def test_a_full_disk_names_the_folder_and_leaves_the_previous_checkpoint_newest(run, tmp_path, size):
+    run.save(tmp_path, 1)
+    with no_file_above(size):
+        with pytest.raises(OSError, match=r"step_00000002' could not be written: .*step_00000001 stays the newest"):
+            run.save(tmp_path, 2)
+    assert os.listdir(tmp_path / "checkpoints") == ["step_00000001"]
+    assert load_checkpoint(run.accelerator, tmp_path).step == 1
+
+
+@pytest.mark.parametrize("call", ["rename", "write_text"])
+def test_a_disk_that_fails_at_the_end_leaves_the_previous_checkpoint_newest(run, tmp_path, monkeypatch, call):
+    run.save(tmp_path, 1)
+
+    def fail(self, *args):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, call, fail)
+        with pytest.raises(OSError, match="could not be written: .*No space left.*step_00000001 stays the newest"):
+            run.save(tmp_path, 2)
+    assert os.listdir(tmp_path / "checkpoints") == ["step_00000001"]
+    run.save(tmp_path, 2)
+    assert load_checkpoint(run.accelerator, tmp_path).step == 2
+
+
+def test_a_folder_that_cannot_be_written_is_named(run, tmp_path, monkeypatch):
+    run.save(tmp_path, 1)
+    make = os.mkdir
+
+    def refuse(path, *args, **kwargs):
+        if "unfinished" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return make(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:  # root may write everywhere, so permission bits would not do
+        patch.setattr(os, "mkdir", refuse)
+        with pytest.raises(OSError, match="step_00000002' could not be written: .*Permission denied"):
+            run.save(tmp_path, 2)
+    assert load_checkpoint(run.accelerator, tmp_path).step == 1
+
+
+def test_files_and_folders_reach_the_disk_before_a_checkpoint_gets_its_name(run, tmp_path, monkeypatch):
+    order = []
+    flush, rename = checkpoints._flush, Path.rename
+    monkeypatch.setattr(checkpoints, "_flush", lambda path: (order.append(path.name), flush(path)))
+    monkeypatch.setattr(Path, "rename", lambda self, to: (order.append("named"), rename(self, to))[1])
+    run.save(tmp_path, 1)
+    before, after = order[: order.index("named")], order[order.index("named") + 1 :]
+    assert {"model.safetensors", "optimizer.bin", "manifest.json", "unfinished_step_00000001"} <= set(before)
+    assert after == ["checkpoints"]

@@ -1,0 +1,99 @@
+"""pytest tests/test_schedules.py"""
+
+import math
+from functools import partial
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vjepa_hf.training.optimization import ema_momentum, learning_rate, weight_decay
+
+RATES = {"start": 0.5, "peak": 1.0, "final": 0.0, "schedule_scale": 1.0}
+
+
+def test_learning_rate_warms_up_linearly_then_follows_half_a_cosine():
+    rates = [learning_rate(step, max_steps=10, warmup_steps=4, **RATES) for step in range(10)]
+    expected = [0.625, 0.75, 0.875, 1.0, 0.933013, 0.75, 0.5, 0.25, 0.066987, 0.0]
+    assert rates == pytest.approx(expected, abs=1e-6)
+
+
+def test_learning_rate_without_warmup_starts_one_step_below_its_peak():
+    rates = [learning_rate(step, max_steps=10, warmup_steps=0, **RATES) for step in range(3)]
+    assert rates == pytest.approx([0.975528, 0.904508, 0.793893], abs=1e-6)
+
+
+def test_learning_rate_stays_final_after_the_end():
+    assert learning_rate(500, max_steps=10, warmup_steps=4, **RATES) == 0.0
+
+
+def test_stretched_schedules_are_cut_before_their_final_values():
+    last = 99
+    rate = learning_rate(last, max_steps=100, warmup_steps=0, start=0.0, peak=1.0, final=0.0, schedule_scale=1.25)
+    assert rate == pytest.approx(0.5 * (1 + math.cos(math.pi * 100 / 125)))
+    decay = weight_decay(last, max_steps=100, start=0.04, final=0.4, schedule_scale=1.25)
+    assert decay == pytest.approx(0.4 - 0.36 * 0.5 * (1 + math.cos(math.pi * 0.8)))
+    assert ema_momentum(100, max_steps=100, start=0.998, final=1.0, schedule_scale=1.25) == pytest.approx(0.9996)
+
+
+def test_weight_decay_follows_half_a_cosine_per_step():
+    decays = [weight_decay(step, max_steps=4, start=0.0, final=1.0, schedule_scale=1.0) for step in range(6)]
+    assert decays == pytest.approx([0.146447, 0.5, 0.853553, 1.0, 1.0, 1.0], abs=1e-6)
+
+
+def test_momentum_rises_linearly_from_its_start_and_stays_final():
+    momenta = [ema_momentum(step, max_steps=4, start=0.9, final=1.0, schedule_scale=1.0) for step in range(6)]
+    assert momenta == pytest.approx([0.9, 0.925, 0.95, 0.975, 1.0, 1.0])
+
+
+def test_equal_start_and_final_are_constant():
+    assert {ema_momentum(step, max_steps=9, start=0.99, final=0.99, schedule_scale=1.25) for step in range(20)} == {
+        0.99
+    }
+
+
+# Properties
+
+VALUES = st.floats(0, 1)
+RUNS = st.integers(1, 400).flatmap(
+    lambda steps: st.tuples(st.just(steps), st.integers(0, steps), st.integers(0, 2 * steps), st.floats(1, 2))
+)
+
+
+@given(RUNS, VALUES, VALUES, VALUES)
+def test_learning_rate_lies_between_its_values_and_falls_or_rises_to_one_side(run, start, peak, final):
+    steps, warmup, step, scale = run
+    at = partial(
+        learning_rate, max_steps=steps, warmup_steps=warmup, start=start, peak=peak, final=final, schedule_scale=scale
+    )
+    assert min(start, peak, final) - 1e-9 <= at(step) <= max(start, peak, final) + 1e-9
+    way = peak - start if step + 2 < warmup else final - peak
+    if step + 1 >= warmup or step + 2 < warmup:
+        assert (at(step + 1) - at(step)) * way >= -1e-9  # never back
+    if step + 1 == warmup:
+        assert at(step) == pytest.approx(peak)
+
+
+@given(RUNS, VALUES, VALUES)
+def test_weight_decay_and_momentum_go_one_way_between_their_values(run, start, final):
+    steps, _, step, scale = run
+    for schedule in (weight_decay, ema_momentum):
+        at = partial(schedule, max_steps=steps, start=start, final=final, schedule_scale=scale)
+        assert min(start, final) - 1e-9 <= at(step) <= max(start, final) + 1e-9
+        assert (at(step + 1) - at(step)) * (final - start) >= -1e-9
+        assert at(10**9) == pytest.approx(final)
+    assert ema_momentum(0, max_steps=steps, start=start, final=final, schedule_scale=scale) == start
+
+
+@given(RUNS, VALUES, VALUES)
+def test_a_stretched_schedule_is_that_of_a_longer_run(run, start, final):
+    steps, warmup, step, scale = run
+    longer = int(scale * steps)
+    values = {"start": start, "final": final}
+    assert weight_decay(step, max_steps=steps, schedule_scale=scale, **values) == weight_decay(
+        step, max_steps=longer, schedule_scale=1.0, **values
+    )
+    values |= {"peak": 1.0, "warmup_steps": warmup}
+    assert learning_rate(step, max_steps=steps, schedule_scale=scale, **values) == learning_rate(
+        step, max_steps=longer, schedule_scale=1.0, **values
+    )

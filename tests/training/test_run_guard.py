@@ -1,0 +1,155 @@
+"""Steps whose numbers are wrong are left out and counted, too many end the run, and so does a signal.
+
+pytest tests/training/test_run_guard.py
+"""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from vjepa_hf.training.run_guard import NORMS_REMEMBERED, STOP_SIGNALS, RunGuard, leave_stop_signals_to_the_run
+
+
+@pytest.fixture(autouse=True)
+def restored_signals():
+    before = [(number, signal.getsignal(number)) for number in STOP_SIGNALS]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
+def make_guard(max_skipped_steps: int = 3, max_grad_norm_ratio: float | None = None) -> RunGuard:
+    return RunGuard(Accelerator(cpu=True), max_skipped_steps, max_grad_norm_ratio)
+
+
+def step(guard: RunGuard, loss: float = 1.0, encoder: float = 1.0, predictor: float = 1.0, passes: int = 1) -> bool:
+    """One optimizer step of two clips a pass."""
+    for number in range(passes):
+        keys = [(0, 2 * number, 0), (0, 2 * number + 1, 0)]
+        guard.watch({"video_names": ["a.mp4", "b.mp4"], "clip_keys": keys}, torch.tensor(loss))
+    return guard.accepts({"encoder": torch.tensor(encoder), "predictor": torch.tensor(predictor)})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", ["loss", "encoder", "predictor"])
+def test_a_number_that_is_not_finite_is_left_out_wherever_it_is(where, value):
+    guard = make_guard()
+    assert step(guard)
+    assert not step(guard, **{where: value})
+    assert guard.wrong == f"{where} is {value}" and guard.stop is None
+    assert step(guard) and guard.wrong is None
+    assert guard.skipped_steps == 1
+
+
+def test_only_so_many_in_a_row_end_the_run():
+    guard = make_guard(max_skipped_steps=3)
+    for loss in (math.nan, math.nan, 1.0, math.nan, math.nan):
+        step(guard, loss=loss)
+    assert guard.stop is None and guard.skipped_steps == 4
+    step(guard, loss=math.nan)
+    assert guard.gave_up and "3 steps in a row were left out, the last because loss is nan" in guard.stop
+
+
+def test_the_log_shows_the_mean_of_the_finite_losses_and_the_count():
+    guard = make_guard()
+    for loss in (1.0, 2.0, math.nan, 6.0):
+        step(guard, loss=loss)
+    assert guard.read() == {"loss": 3.0, "encoder": 1.0, "predictor": 1.0, "skipped_steps": 1}
+    step(guard, loss=5.0)
+    assert guard.read()["loss"] == 5.0
+    step(guard, loss=math.inf)
+    assert math.isnan(guard.read()["loss"])
+
+
+def test_a_leap_of_the_gradients_is_left_out_where_asked_once_the_usual_norm_is_known():
+    guard, lenient = make_guard(max_grad_norm_ratio=5.0), make_guard()
+    assert step(guard, encoder=100.0)  # nothing to compare with yet
+    for _ in range(NORMS_REMEMBERED):
+        assert step(guard) and step(lenient)
+    assert step(guard, encoder=4.9) and step(lenient, encoder=100.0)
+    assert not step(guard, encoder=5.1)
+    assert guard.wrong.startswith("encoder 5.1 is more than max_grad_norm_ratio=5.0 times 1, the median of the 100")
+    assert not step(guard, predictor=5.1)
+
+
+def test_what_was_left_out_is_not_what_the_next_steps_are_compared_with():
+    guard = make_guard(max_skipped_steps=1000, max_grad_norm_ratio=5.0)
+    for _ in range(NORMS_REMEMBERED):
+        step(guard)
+    for _ in range(2 * NORMS_REMEMBERED):
+        assert not step(guard, encoder=6.0)
+
+
+def test_the_clips_of_a_step_that_was_left_out_are_told_with_their_keys():
+    guard = make_guard()
+    step(guard)
+    step(guard, loss=math.nan, passes=2)
+    found = guard.skipped_step()
+    assert found["wrong"] == "loss is nan" and math.isnan(found["loss"]) and found["encoder"] == 1.0
+    assert [clip["video"] for clip in found["clips"]] == ["a.mp4", "b.mp4"] * 2
+    assert [clip["clip_key"] for clip in found["clips"]] == [(0, 0, 0), (0, 1, 0), (0, 2, 0), (0, 3, 0)]
+
+
+def test_a_resumed_guard_decides_and_logs_as_one_that_was_never_stopped():
+    straight, first = (make_guard(max_grad_norm_ratio=5.0) for _ in range(2))
+    for guard in (straight, first):
+        for number in range(NORMS_REMEMBERED + 3):
+            step(guard, loss=1.0 + number % 7, encoder=1.0 + number % 5)
+        step(guard, loss=math.nan)
+    resumed = make_guard(max_grad_norm_ratio=5.0)
+    resumed.load_state_dict(first.state_dict())
+    for values in ({"encoder": 14.0}, {"encoder": 16.0}, {"loss": 0.1}, {"loss": math.nan}):
+        assert step(straight, **values) == step(resumed, **values)
+        assert straight.wrong == resumed.wrong
+    assert straight.read() == resumed.read() and straight.state_dict() == resumed.state_dict()
+
+
+def test_a_run_that_gave_up_may_try_as_often_again():
+    guard = make_guard(max_skipped_steps=2)
+    step(guard, loss=math.nan), step(guard, loss=math.nan)
+    resumed = make_guard(max_skipped_steps=2)
+    resumed.load_state_dict(guard.state_dict())
+    step(resumed, loss=math.nan)
+    assert guard.gave_up and resumed.stop is None and resumed.skipped_steps == 3
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_signal_stops_the_run_after_the_step(number):
+    guard = make_guard()
+    assert step(guard) and guard.stop is None
+    os.kill(os.getpid(), number)
+    assert guard.stop is None  # nothing happens in the middle of a step
+    assert step(guard)
+    assert guard.stop == f"received {number.name}" and not guard.gave_up
+
+
+def test_a_worker_outlives_the_signal():
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    leave_stop_signals_to_the_run(0)
+    for number in STOP_SIGNALS:
+        os.kill(os.getpid(), number)
+
+
+FAILING_RUN = """
+import torch
+from accelerate import Accelerator
+from vjepa_hf.run_guard import RunGuard, leave_stop_signals_to_the_run
+
+guard = RunGuard(Accelerator(cpu=True), max_skipped_steps=1)
+loader = torch.utils.data.DataLoader(range(9), num_workers=1, worker_init_fn=leave_stop_signals_to_the_run)
+batches = iter(loader)
+next(batches)
+raise ValueError("the run fails while its worker waits")
+"""
+
+
+def test_a_run_that_fails_does_not_wait_for_workers_that_outlive_signals():
+    result = subprocess.run([sys.executable, "-c", FAILING_RUN], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1 and "fails while its worker waits" in result.stderr

@@ -1,0 +1,175 @@
+"""Weights of a folder go where they belong, or nothing is loaded and all that does not fit is named.
+
+pytest tests/training/test_starting_weights.py
+"""
+
+import copy
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
+from vjepa_hf.training.optimization import parameter_groups
+from vjepa_hf.training.starting_weights import freeze_first_layers, inflate_channels, load_starting_weights
+
+
+@pytest.fixture
+def pretrained(tiny_pretraining_model):
+    """A model whose encoders differ, as after some training."""
+    with torch.no_grad():
+        for parameter in tiny_pretraining_model.context_encoder.parameters():
+            parameter.add_(0.01)
+    return tiny_pretraining_model
+
+
+@pytest.fixture
+def folder(pretrained, tmp_path):
+    pretrained.save_pretrained(tmp_path / "pretrained")
+    return tmp_path / "pretrained"
+
+
+def fresh(config: VJEPAConfig, **changes) -> VJEPAForPreTraining:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return VJEPAForPreTraining(VJEPAConfig(**{**config.to_dict(), **changes}))
+
+
+def equal(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    a, b = first.state_dict(), second.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_all_parts_are_loaded_and_named(pretrained, folder):
+    model = fresh(pretrained.config)
+    report = load_starting_weights(model, folder)
+    assert equal(model, pretrained) and not equal(model.context_encoder, model.vjepa.encoder)
+    for part in ("context_encoder", "target_encoder", "predictor"):
+        assert f"loaded {part}, " in report
+    assert "not loaded" not in report and "random" not in report
+
+
+@pytest.mark.parametrize("part", ["context_encoder", "target_encoder"])
+def test_one_encoder_becomes_both(pretrained, folder, part):
+    model = fresh(pretrained.config)
+    before = copy.deepcopy(model.vjepa.predictor)
+    report = load_starting_weights(model, folder, [part])
+    loaded = pretrained.context_encoder if part == "context_encoder" else pretrained.vjepa.encoder
+    assert equal(model.context_encoder, loaded) and equal(model.vjepa.encoder, loaded)
+    assert equal(model.vjepa.predictor, before)
+    assert f"is a copy of {part}" in report and "predictor starts from random weights" in report
+    assert "not loaded: predictor, " in report
+
+
+def test_the_predictor_alone_leaves_the_encoders_random(pretrained, folder):
+    model = fresh(pretrained.config)
+    before = copy.deepcopy(model.context_encoder)
+    report = load_starting_weights(model, folder, ["predictor"])
+    assert equal(model.vjepa.predictor, pretrained.vjepa.predictor) and equal(model.context_encoder, before)
+    assert "both encoders start from random weights" in report
+
+
+def test_folders_of_every_model_of_ours_are_read(pretrained, tmp_path):
+    VJEPAModel(pretrained.config).save_pretrained(tmp_path / "features")
+    VJEPAForVideoClassification(pretrained.config).save_pretrained(tmp_path / "classifier")
+    model = fresh(pretrained.config)
+    assert "context_encoder is a copy of target_encoder" in load_starting_weights(model, tmp_path / "features")
+    assert equal(model.vjepa, VJEPAModel.from_pretrained(tmp_path / "features"))
+    report = load_starting_weights(model, tmp_path / "classifier", ["target_encoder"])
+    assert "not loaded: pooler, " in report and "not loaded: classifier, 2 tensors" in report
+
+
+def test_what_is_not_there_is_an_error(pretrained, folder, tmp_path):
+    model = fresh(pretrained.config)
+    with pytest.raises(ValueError, match="init_parts: 'encoder' is not in .*context_encoder, "):
+        load_starting_weights(model, folder, ["encoder"])
+    with pytest.raises(ValueError, match="init_from .* has no config.json"):
+        load_starting_weights(model, tmp_path / "nowhere")
+    (folder / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(ValueError, match="model.safetensors' cannot be read"):
+        load_starting_weights(model, folder)
+
+
+def changed(folder, change) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def test_all_that_does_not_fit_is_named_and_nothing_is_loaded(pretrained, folder):
+    def harm(tensors):
+        tensors["vjepa.predictor.strange"] = torch.zeros(1)
+        del tensors["context_encoder.norm.bias"]
+        tensors["vjepa.encoder.norm.weight"] = torch.zeros(7)
+
+    changed(folder, harm)
+    model = fresh(pretrained.config)
+    before = copy.deepcopy(model)
+    with pytest.raises(ValueError) as error:
+        load_starting_weights(model, folder)
+    for words in (
+        "predictor.strange is unexpected",
+        "context_encoder.norm.bias is missing",
+        r"target_encoder.norm.weight has the shape (7,) and not (48,)",
+    ):
+        assert words in str(error.value)
+    assert equal(model, before)
+    changed(folder, lambda tensors: tensors.update(strange=torch.zeros(1)))
+    with pytest.raises(ValueError, match="holds 'strange', which is of no part"):
+        load_starting_weights(model, folder)
+
+
+def test_what_shapes_do_not_show_must_agree_too(pretrained, folder):
+    with pytest.raises(ValueError, match="encoder was trained with num_attention_heads=2 and not 4"):
+        load_starting_weights(fresh(pretrained.config, num_attention_heads=4), folder)
+    with pytest.raises(ValueError, match="predictor was trained with pred_num_attention_heads=2 and not 4"):
+        load_starting_weights(fresh(pretrained.config, pred_num_attention_heads=4), folder)
+    with pytest.raises(ValueError, match=r"mask_tokens has the shape \(2, 24\) and not \(1, 24\)"):
+        load_starting_weights(fresh(pretrained.config, pred_num_mask_tokens=1), folder)
+
+
+@pytest.mark.parametrize("num_channels", [1, 2, 4])
+def test_a_clip_with_equal_channels_keeps_its_features_whatever_their_number(
+    pretrained, folder, tiny_clip, num_channels
+):
+    model = fresh(pretrained.config, num_channels=num_channels).eval()
+    assert f"adapted from 3 to {num_channels} channels" in load_starting_weights(model, folder)
+    grey = tiny_clip[:, :, :1]
+    with torch.no_grad():
+        features = model.vjepa(grey.repeat(1, 1, num_channels, 1, 1)).last_hidden_state
+        expected = pretrained.eval().vjepa(grey.repeat(1, 1, 3, 1, 1)).last_hidden_state
+    assert torch.allclose(features, expected, atol=1e-5)
+    assert inflate_channels(torch.ones(5, 3, 2, 8, 8), 3).eq(1).all()
+
+
+def test_another_grid_gives_the_features_of_the_saved_model_at_that_size(pretrained, folder):
+    model = fresh(pretrained.config, image_size=48, num_frames=8).eval()
+    report = load_starting_weights(model, folder)
+    assert "positions resized from the grid (2, 4, 4) to (4, 6, 6)" in report
+    clip = torch.randn(1, 8, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        features = [each.vjepa(clip).last_hidden_state for each in (model, pretrained.eval())]
+    assert torch.allclose(*features, atol=1e-5)
+
+
+def test_frozen_layers_do_not_change_and_the_others_do(pretrained, tiny_clip):
+    freeze_first_layers(pretrained, 1)
+    before = copy.deepcopy(pretrained)
+    optimizer = torch.optim.AdamW(parameter_groups(pretrained), lr=0.1)
+    masks = [torch.arange(8).expand(2, -1)] * 2, [torch.arange(8, 32).expand(2, -1)] * 2
+    pretrained.train()
+    pretrained.gradient_checkpointing_enable()
+    pretrained(tiny_clip, *masks).loss.backward()
+    optimizer.step()
+    encoder, old = pretrained.context_encoder, before.context_encoder
+    assert equal(encoder.embeddings, old.embeddings) and equal(encoder.layers[0], old.layers[0])
+    assert not equal(encoder.layers[1], old.layers[1]) and not equal(encoder.norm, old.norm)
+    assert len(parameter_groups(encoder)[0]["params"]) == len(parameter_groups(encoder.layers[1])[0]["params"])
+
+
+def test_nothing_is_frozen_unless_asked_and_never_everything(pretrained):
+    freeze_first_layers(pretrained, 0)
+    assert all(parameter.requires_grad for parameter in pretrained.context_encoder.parameters())
+    for number in (-1, 2):
+        with pytest.raises(ValueError, match=r"freeze_layers must lie in \[0, num_hidden_layers=2\)"):
+            freeze_first_layers(pretrained, number)
