@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vjepa_hf import visualization
+from vjepa_hf.evaluation import detection
 from vjepa_hf.evaluation.detection import plot_detections
 from vjepa_hf.visualization import CURVES, _matching_names, plot_confusion, plot_curves, plot_masks, shade_masked
 
@@ -63,8 +63,8 @@ def test_every_curve_is_a_figure_that_a_run_logs(tiny_pretraining_model, tiny_cl
 
 def test_key_frames_with_boxes_become_a_picture_that_says_what_is_right(tmp_path, monkeypatch):
     written = []
-    write = visualization._write
-    monkeypatch.setattr(visualization, "_write", lambda *where: written.append(where[-1]) or write(*where))
+    write = detection._write
+    monkeypatch.setattr(detection, "_write", lambda *where: written.append(where[-1]) or write(*where))
     frames = [torch.full((3, 48, 64), 90, dtype=torch.uint8)] * 3
     box = [0.25, 0.25, 0.75, 0.75]
     found = {"boxes": [box, box], "labels": [1, 0], "scores": [0.4, 0.9]}

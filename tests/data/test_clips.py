@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from video_files import picture, write_video
-from vjepa_hf.data import clips as data
+from vjepa_hf.data import videos as videos_module
 from vjepa_hf.data.checks import check_video, oddities
 from vjepa_hf.data.clips import ClipReader, PretrainingCollator, VideoClipDataset, augment_clips
 from vjepa_hf.data.input_log import InputLog, failure_kind
@@ -239,7 +239,7 @@ def test_clips_of_one_video_are_those_of_separate_decodes(toy_video_path, monkey
     requests = [request(0, epoch=0), request(0, epoch=1), request(0, epoch=2), request(1, epoch=0)]
     alone = [clips[one].clip for one in requests]
     opened = []
-    monkeypatch.setattr(data, "decode", lambda *arguments: opened.append(arguments) or decode(*arguments))
+    monkeypatch.setattr(videos_module, "decode", lambda *arguments: opened.append(arguments) or decode(*arguments))
     together = clips.__getitems__(requests)
     assert len(opened) == 2
     assert [sample.request for sample in together] == requests

@@ -136,7 +136,7 @@ def test_only_the_windows_at_work_are_held(tiny_model, processor, video):
 
     original, places = video_io.stream, []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vjepa_hf.dense_features.stream", watched)
+        patch.setattr("vjepa_hf.evaluation.dense_features.stream", watched)
         for piece in stream_features(tiny_model, processor, video, 4, batch_size=1):
             places.append((len(piece.timestamps), asked[-1]))
     assert places == [(2, 6), (2, 14), (2, 22), (2, 30), (2, 36)]

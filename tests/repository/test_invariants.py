@@ -308,7 +308,14 @@ def api_page_violations(page: str, exported: set[str], texts: dict[str, str]) ->
     written = set(re.findall(r"`([\w.]+)`", page))
     found = [f"docs/api.md: leaves out {name}" for name in sorted(exported - written)]
     defined = {f"{file}.{node.name}" for file, text in texts.items() for node in classes(text) + functions(text)}
-    claimed = {name for name in written if "." in name and name.split(".")[0] in texts}
+    for file, text in texts.items():
+        if file.endswith(".__init__"):
+            folder = file.removesuffix(".__init__")
+            promised = {f"{folder}.{name}" for name in all_names(text) or []}
+            found += [f"docs/api.md: leaves out {name}" for name in sorted(promised - written)]
+            defined |= promised
+    claimed = {name for name in written if name.split(".")[0] in {file.split(".")[0] for file in texts}}
+    claimed = {name for name in claimed if "." in name}
     return found + [f"docs/api.md: {name} does not exist" for name in sorted(claimed - defined)]
 
 
@@ -323,6 +330,9 @@ def test_api_page_catches_a_violation():
     assert api_page_violations("`VJEPAModel` `data.find`", {"VJEPAModel"}, texts) == []
     assert len(api_page_violations("`data.find`", {"VJEPAModel"}, texts)) == 1
     assert len(api_page_violations("`data.lose`", set(), texts)) == 1
+    texts = {"data.__init__": "__all__ = ['find', 'lose']"}
+    assert api_page_violations("`data.find` `data.lose`", set(), texts) == []
+    assert len(api_page_violations("`data.find`", set(), texts)) == 1
 
 
 def ledger_violations(page: str, tests: dict[str, str]) -> list[str]:
@@ -360,7 +370,7 @@ def test_ledger_catches_a_violation():
 
 def tree_files(readme: str) -> list[str]:
     """Paths of the annotated trees in a README: fenced blocks whose folders end with "/" and hold what is indented
-    below them. Raises where a file has no phrase beside it."""
+    below them. A folder with a phrase beside it stands for its files. Raises where a file has no phrase."""
     paths = []
     for block in re.findall(r"^```\w*\n(.*?)^```", readme, re.MULTILINE | re.DOTALL):
         folders: list[tuple[int, str]] = []
@@ -374,6 +384,8 @@ def tree_files(readme: str) -> list[str]:
             folders = [(d, folder) for d, folder in folders if d < depth]
             if name.endswith("/"):
                 folders.append((depth, name))
+                if phrase:
+                    paths.append("".join(folder for _, folder in folders))
                 continue
             assert phrase, f"README tree: {name} has no phrase"
             paths.append("".join(folder for _, folder in folders) + name)
@@ -381,6 +393,7 @@ def tree_files(readme: str) -> list[str]:
 
 
 def tree_violations(readme: str, tracked: list[str]) -> list[str]:
+    tracked = sorted({re.sub(r"^(src/vjepa_hf/\w+/).*", r"\1", path) for path in tracked})
     shown = [path for path in tree_files(readme) if path.startswith(("src/", "examples/"))]
     found = [f"README tree: {path} is shown twice" for path in sorted(set(shown)) if shown.count(path) > 1]
     found += [f"README tree: {path} is not in the repository" for path in sorted(set(shown) - set(tracked))]
@@ -401,6 +414,8 @@ def test_readme_tree_catches_a_violation():
         "README tree: src/vjepa_hf/new.py is missing"
     ]
     assert len(tree_violations(readme, tracked[1:])) == 1
+    folder = readme.replace("examples/\n", "  model/   files\nexamples/\n", 1)
+    assert tree_violations(folder, tracked + ["src/vjepa_hf/model/x.py", "src/vjepa_hf/model/y.py"]) == []
     assert len(tree_violations("no tree", tracked)) == len(tracked)
 
 

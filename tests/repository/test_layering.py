@@ -7,7 +7,7 @@ from house import REPO, imports, modules, sources
 # Each may import those on its left and itself; inside one there is no cycle.
 ORDER = ("model", "data", "conversion", "visualization", "training", "evaluation", "cli", "__init__")
 # `register_for_auto_class` copies files of `model` to the Hub. There, only these are certain to be importable: the
-# standard library, what transformers' vision models need anyway, and PyAV, which the video-classification pipeline needs.
+# standard library, what transformers' vision models need anyway, and PyAV, which the pipeline needs.
 EXPORT_MAY_IMPORT = {"numpy", "torch", "torchvision", "transformers", "safetensors", "huggingface_hub", "PIL", "av"}
 DECODERS = {"av", "torchcodec", "decord", "cv2", "imageio"}
 # The second one writes videos; what it reads goes through the first.

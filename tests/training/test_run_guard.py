@@ -140,7 +140,7 @@ def test_a_worker_outlives_the_signal():
 FAILING_RUN = """
 import torch
 from accelerate import Accelerator
-from vjepa_hf.run_guard import RunGuard, leave_stop_signals_to_the_run
+from vjepa_hf.training.run_guard import RunGuard, leave_stop_signals_to_the_run
 
 guard = RunGuard(Accelerator(cpu=True), max_skipped_steps=1)
 loader = torch.utils.data.DataLoader(range(9), num_workers=1, worker_init_fn=leave_stop_signals_to_the_run)

@@ -1,16 +1,16 @@
 """From videos to batches of clips with their masks.
 
-- `checks`: check videos before a run, and write smaller copies that training reads faster.
-- `clips`: from videos to batches of clips with their masks.
-- `input_log`: what the input of a run has been through: unreadable videos, and where streams stand.
-- `labelled`: videos with their classes, for training and for evaluation.
-- `masking`: which tokens are context and which are targets: per-clip generator in, index lists out.
-- `mixing`: several sources as one, each with its weight, and the part of a stream that a worker reads.
-- `order`: the order of the clips of a run, a function of (seed, epoch) alone.
-- `sources`: where videos come from: every kind of source becomes a table with the column `video`; nothing is decoded here.
-- `stream`: clips from streams: every worker reads its own part, and a run resumes exactly where it stood.
-- `transforms`: clip-consistent augmentation on uint8 frames, and normalization on the device.
-- `videos`: one value of the column `video`: its name, its frames, what it holds.
+- `checks`: check videos before a run, and write smaller copies
+- `clips`: random augmented clips, and batches of them
+- `input_log`: count unreadable videos and remember the positions of streams
+- `labelled`: clips with labels, for fine-tuning and evaluation
+- `masking`: which tokens are context and which are targets
+- `mixing`: several sources as one table, and the shard that a worker reads
+- `order`: the order of the clips of a run
+- `sources`: folders, lists, shards and datasets as tables of videos
+- `stream`: clips from streams, resumable
+- `transforms`: augmentation, the same for all frames of a clip
+- `videos`: one video of a table: its name, its frames, its properties
 """
 
 from ..model.video_io import VideoDecodeError

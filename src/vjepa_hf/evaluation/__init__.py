@@ -1,13 +1,13 @@
-"""Evaluate an encoder: features, probes, metrics, detection.
+"""Evaluate an encoder: features, probes, metrics, action detection.
 
-- `dense_features`: features of a long video, one time step after the other, for whoever looks for moments in it.
-- `detection`: what happens in boxes: the files of AVA (Gu et al., 2018), clips around key frames, and detections.
-- `features`: tokens of videos from a frozen encoder: kept on disk in shards that are checked when read, or made anew each pass.
-- `grouping`: clips of one scene or one person belong together: folds that never split a group, intervals that resample groups.
-- `labels`: class indices, and which labels a probe may see.
-- `metrics`: metrics of classification as `evaluate.Metric`s that need no download.
-- `online`: how good are the features of a run so far: two accuracies on a small labelled set, while pretraining goes on.
-- `probes`: judge a frozen encoder: which labels, attentive probes (paper, section 4.3), and scores with their uncertainty.
+- `dense_features`: features of long videos, one per time step
+- `detection`: action detection: AVA's files, clips around key frames, frame mAP
+- `features`: features of videos, in checked shards or computed on the fly
+- `grouping`: cross-validation folds and intervals over groups
+- `labels`: class indices, and few-label draws
+- `metrics`: classification metrics that need no download
+- `online`: evaluate during pretraining: nearest neighbours and a linear probe
+- `probes`: attentive probes, sweeps of them, and scores
 """
 
 from .dense_features import stream_features, write_features

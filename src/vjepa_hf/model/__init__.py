@@ -1,10 +1,10 @@
-"""The model, and all that a Hub repository carries: these files import each other and nothing else of the package.
+"""The model: exactly the files that a Hub repository carries. They import nothing else of this package.
 
-- `configuration_vjepa`: V-JEPA model configuration.
-- `frame_sampling`: which frame numbers make a clip. Pure integer functions of the video's length; nothing here opens a file.
-- `linear`: linear layers, with the faster of two libraries for float32 products where PyTorch takes the slower one.
-- `modeling_vjepa`: V-JEPA: encoder, predictor, attentive pooler and the models made of them.
-- `tubelets`: clip <-> tubelet tokens and the arithmetic of the token grid: pure functions.
-- `video_io`: read videos: what a file holds (`probe`) and exactly the frames asked for (`decode`). Only this file has a decoder.
-- `video_processing_vjepa`: VJEPAVideoProcessor: from a path, URL, bytes, array or images to the tensors the models read.
+- `configuration_vjepa`: VJEPAConfig, every size and switch of a model, checked
+- `frame_sampling`: which frames of a video make a clip
+- `linear`: linear layers
+- `modeling_vjepa`: encoder, predictor, attentive pooler and the models made of them
+- `tubelets`: clips to tubelet tokens, and the arithmetic of the token grid
+- `video_io`: what a video file holds, and exactly the frames asked for
+- `video_processing_vjepa`: VJEPAVideoProcessor, from a path, URL, array or image to tensors
 """

@@ -1,16 +1,16 @@
-"""What a training loop needs, from arguments to checkpoints.
+"""Train: arguments, optimization, checkpoints, log and health of a run.
 
-- `arguments`: what a pretraining run can be told: one YAML file, then the command line, then a copy beside the checkpoints.
-- `checkpoints`: checkpoints of a run: whole or absent when written, read only when they are still what was written.
-- `diagnostics`: is this run healthy? Figures about features and predictions that tell learning from collapse, and named alarms.
-- `finetuning`: fine-tune a classifier with `transformers.Trainer`: labelled clips, mixed batches, parameter groups, LoRA's modules.
-- `flops`: the meter of a run: floating-point operations of a clip, counted from sizes, and the rate this device can reach.
-- `log`: the log of a run, its throughput and its memory.
-- `optimization`: parameter groups, schedules and gradient clipping.
-- `output`: the folder of a run: made, resumed from, exported to.
-- `run_guard`: what may leave out a step or end a run: numbers that are not finite, gradients that leap, and a signal to stop.
-- `setup`: the parts of a training run that a loop should not spell out: parameter groups, checkpoints, export, log, meters.
-- `starting_weights`: starting from other weights than random ones: which parts of a folder go where, strictly, and which layers stay.
+- `arguments`: the arguments of a run, from YAML and the command line
+- `checkpoints`: write checkpoints atomically, read them only when undamaged
+- `diagnostics`: health metrics and alarms that tell learning from collapse
+- `finetuning`: batches and parameter groups for fine-tuning with the Trainer
+- `flops`: count the FLOPs of a step, measure the matmul throughput of a device
+- `log`: the log of a run, its throughput and memory
+- `optimization`: parameter groups, schedules, gradient clipping
+- `output`: the output folder of a run: create, resume, export
+- `run_guard`: skip steps with NaN or exploding gradients, stop on signals
+- `setup`: build model, masks, processor and loader from the arguments
+- `starting_weights`: start from other weights, strictly; freeze layers
 """
 
 from .arguments import parse_arguments
