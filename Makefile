@@ -1,6 +1,10 @@
 # `make` alone prints what there is. VENV and PYTHON can be overridden: make test VENV=/path/to/venv PYTHON=python3.12
 VENV ?= .venv
 PYTHON ?= python3
+# `make test-oldest` runs Python 3.10, the oldest that setup.cfg claims, where it is there.
+PYTHON_OLDEST ?= $(if $(shell python3.10 --version 2>/dev/null),python3.10,$(PYTHON))
+# A file of versions that pip must keep to; none: the newest.
+CONSTRAINTS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.vjepa_hf-installed
 SOURCES := src tests examples benchmarks
@@ -8,17 +12,17 @@ SOURCES := src tests examples benchmarks
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pretrain test check style bench
+.PHONY: help setup pretrain test test-oldest check style bench
 
 help:  ## Print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## Make the virtual environment and install the package with its development tools
 
 # Installed again only when the dependencies change: the package itself is editable.
-$(READY): setup.cfg pyproject.toml
+$(READY): setup.cfg pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) --editable ".[dev]"
 	@touch $@
 
 pretrain: $(READY)  ## Pretrain a tiny V-JEPA on a toy set it makes itself (minutes on two CPU cores)
@@ -26,6 +30,9 @@ pretrain: $(READY)  ## Pretrain a tiny V-JEPA on a toy set it makes itself (minu
 
 test: $(READY)  ## Run the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadgroup $(ARGS)
+
+test-oldest:  ## Run the test suite with the oldest versions that setup.cfg claims, in an environment of their own
+	$(MAKE) test VENV=.venv-oldest PYTHON=$(PYTHON_OLDEST) CONSTRAINTS=constraints-oldest.txt
 
 check: $(READY)  ## Lint, formatting, layering and documentation coverage; changes nothing
 	$(BIN)/ruff check $(wildcard $(SOURCES))

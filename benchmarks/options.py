@@ -148,13 +148,14 @@ def keep_everything(model: VJEPAForPreTraining) -> None:
 
 def checkpoint(model: VJEPAForPreTraining) -> None:
     """Keep what enters a layer only."""
-    model.gradient_checkpointing_enable()
+    training.checkpoint_activations(model)
 
 
 def checkpoint_selectively(model: VJEPAForPreTraining) -> None:
     """Keep what enters a layer, and its products."""
     contexts = functools.partial(create_selective_checkpoint_contexts, DEAR)
-    model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": False, "context_fn": contexts})
 
 
 # --- kernels -------------------------------------------------------------------------------------------------------

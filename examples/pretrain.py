@@ -76,7 +76,7 @@ def main() -> None:
         accelerator.print(load_starting_weights(model, args.model.init_from, args.model.init_parts))
     freeze_first_layers(model, args.model.freeze_layers)
     if run.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        training.checkpoint_activations(model)
     if run.compile:
         training.compile_layers(model)
     processor = training.make_processor(config, source)

@@ -20,6 +20,7 @@ from vjepa_hf.model.modeling_vjepa import (
     sincos_positions,
 )
 from vjepa_hf.model.tubelets import from_tubelets, take_tokens, to_tubelets
+from vjepa_hf.training.setup import checkpoint_activations
 
 
 def masks(batch=2, num_tokens=32, num_context=10, num_targets=14, seed=0):
@@ -177,7 +178,7 @@ def test_gradient_checkpointing_changes_memory_not_gradients(tiny_pretraining_mo
     context, target = masks()
     plain = tiny_pretraining_model.train()
     checkpointed = copy.deepcopy(plain)
-    checkpointed.gradient_checkpointing_enable()
+    checkpoint_activations(checkpointed)
     assert any(
         module.gradient_checkpointing for module in checkpointed.modules() if hasattr(module, "gradient_checkpointing")
     )
@@ -193,7 +194,7 @@ def test_every_path_compiles_into_one_graph(tiny_model, tiny_pretraining_model, 
     context, target = masks()
     pretraining_inputs = (tiny_clip, [context, target], [target, context])
     checkpointed = copy.deepcopy(tiny_pretraining_model).train()
-    checkpointed.gradient_checkpointing_enable()
+    checkpoint_activations(checkpointed)
     calls = [
         (tiny_model, (tiny_clip,), {}),
         (tiny_model, (tiny_clip,), {"context_mask": context}),
@@ -608,7 +609,7 @@ def test_gradients_are_those_of_layers_that_keep_everything(tiny_pretraining_mod
     model, results = tiny_pretraining_model.train(), []
     for whole_layers in (False, True):  # gradient checkpointing computes whole layers again and forgets nothing else
         if whole_layers:
-            model.gradient_checkpointing_enable()
+            checkpoint_activations(model)
         with torch.autocast("cpu", precision, enabled=precision != torch.float32):
             loss = model(tiny_clip, *([mask] for mask in masks())).loss
         model.zero_grad()

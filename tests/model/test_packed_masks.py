@@ -12,6 +12,7 @@ from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, MaskSampler, MultiBlo
 from vjepa_hf.model.modeling_vjepa import VJEPADropPath, VJEPASegments, last_tokens
 from vjepa_hf.training.diagnostics import health
 from vjepa_hf.training.flops import clip_flops, step_flops
+from vjepa_hf.training.setup import checkpoint_activations
 
 GRID = (2, 4, 4)
 SAMPLES = [(0, 3), (0, 5)]
@@ -96,7 +97,7 @@ def test_packed_masks_leave_out_no_token_and_are_those_that_subsampling_cuts():
 def test_gradient_checkpointing_changes_nothing(tiny_pretraining_model, tiny_clip, masks):
     model = tiny_pretraining_model.train()
     again = copy.deepcopy(model)
-    again.gradient_checkpointing_enable()
+    checkpoint_activations(again)
     expected = gradients(model, model(tiny_clip, *masks).loss)
     for name, gradient in gradients(again, again(tiny_clip, *masks).loss).items():
         torch.testing.assert_close(gradient, expected[name])

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
 from vjepa_hf.training.optimization import parameter_groups
+from vjepa_hf.training.setup import checkpoint_activations
 from vjepa_hf.training.starting_weights import freeze_first_layers, inflate_channels, load_starting_weights
 
 
@@ -158,7 +159,7 @@ def test_frozen_layers_do_not_change_and_the_others_do(pretrained, tiny_clip):
     optimizer = torch.optim.AdamW(parameter_groups(pretrained), lr=0.1)
     masks = [torch.arange(8).expand(2, -1)] * 2, [torch.arange(8, 32).expand(2, -1)] * 2
     pretrained.train()
-    pretrained.gradient_checkpointing_enable()
+    checkpoint_activations(pretrained)
     pretrained(tiny_clip, *masks).loss.backward()
     optimizer.step()
     encoder, old = pretrained.context_encoder, before.context_encoder

@@ -21,7 +21,7 @@ from .flops import clip_flops, matmul_rate
 from .optimization import ema_momentum, learning_rate, parameter_groups, weight_decay
 from .output import export
 from .run_guard import RunGuard
-from .setup import compile_layers
+from .setup import checkpoint_activations, compile_layers
 from .starting_weights import freeze_first_layers, inflate_channels, load_starting_weights
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "EpochCallback",
     "RunGuard",
     "alarms",
+    "checkpoint_activations",
     "clip_flops",
     "compile_layers",
     "damage",

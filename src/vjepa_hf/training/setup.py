@@ -71,6 +71,17 @@ def compile_layers(model: PreTrainedModel, backend: str = "inductor") -> None:
             module.compile(dynamic=True, backend=backend)
 
 
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Keep only the inputs of each layer and compute its activations again in the backward pass.
+
+    It saves memory and costs time. transformers 5.23 renamed the model's method; version 6 removes the old name.
+    """
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable()
+    else:
+        model.gradient_checkpointing_enable()
+
+
 def make_processor(config: VJEPAConfig, data: DataArguments) -> VJEPAVideoProcessor:
     """The processor that gives a model the clips it was trained on: same size, same number of frames, same step."""
     height, width = config.image_size

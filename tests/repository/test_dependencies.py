@@ -1,0 +1,99 @@
+"""setup.cfg declares what the code imports, and constraints-oldest.txt pins the oldest version of each."""
+
+import ast
+import configparser
+import re
+import sys
+from pathlib import Path
+
+from house import sources
+
+# Packages that are imported by another name.
+IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml"}
+
+
+def setup_cfg() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read_string(sources("setup.cfg")["setup.cfg"])
+    return parser
+
+
+def requirements(*extras: str) -> set[str]:
+    """Lines such as `torch>=2.10`: those of every installation and those of the extras."""
+    parser = setup_cfg()
+    texts = [parser["options"]["install_requires"], *(parser["options.extras_require"][extra] for extra in extras)]
+    return {line for text in texts for line in text.split("\n") if line}
+
+
+def all_extras() -> list[str]:
+    return list(setup_cfg()["options.extras_require"])
+
+
+# --- the oldest versions ---
+
+
+def oldest_versions_violations(claimed: set[str], pinned: set[str]) -> list[str]:
+    found = [f"{line}: has no lower bound; write name>=version" for line in claimed if ">=" not in line]
+    oldest = {line.split(",")[0].replace(">=", "==") for line in claimed if ">=" in line}
+    found += [f"{line}: claimed by setup.cfg, not in constraints-oldest.txt" for line in oldest - pinned]
+    return sorted(found + [f"{line}: in constraints-oldest.txt, not claimed by setup.cfg" for line in pinned - oldest])
+
+
+def test_the_oldest_versions_are_those_that_setup_cfg_claims():
+    lines = sources("constraints-oldest.txt")["constraints-oldest.txt"].splitlines()
+    pinned = {line for line in lines if not line.startswith("#")}
+    assert oldest_versions_violations(requirements(*all_extras()), pinned) == []
+
+
+def test_oldest_versions_catch_a_violation():
+    claimed, pinned = {"torch>=2.10", "transformers>=5.17,<6"}, {"torch==2.10", "transformers==5.17"}
+    assert oldest_versions_violations(claimed, pinned) == []
+    assert len(oldest_versions_violations(claimed | {"torchvision"}, pinned)) == 1
+    assert len(oldest_versions_violations(claimed | {"numpy>=1.26"}, pinned)) == 1
+    assert len(oldest_versions_violations(claimed, pinned | {"numpy==1.26"})) == 1
+    assert len(oldest_versions_violations(claimed, {"torch==2.11", "transformers==5.17"})) == 2
+
+
+def test_the_oldest_python_is_the_one_that_setup_cfg_claims():
+    options = setup_cfg()["options"]
+    assert options["python_requires"].replace(">=", "python") + " --version" in sources("Makefile")["Makefile"]
+
+
+# --- what is imported ---
+
+
+def undeclared_imports(texts: dict[str, str], declared: set[str], own: set[str]) -> list[str]:
+    """Imports, also inside functions, that are neither in the standard library, nor ours, nor declared."""
+    packages = {re.match(r"[\w-]+", line)[0] for line in declared}
+    allowed = {IMPORTED_AS.get(package, package) for package in packages} | own | set(sys.stdlib_module_names)
+    found = set()
+    for file, text in texts.items():
+        for node in ast.walk(ast.parse(text)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            found |= {f"{file}: imports {name}" for name in names if name.split(".")[0] not in allowed}
+    return sorted(found)
+
+
+def test_the_package_imports_only_what_setup_cfg_declares():
+    texts = sources("src/**/*.py")
+    assert undeclared_imports(texts, requirements(*all_extras()), set()) == []
+
+
+def test_tests_and_examples_import_only_what_setup_cfg_declares():
+    texts = sources("tests/**/*.py", "examples/**/*.py")
+    own = {Path(file).stem for file in texts} | {"vjepa_hf"}
+    assert undeclared_imports(texts, requirements("dev"), own) == []
+
+
+def test_undeclared_imports_catch_a_violation():
+    declared = {"torch>=2.10", "pyyaml>=6.0"}
+    for text in (
+        "import psutil",
+        "def late():\n    from scipy.stats import norm",
+        "import torch, PIL.Image",
+        "import a.b",
+    ):
+        assert len(undeclared_imports({"x": text}, declared, {"house"})) == 1, text
+    text = "import os, yaml, torch.nn\nfrom house import REPO\nfrom .data import Clip\nfrom torch import nn"
+    assert undeclared_imports({"x": text}, declared, {"house"}) == []
