@@ -239,7 +239,7 @@ class Run:
 
     def __init__(self, name: str, max_grad_norm: float | None = None):
         self.source, self.arguments = recording(name), optimization_arguments(name)
-        # In float64: in float32 the rounding of one CPU or another moves the late gradient norms by up to 5 %.
+        # In float64, because float32 rounding moves the late gradient norms by up to 5 %, depending on the CPU.
         self.model = load(VJEPAForPreTraining, name).double().train()
         io = self.source.tensors()
         self.batch = as_clips(io["clip"]).double(), masks(io, "enc"), masks(io, "pred")
