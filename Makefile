@@ -1,9 +1,9 @@
 # `make` alone prints what there is. VENV and PYTHON can be overridden: make test VENV=/path/to/venv PYTHON=python3.12
 VENV ?= .venv
 PYTHON ?= python3
-# `make test-oldest` runs Python 3.10, the oldest that setup.cfg claims, where it is there.
+# `make test-oldest` uses Python 3.10, the oldest supported version, if it is installed.
 PYTHON_OLDEST ?= $(if $(shell python3.10 --version 2>/dev/null),python3.10,$(PYTHON))
-# A file of versions that pip must keep to; none: the newest.
+# pip constraints file; by default there is none, and pip installs the newest versions.
 CONSTRAINTS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.vjepa_hf-installed
@@ -31,7 +31,7 @@ pretrain: $(READY)  ## Pretrain a tiny V-JEPA on a toy set it makes itself (minu
 test: $(READY)  ## Run the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadgroup $(ARGS)
 
-test-oldest:  ## Run the test suite with the oldest versions that setup.cfg claims, in an environment of their own
+test-oldest:  ## Run the test suite with the oldest supported versions, in a separate environment
 	$(MAKE) test VENV=.venv-oldest PYTHON=$(PYTHON_OLDEST) CONSTRAINTS=constraints-oldest.txt
 
 check: $(READY)  ## Lint, formatting, layering and documentation coverage; changes nothing

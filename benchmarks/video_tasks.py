@@ -273,7 +273,7 @@ def make_loader(method: Method, clips: TrainingClips, steps: int, options: argpa
 def encoder_flops(method: Method, clips: TrainingClips, options: argparse.Namespace, device: torch.device) -> float:
     """FLOPs that a step spends in encoders, forward and backward, the pass of the target included; mean of 4 steps."""
     model, steps = new_model(method, options, options.seed).to(device), 4
-    # Fused attention is taken apart: PyTorch before 2.15 does not count that of the CPU.
+    # The math backend, because PyTorch < 2.15 does not count fused attention on the CPU.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         for batch in make_loader(method, clips, steps, options):
             training_outputs(model, batch, device).loss.backward()

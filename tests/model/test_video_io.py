@@ -441,6 +441,12 @@ class TestErrors:
                 outcomes.add(type(error))
         assert outcomes == {torch.uint8, VideoDecodeError}
 
+    def test_a_codec_that_ffmpeg_does_not_know_is_an_error(self, folder):
+        data = write_video(folder / "unknown.mkv").read_bytes()
+        assert data.count(b"V_MPEG4/ISO/AVC") == 1
+        with pytest.raises(VideoDecodeError, match="does not know the codec"):
+            decode(data.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG9/ISO/AVC"), [0])
+
 
 class TestGPU:
     """Frames wanted on a GPU are torchcodec's where it agrees with the index of the file. No GPU is needed here."""

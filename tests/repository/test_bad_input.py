@@ -155,7 +155,7 @@ def test_a_run_file_that_is_none_is_named(tmp_path, name):
         ({"image_size": [32, 32, 32]}, "image_size=.* must be one number or"),
         ({"num_channels": 0}, "num_channels=0 must be positive"),
         ({"num_labels": 0}, "num_labels=0 must be at least 1"),
-        ({"problem_type": "guess"}, "problem_type='guess' must be one of"),
+        ({"problem_type": "guess"}, "problem_type='guess' must be one of|'problem_type' with value 'guess'"),
         ({"model_type": "vjepa2"}, "model_type='vjepa2' is another kind of model than 'vjepa'"),
     ],
 )

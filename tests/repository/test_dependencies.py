@@ -1,4 +1,4 @@
-"""setup.cfg declares what the code imports, and constraints-oldest.txt pins the oldest version of each."""
+"""setup.cfg declares every package that the code imports, and constraints-oldest.txt pins its oldest version."""
 
 import ast
 import configparser
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from house import sources
 
-# Packages that are imported by another name.
+# Packages whose import name differs from their name on PyPI.
 IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml"}
 
 
@@ -19,7 +19,7 @@ def setup_cfg() -> configparser.ConfigParser:
 
 
 def requirements(*extras: str) -> set[str]:
-    """Lines such as `torch>=2.10`: those of every installation and those of the extras."""
+    """Return lines such as `torch>=2.10`: install_requires and the given extras."""
     parser = setup_cfg()
     texts = [parser["options"]["install_requires"], *(parser["options.extras_require"][extra] for extra in extras)]
     return {line for text in texts for line in text.split("\n") if line}
@@ -35,8 +35,10 @@ def all_extras() -> list[str]:
 def oldest_versions_violations(claimed: set[str], pinned: set[str]) -> list[str]:
     found = [f"{line}: has no lower bound; write name>=version" for line in claimed if ">=" not in line]
     oldest = {line.split(",")[0].replace(">=", "==") for line in claimed if ">=" in line}
-    found += [f"{line}: claimed by setup.cfg, not in constraints-oldest.txt" for line in oldest - pinned]
-    return sorted(found + [f"{line}: in constraints-oldest.txt, not claimed by setup.cfg" for line in pinned - oldest])
+    found += [f"{line}: in setup.cfg, but not pinned in constraints-oldest.txt" for line in oldest - pinned]
+    return sorted(
+        found + [f"{line}: pinned in constraints-oldest.txt, but not in setup.cfg" for line in pinned - oldest]
+    )
 
 
 def test_the_oldest_versions_are_those_that_setup_cfg_claims():
@@ -63,7 +65,7 @@ def test_the_oldest_python_is_the_one_that_setup_cfg_claims():
 
 
 def undeclared_imports(texts: dict[str, str], declared: set[str], own: set[str]) -> list[str]:
-    """Imports, also inside functions, that are neither in the standard library, nor ours, nor declared."""
+    """Return imports, also inside functions, that are not declared, not ours and not in the standard library."""
     packages = {re.match(r"[\w-]+", line)[0] for line in declared}
     allowed = {IMPORTED_AS.get(package, package) for package in packages} | own | set(sys.stdlib_module_names)
     found = set()

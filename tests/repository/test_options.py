@@ -54,11 +54,13 @@ def losses(name: str | None, bf16: bool) -> list[float]:
     return found
 
 
+# PyTorch 2.10 has no float8 products on a CPU.
+HAS_FLOAT8 = torch._C._dispatch_has_kernel_for_dispatch_key("aten::_scaled_mm_v2", "CPU")
 CASES = [
     (name, bf16)
     for bf16 in (False, True)
     for name, option in options.OPTIONS.items()
-    if option.is_for("cpu", bf16) and not option.compiled
+    if option.is_for("cpu", bf16) and not option.compiled and (HAS_FLOAT8 or name != "float8 target")
 ]
 
 
@@ -72,7 +74,7 @@ def test_an_option_changes_the_loss_by_rounding_only(name, bf16):
 
 
 def test_targets_of_another_encoder_follow_the_average():
-    for name in ("bf16 target weights", "float8 target"):
+    for name in ("bf16 target weights", "float8 target")[: 1 + HAS_FLOAT8]:
         plain, changed = losses(None, bf16=True), losses(name, bf16=True)
         assert abs(plain[2] - changed[2]) < 0.2 * abs(plain[2] - plain[0]), name
 

@@ -22,7 +22,7 @@ def masks():
 
 
 def counted(call) -> Counter:
-    """Operator -> FLOPs. Fused attention is taken apart: PyTorch before 2.15 does not count that of the CPU."""
+    """Return FLOPs by operator. The math backend is used because PyTorch < 2.15 does not count fused CPU attention."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         call()
     return Counter(counter.get_flop_counts()["Global"])

@@ -14,7 +14,7 @@ def mkl_is_slow() -> bool:
     """Whether this CPU has wide vector units that MKL leaves to CPUs of Intel."""
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False
-    if not hasattr(torch.cpu, "get_capabilities"):  # PyTorch 2.10 does not name the CPU
+    if not hasattr(torch.cpu, "get_capabilities"):  # added in PyTorch 2.11
         return False
     capabilities = torch.cpu.get_capabilities()
     return capabilities.get("avx512_f", False) and "AMD" in capabilities.get("cpu_name", "")

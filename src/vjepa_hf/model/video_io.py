@@ -390,6 +390,8 @@ class _PyAVVideo:
         if not streams:
             raise ValueError("no video stream")
         self.stream = streams[0]
+        if self.stream.codec_context is None:  # PyAV 17 crashes if it decodes such a stream
+            raise ValueError("FFmpeg does not know the codec of the video stream")
         self.stream.thread_count = 1
 
     def _packets(self) -> Iterator[Any]:

@@ -72,9 +72,9 @@ def compile_layers(model: PreTrainedModel, backend: str = "inductor") -> None:
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:
-    """Keep only the inputs of each layer and compute its activations again in the backward pass.
+    """Recompute the activations of each layer in the backward pass: less memory, more time.
 
-    It saves memory and costs time. transformers 5.23 renamed the model's method; version 6 removes the old name.
+    transformers 5.23 renamed the method of the model; version 6 removes the old name.
     """
     if hasattr(model, "activation_checkpointing_enable"):
         model.activation_checkpointing_enable()
