@@ -15,6 +15,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from vjepa_hf import files
 from vjepa_hf.training import checkpoints
 from vjepa_hf.training.checkpoints import Progress, damage, list_checkpoints, load_checkpoint, save_checkpoint
 
@@ -273,8 +274,9 @@ def test_a_folder_that_cannot_be_written_is_named(run, tmp_path, monkeypatch):
 
 def test_files_and_folders_reach_the_disk_before_a_checkpoint_gets_its_name(run, tmp_path, monkeypatch):
     order = []
-    flush, rename = checkpoints._flush, Path.rename
-    monkeypatch.setattr(checkpoints, "_flush", lambda path: (order.append(path.name), flush(path)))
+    flush, rename = files.flush, Path.rename
+    for module in (files, checkpoints):
+        monkeypatch.setattr(module, "flush", lambda path: (order.append(path.name), flush(path)))
     monkeypatch.setattr(Path, "rename", lambda self, to: (order.append("named"), rename(self, to))[1])
     run.save(tmp_path, 1)
     before, after = order[: order.index("named")], order[order.index("named") + 1 :]

@@ -7,7 +7,6 @@ not to go on from; neither is ever read, and the second kind is never deleted.
 
 import hashlib
 import json
-import os
 import pickle
 import shutil
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast_object_list, load, patch_environment
 from safetensors import SafetensorError
+
+from ..files import flush, settle
 
 MANIFEST_FILE = "manifest.json"
 PROGRESS_FILE = "progress.json"
@@ -110,12 +111,11 @@ def _publish(unfinished: Path, folder: Path, progress: Progress) -> None:
     (unfinished / PROGRESS_FILE).write_text(json.dumps(asdict(progress)))
     manifest = {str(file.relative_to(unfinished)): _fingerprint(file) for file in _files(unfinished)}
     (unfinished / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
-    for path in [*unfinished.rglob("*"), unfinished]:
-        _flush(path)
+    settle(unfinished)
     if folder.exists():  # it was not written by this run since it was resumed, so it is not this run's to delete
         _set_aside(folder)
     unfinished.rename(folder)
-    _flush(folder.parent)
+    flush(folder.parent)
 
 
 def _drop_old(output_dir: str | Path, keep: int) -> None:
@@ -254,12 +254,3 @@ def _fingerprint(file: Path) -> dict[str, Any]:
         while block := stream.read(1 << 20):
             digest.update(block)
     return {"bytes": file.stat().st_size, "sha256": digest.hexdigest()}
-
-
-def _flush(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from ..data.videos import VideoFailure
+from ..files import whole_file
 from .arguments import PretrainingArguments
 from .flops import matmul_rate
 from .optimization import hyperparameters
@@ -135,11 +136,10 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _cut_log(path: Path, last_step: int) -> None:
-    """Leave the rows up to a step. The file is replaced at once: a run that dies here has the old or the new one."""
+    """Keep the rows up to a step."""
     rows = [row for row in read_log(path) if row["step"] <= last_step] if path.exists() else []
-    unfinished = path.with_name(f"unfinished_{path.name}")
-    unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    unfinished.replace(path)
+    with whole_file(path) as unfinished:
+        unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 class Throughput:
