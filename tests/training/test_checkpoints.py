@@ -8,6 +8,7 @@ import os
 import pickle
 import resource
 import shutil
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -204,6 +205,33 @@ def test_code_in_a_checkpoint_is_an_error_and_not_executed(tmp_path, name):
     with (folder / name).open("rb") as file:  # the bomb is live
         pickle.load(file) if name == "weights/.metadata" else torch.load(file, weights_only=False)
     assert (tmp_path / "executed").exists()
+
+
+def test_the_description_of_sharded_weights_that_torch_writes_is_accepted(tmp_path):
+    values = {"model": torch.nn.Linear(2, 2).state_dict(), "mean": torch.zeros(2, dtype=torch.bfloat16), "step": 3}
+    torch.distributed.checkpoint.save(values, checkpoint_id=tmp_path / "weights", no_dist=True)
+    assert (tmp_path / "weights" / ".metadata").exists()
+    assert checkpoints._code_in_metadata(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os system",
+        "torch.distributed.checkpoint.metadata os.system",  # protocol 4 follows dots through imported modules
+        "torch.distributed.checkpoint.filesystem FileSystemWriter",
+        "torch.distributed.checkpoint.filesystem pickle",
+        "torch load",
+        "pathlib os",
+        "antigravity open",  # what is not imported yet stays so
+    ],
+)
+def test_the_description_of_sharded_weights_may_name_nothing_else(tmp_path, name):
+    module, name = name.split()
+    names = b"".join(b"\x8c" + bytes([len(word)]) + word.encode() for word in (module, name))  # SHORT_BINUNICODE
+    (tmp_path / ".metadata").write_bytes(b"\x80\x04" + names + b"\x93.")  # protocol 4, STACK_GLOBAL, STOP
+    assert f"({module}.{name}); none of it was executed" in checkpoints._code_in_metadata(tmp_path)
+    assert "antigravity" not in sys.modules
 
 
 class Counter:
