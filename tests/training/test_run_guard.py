@@ -168,7 +168,7 @@ with guard.signals():
 WITHOUT_UNIX = """
 import signal
 import sys
-import accelerate, datasets, matplotlib.pyplot, torch, transformers
+import accelerate, datasets, matplotlib.pyplot, psutil, torch, torch._functorch.config, torchvision, transformers
 from torch.distributed import fsdp
 
 sys.modules["resource"] = None
