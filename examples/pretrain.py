@@ -26,7 +26,7 @@ from vjepa_hf.evaluation.online import make_judge
 from vjepa_hf.training import checkpoints, diagnostics, flops, run_guard
 from vjepa_hf.training import setup as training
 from vjepa_hf.training.arguments import parse_arguments
-from vjepa_hf.training.log import RunLog, Throughput, matmul_ceiling, progress_figures, read_log, run_summary
+from vjepa_hf.training.log import RunLog, Throughput, progress_figures, read_log, run_matmul_rate, run_summary
 from vjepa_hf.training.optimization import (
     clip_gradients,
     hyperparameters,
@@ -100,58 +100,59 @@ def main() -> None:
     num_videos = None if source.streaming else len(loader.dataset)
     accelerator.print(run_summary(accelerator, args, num_videos, model))
     log = RunLog(accelerator, args, progress.step)
-    throughput = Throughput(lambda: matmul_ceiling(accelerator))
-    for batch in throughput.timed(loader):
-        values = hyperparameters(progress.step, optimization)
-        set_hyperparameters(optimizer, values)
-        inputs.update(batch)
-        with accelerator.accumulate(model):
-            batch = send_to_device(batch, accelerator.device, non_blocking=True)
-            clips = batch["pixel_values_videos"]
-            if source.augment_on_device:
-                clips = data.augment_clips(clips, batch["clip_keys"], augment, run.seed)
-            pixels = normalize(clips, processor.image_mean, processor.image_std)
-            masks = batch["context_masks"], batch["target_masks"]
-            outputs = model(pixels, *masks)
-            throughput.flops += flops.step_flops(config, *masks, args.model.freeze_layers)
-            accelerator.backward(outputs.loss)
-            guard.watch(batch, outputs.loss)
-            if accelerator.sync_gradients:
-                accelerator.unscale_gradients(optimizer)
-                norms = clip_gradients(vjepa, max_grad_norm(progress.step, optimization))
-                if not guard.accepts(norms):
-                    optimizer.zero_grad()  # an optimizer that finds no gradients changes nothing
-            optimizer.step()
-            optimizer.zero_grad()
-        if not accelerator.sync_gradients:
-            continue  # the average must follow real optimizer steps only
-        progress = progress.after_step(num_clips)
-        if guard.wrong:
-            log.write_skipped(progress.step, guard.skipped_step())
-        else:
-            vjepa.update_target_encoder(values["ema_momentum"])
-        throughput.clips += num_clips
-        log.bar.update()
+    throughput = Throughput(lambda: run_matmul_rate(accelerator))
+    with guard.signals():  # that stop a job: the run then ends after its step
+        for batch in throughput.timed(loader):
+            values = hyperparameters(progress.step, optimization)
+            set_hyperparameters(optimizer, values)
+            inputs.update(batch)
+            with accelerator.accumulate(model):
+                batch = send_to_device(batch, accelerator.device, non_blocking=True)
+                clips = batch["pixel_values_videos"]
+                if source.augment_on_device:
+                    clips = data.augment_clips(clips, batch["clip_keys"], augment, run.seed)
+                pixels = normalize(clips, processor.image_mean, processor.image_std)
+                masks = batch["context_masks"], batch["target_masks"]
+                outputs = model(pixels, *masks)
+                throughput.flops += flops.step_flops(config, *masks, args.model.freeze_layers)
+                accelerator.backward(outputs.loss)
+                guard.watch(batch, outputs.loss)
+                if accelerator.sync_gradients:
+                    accelerator.unscale_gradients(optimizer)
+                    norms = clip_gradients(vjepa, max_grad_norm(progress.step, optimization))
+                    if not guard.accepts(norms):
+                        optimizer.zero_grad()  # an optimizer that finds no gradients changes nothing
+                optimizer.step()
+                optimizer.zero_grad()
+            if not accelerator.sync_gradients:
+                continue  # the average must follow real optimizer steps only
+            progress = progress.after_step(num_clips)
+            if guard.wrong:
+                log.write_skipped(progress.step, guard.skipped_step())
+            else:
+                vjepa.update_target_encoder(values["ema_momentum"])
+            throughput.clips += num_clips
+            log.bar.update()
 
-        # 7. Log and save.
-        step, last = progress.step, progress.step == optimization.max_steps
-        save = step % run.save_steps == 0 or last
-        if step % run.logging_steps == 0 or save:
-            log.name_failures(inputs.gather())
-            figures = progress_figures(accelerator, guard, throughput)
-            log.write_progress(step, figures | values | inputs.figures())
-        if (step % run.health_steps == 0 or last) and not guard.wrong:
-            figures = diagnostics.health(vjepa, outputs, *masks, accelerator.gather)
-            log.write_health(step, figures, diagnostics.alarms(figures, step > optimization.warmup_steps))
-        if judge and (step % evaluation.eval_steps == 0 or last):
-            with training.callable_in_parts(vjepa):
-                log.write_health(step, judge.figures(vjepa.vjepa), alarms=[])
-        if save or guard.stop:
-            log.name_failures(inputs.gather())
-            checkpoints.save_checkpoint(accelerator, run.output_dir, progress, run.save_total_limit)
-            export(accelerator, model, processor, run.output_dir)
-        if guard.stop:
-            break
+            # 7. Log and save.
+            step, last = progress.step, progress.step == optimization.max_steps
+            save = step % run.save_steps == 0 or last
+            if step % run.logging_steps == 0 or save:
+                log.name_failures(inputs.gather())
+                figures = progress_figures(accelerator, guard, throughput)
+                log.write_progress(step, figures | values | inputs.figures())
+            if (step % run.health_steps == 0 or last) and not guard.wrong:
+                figures = diagnostics.health(vjepa, outputs, *masks, accelerator.gather)
+                log.write_health(step, figures, diagnostics.alarms(figures, step > optimization.warmup_steps))
+            if judge and (step % evaluation.eval_steps == 0 or last):
+                with training.callable_in_parts(vjepa):
+                    log.write_health(step, judge.figures(vjepa.vjepa), alarms=[])
+            if save or guard.stop:
+                log.name_failures(inputs.gather())
+                checkpoints.save_checkpoint(accelerator, run.output_dir, progress, run.save_total_limit)
+                export(accelerator, model, processor, run.output_dir)
+            if guard.stop:
+                break
 
     # 8. Results: the curves, and the line that loads the model.
     log.close()

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from vjepa_hf import VJEPAConfig, VJEPAForVideoClassification, VJEPAVideoProcessor
+from vjepa_hf.data.randomness import generator
 from vjepa_hf.evaluation.features import VideoFeatures
 from vjepa_hf.evaluation.labels import draw_labels, encode_labels, few_labels, hold_out, label_share
 from vjepa_hf.evaluation.probes import (
@@ -180,7 +181,7 @@ def test_nothing_to_learn_from_is_an_error(classifier, easy):
 
 def test_a_single_head_is_trained_on_all_rows(classifier, easy):
     (head,) = fit_probe(classifier, [HeadSettings()], *easy, np.arange(30), seed=4, epochs=1)
-    expected = train_heads(classifier, [HeadSettings()], *easy, np.arange(30), np.random.default_rng(4), epochs=1)
+    expected = train_heads(classifier, [HeadSettings()], *easy, np.arange(30), generator("probe", 4), epochs=1)
     assert head.losses == expected[0].losses and head.validation_accuracy is None
 
 

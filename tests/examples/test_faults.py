@@ -37,7 +37,7 @@ from vjepa_hf.training.checkpoints import list_checkpoints
 from vjepa_hf.training.log import read_log
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults")]
-WITHOUT_A_CLOCK = ("clips_per_second", "data_wait", "memory_gib", "mfu")
+WITHOUT_A_CLOCK = ("clips_per_second", "data_wait", "memory_gib", "matmul_utilization")
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def losses(output: Path) -> list[float]:
     return [row["loss"] for row in log(output) if "loss" in row]
 
 
-def assert_same_to_rounding(first: Path, second: Path, tolerance: float = 1e-5) -> None:
+def assert_same_to_rounding(first: Path, second: Path, tolerance: float = 2e-5) -> None:
     """Losses and exported weights, those of the target encoder among them, are equal but for rounding."""
     assert losses(first) == pytest.approx(losses(second), abs=tolerance)
     a, b = (load_file(folder / "model.safetensors") for folder in (first, second))
@@ -310,7 +310,7 @@ def test_too_many_bad_steps_save_the_run_and_end_it_and_it_goes_on(runs, videos,
     options = {"videos": videos, "output_dir": output, "max_skipped_steps": "2"}
     printed = runs.fail(partial(spoil_passes, 3, 100), **options)
     assert (
-        "FloatingPointError: 2 steps in a row were left out, the last because loss is nan. Step 4 is saved" in printed
+        "FloatingPointError: 2 steps in a row were skipped, the last because loss is nan. Step 4 is saved" in printed
     )
     assert [row["step"] for row in read_log(output / "skipped_steps.jsonl")] == [3, 4]
     runs.finish(resume="true", **options)

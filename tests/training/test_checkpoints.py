@@ -8,6 +8,7 @@ import os
 import pickle
 import resource
 import shutil
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from vjepa_hf import files
 from vjepa_hf.training import checkpoints
 from vjepa_hf.training.checkpoints import Progress, damage, list_checkpoints, load_checkpoint, save_checkpoint
 
@@ -205,6 +207,33 @@ def test_code_in_a_checkpoint_is_an_error_and_not_executed(tmp_path, name):
     assert (tmp_path / "executed").exists()
 
 
+def test_the_description_of_sharded_weights_that_torch_writes_is_accepted(tmp_path):
+    values = {"model": torch.nn.Linear(2, 2).state_dict(), "mean": torch.zeros(2, dtype=torch.bfloat16), "step": 3}
+    torch.distributed.checkpoint.save(values, checkpoint_id=tmp_path / "weights", no_dist=True)
+    assert (tmp_path / "weights" / ".metadata").exists()
+    assert checkpoints._code_in_metadata(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os system",
+        "torch.distributed.checkpoint.metadata os.system",  # protocol 4 follows dots through imported modules
+        "torch.distributed.checkpoint.filesystem FileSystemWriter",
+        "torch.distributed.checkpoint.filesystem pickle",
+        "torch load",
+        "pathlib os",
+        "antigravity open",  # what is not imported yet stays so
+    ],
+)
+def test_the_description_of_sharded_weights_may_name_nothing_else(tmp_path, name):
+    module, name = name.split()
+    names = b"".join(b"\x8c" + bytes([len(word)]) + word.encode() for word in (module, name))  # SHORT_BINUNICODE
+    (tmp_path / ".metadata").write_bytes(b"\x80\x04" + names + b"\x93.")  # protocol 4, STACK_GLOBAL, STOP
+    assert f"({module}.{name}); none of it was executed" in checkpoints._code_in_metadata(tmp_path)
+    assert "antigravity" not in sys.modules
+
+
 class Counter:
     """Something else that is saved with a run."""
 
@@ -273,8 +302,9 @@ def test_a_folder_that_cannot_be_written_is_named(run, tmp_path, monkeypatch):
 
 def test_files_and_folders_reach_the_disk_before_a_checkpoint_gets_its_name(run, tmp_path, monkeypatch):
     order = []
-    flush, rename = checkpoints._flush, Path.rename
-    monkeypatch.setattr(checkpoints, "_flush", lambda path: (order.append(path.name), flush(path)))
+    flush, rename = files.flush, Path.rename
+    for module in (files, checkpoints):
+        monkeypatch.setattr(module, "flush", lambda path: (order.append(path.name), flush(path)))
     monkeypatch.setattr(Path, "rename", lambda self, to: (order.append("named"), rename(self, to))[1])
     run.save(tmp_path, 1)
     before, after = order[: order.index("named")], order[order.index("named") + 1 :]

@@ -53,7 +53,7 @@ def test_only_so_many_in_a_row_end_the_run():
         step(guard, loss=loss)
     assert guard.stop is None and guard.skipped_steps == 4
     step(guard, loss=math.nan)
-    assert guard.gave_up and "3 steps in a row were left out, the last because loss is nan" in guard.stop
+    assert guard.gave_up and "3 steps in a row were skipped, the last because loss is nan" in guard.stop
 
 
 def test_the_log_shows_the_mean_of_the_finite_losses_and_the_count():
@@ -122,11 +122,25 @@ def test_a_run_that_gave_up_may_try_as_often_again():
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_stops_the_run_after_the_step(number):
     guard = make_guard()
-    assert step(guard) and guard.stop is None
-    os.kill(os.getpid(), number)
-    assert guard.stop is None  # nothing happens in the middle of a step
-    assert step(guard)
+    with guard.signals():
+        assert step(guard) and guard.stop is None
+        os.kill(os.getpid(), number)
+        assert guard.stop is None  # nothing happens in the middle of a step
+        assert step(guard)
     assert guard.stop == f"received {number.name}" and not guard.gave_up
+
+
+def test_signals_mean_what_they_did_before_and_after_the_block():
+    received = []
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda number, frame: received.append(number))
+    guard = make_guard()
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(KeyError), guard.signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise KeyError
+    os.kill(os.getpid(), STOP_SIGNALS[-1])
+    assert received == [signal.SIGTERM, STOP_SIGNALS[-1]]
 
 
 def test_a_worker_outlives_the_signal():
@@ -144,10 +158,33 @@ from vjepa_hf.training.run_guard import RunGuard, leave_stop_signals_to_the_run
 
 guard = RunGuard(Accelerator(cpu=True), max_skipped_steps=1)
 loader = torch.utils.data.DataLoader(range(9), num_workers=1, worker_init_fn=leave_stop_signals_to_the_run)
-batches = iter(loader)
-next(batches)
-raise ValueError("the run fails while its worker waits")
+with guard.signals():
+    batches = iter(loader)
+    next(batches)
+    raise ValueError("the run fails while its worker waits")
 """
+
+
+WITHOUT_UNIX = """
+import signal
+import sys
+import accelerate, datasets, matplotlib.pyplot, psutil, torch, torch._functorch.config, torchvision, transformers
+from torch.distributed import fsdp
+
+sys.modules["resource"] = None
+for name in ("SIGUSR1", "SIGUSR2", "SIGHUP"):
+    delattr(signal, name)
+import vjepa_hf.training.setup
+from vjepa_hf.training.log import memory_gib
+from vjepa_hf.training.run_guard import STOP_SIGNALS
+
+print([number.name for number in STOP_SIGNALS], memory_gib(torch.device("cpu")))
+"""
+
+
+def test_training_imports_where_windows_lacks_resource_and_sigusr1():
+    result = subprocess.run([sys.executable, "-c", WITHOUT_UNIX], capture_output=True, text=True, timeout=120)
+    assert result.stdout == "['SIGTERM'] nan\n", result.stderr
 
 
 def test_a_run_that_fails_does_not_wait_for_workers_that_outlive_signals():

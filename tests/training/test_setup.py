@@ -270,21 +270,21 @@ def test_throughput_passes_every_batch_and_starts_anew_after_a_reading():
     assert throughput.read()["clips_per_second"] == 0
 
 
-def test_utilization_is_the_share_of_the_ceiling():
+def test_utilization_is_the_fraction_of_the_matmul_rate():
     throughput = Throughput(lambda: 1e12)
     throughput.started -= 100.0
     throughput.flops = 25 * 10**12
-    assert throughput.read()["mfu"] == pytest.approx(0.25, rel=1e-2)
-    assert throughput.read()["mfu"] == 0.0
+    assert throughput.read()["matmul_utilization"] == pytest.approx(0.25, rel=1e-2)
+    assert throughput.read()["matmul_utilization"] == 0.0
 
 
-def test_a_ceiling_that_was_measured_in_a_slow_moment_is_measured_again():
+def test_a_matmul_rate_that_was_measured_in_a_slow_moment_is_measured_again():
     rates = iter([1e12, 4e12])
     throughput = Throughput(lambda: next(rates))
-    for expected in (0.25, 0.5, 0.5):  # of the first ceiling; twice that is beyond it; the second one stays
+    for expected in (0.25, 0.5, 0.5):  # of the first rate; twice that is beyond it; the second one stays
         throughput.started -= 100.0
         throughput.flops = 25 * 10**12 if expected == 0.25 else 200 * 10**12
-        assert throughput.read()["mfu"] == pytest.approx(expected, rel=1e-2)
+        assert throughput.read()["matmul_utilization"] == pytest.approx(expected, rel=1e-2)
 
 
 def test_memory_is_a_number_of_gib():

@@ -7,9 +7,7 @@ Letters in shapes: N tokens, D encoder width, P predictor width, L labels.
 """
 
 import json
-import os
 import pickle
-import tempfile
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file
 
+from ..files import whole_file, whole_folder
 from ..model.configuration_vjepa import VJEPAConfig
 from ..model.modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
@@ -132,15 +131,11 @@ def convert(
 
     report = Conversion(output, _count(parts), dropped, notes)
     output.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside its place and moved there whole, so that a failure leaves nothing behind.
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
-        folder = Path(scratch) / "folder"
-        folder.mkdir()
+    with whole_folder(output) as folder:
         save_torch_state_dict(_unshared(from_meta(parts)), folder)
         config.save_pretrained(folder)
         make_processor(config).save_pretrained(folder)
         (folder / "README.md").write_text(model_card(config, report, sources, license))
-        os.replace(folder, output)
     return report
 
 
@@ -374,9 +369,8 @@ def export_to_meta(folder: str | Path, output: str | Path) -> Conversion:
     notes += [f"no {part}: the folder holds none" for part in REQUIRED if part not in parts]
 
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
-        torch.save(content, Path(scratch) / "checkpoint")
-        os.replace(Path(scratch) / "checkpoint", output)
+    with whole_file(output) as unfinished:
+        torch.save(content, unfinished)
     return Conversion(output, _count(parts), notes=notes)
 
 

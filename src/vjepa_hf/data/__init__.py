@@ -7,6 +7,7 @@
 - `masking`: which tokens are context and which are targets
 - `mixing`: several sources as one table, and the shard that a worker reads
 - `order`: the order of the clips of a run
+- `randomness`: random generators as functions of purpose, seed and key
 - `sources`: folders, lists, shards and datasets as tables of videos
 - `stream`: clips from streams, resumable
 - `transforms`: augmentation, the same for all frames of a clip

@@ -7,6 +7,7 @@ from typing import Any
 
 import av
 
+from ..files import whole_file
 from ..model.video_io import VideoDecodeError, VideoInfo
 from .videos import decode_video, probe_video, video_name
 
@@ -75,20 +76,14 @@ def shrink_video(
     # libx264 wants even sides.
     height, width = (max(2, 2 * round(side * scale / 2)) for side in (info.height, info.width))
     fps = Fraction(info.fps).limit_denominator(1001) if info.fps > 0 else DEFAULT_FPS
-    unfinished = Path(path).with_suffix(".unfinished")
-    try:
-        with av.open(str(unfinished), "w", format="mp4") as container:
-            options = {"crf": str(quality), "preset": "fast", "tune": "fastdecode"}
-            stream = container.add_stream("libx264", rate=fps, options=options)
-            stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-            stream.codec_context.gop_size = keyframe_interval
-            for start in range(0, info.num_frames, FRAMES_AT_ONCE):
-                numbers = range(start, min(start + FRAMES_AT_ONCE, info.num_frames))
-                for frame in (
-                    decode_video(video, numbers, size=(height, width)).permute(0, 2, 3, 1).contiguous().numpy()
-                ):
-                    container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            container.mux(stream.encode())
-        unfinished.rename(path)
-    finally:
-        unfinished.unlink(missing_ok=True)  # it is there only if something failed
+    with whole_file(path) as unfinished, av.open(str(unfinished), "w", format="mp4") as container:
+        options = {"crf": str(quality), "preset": "fast", "tune": "fastdecode"}
+        stream = container.add_stream("libx264", rate=fps, options=options)
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream.codec_context.gop_size = keyframe_interval
+        for start in range(0, info.num_frames, FRAMES_AT_ONCE):
+            numbers = range(start, min(start + FRAMES_AT_ONCE, info.num_frames))
+            frames = decode_video(video, numbers, size=(height, width)).permute(0, 2, 3, 1).contiguous().numpy()
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())

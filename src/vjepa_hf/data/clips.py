@@ -19,11 +19,10 @@ from ..model.video_io import VideoDecodeError, VideoInfo
 from .masking import MaskSampler
 from .mixing import mix_videos as mix_videos
 from .order import ClipRequest
+from .randomness import generator
 from .sources import load_videos as load_videos  # the first step of every script stands beside the others
 from .videos import VideoFailure, decode_video, video_name
 
-CLIP_STREAM = 1  # keeps the random numbers of clips apart from those of masks and of the order, seeded alike
-AUGMENTATION_STREAM = 2
 # (epoch, sample id, unreadable videos that this one takes the place of)
 ClipKey = tuple[int, int, int]
 Transform = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
@@ -84,7 +83,7 @@ class ClipReader:
 
         def choose(info: VideoInfo) -> np.ndarray:
             step = self._step(video, info)
-            starts = [np.random.default_rng([self.seed, *key, CLIP_STREAM]) for key in keys]
+            starts = [generator("frames", self.seed, *key) for key in keys]
             policy = {"short_video": self.short_video}
             return np.concatenate([random_clips(info.num_frames, self.num_frames, step, g, **policy) for g in starts])
 
@@ -106,7 +105,7 @@ class ClipReader:
 
 def augmentation_generator(seed: int, key: ClipKey) -> np.random.Generator:
     """The generator of the augmentation of a clip, the same in a worker and on the device."""
-    return np.random.default_rng([seed, *key, AUGMENTATION_STREAM])
+    return generator("augmentation", seed, *key)
 
 
 def augment_clips(
@@ -167,7 +166,7 @@ class VideoClipDataset(torch.utils.data.Dataset):
         failures = [failure]
         while len(failures) < self.max_attempts:
             key = (request.epoch, request.index, len(failures))
-            index = int(np.random.default_rng([self.reader.seed, *key]).integers(len(self)))
+            index = int(generator("replacement", self.reader.seed, *key).integers(len(self)))
             video = self.videos[index]["video"]
             try:
                 (clip,) = self.reader.read(video, [request], len(failures))

@@ -14,11 +14,11 @@ from ..model.video_io import VideoDecodeError
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
 from .clips import ClipReader, Transform
 from .order import ClipRequest
+from .randomness import generator
 from .transforms import normalize
 from .videos import for_processor, video_name
 
 logger = logging.getLogger(__name__)
-BALANCE_STREAM = 4  # keeps these random numbers apart from those of `data`, which are seeded alike
 UNREADABLE = IGNORED_LABEL  # in place of a class index
 
 
@@ -143,7 +143,7 @@ def balanced_order(labels: np.ndarray, seed: int, epoch: int) -> tuple[np.ndarra
     most_draws = math.ceil(per_class / counts.min())
     rows = np.empty((per_class, len(classes)), dtype=np.int64)
     for place, label in enumerate(classes):
-        generator = np.random.default_rng([seed, epoch, int(label), BALANCE_STREAM])
-        rows[:, place] = np.resize(generator.permutation(np.flatnonzero(labels == label)), per_class)
+        rng = generator("balanced order", seed, epoch, label)
+        rows[:, place] = np.resize(rng.permutation(np.flatnonzero(labels == label)), per_class)
     draws = epoch * most_draws + np.arange(per_class)[:, None] // counts
     return rows.reshape(-1)[: len(labels)], draws.reshape(-1)[: len(labels)]

@@ -12,6 +12,8 @@ from typing import Literal
 import numpy as np
 import torch
 
+from .randomness import generator
+
 Grid = tuple[int, int, int]
 # A clip of a run: (epoch, sample id).
 SampleKey = tuple[int, int]
@@ -163,11 +165,11 @@ class MaskSampler:
 
     def _draw(self, key: SampleKey, kind: int) -> tuple[np.ndarray, np.random.Generator]:
         """The mask of one clip, and its generator for the cut."""
-        generator = np.random.default_rng((self.seed, *key, kind))
+        rng = generator("mask", self.seed, *key, kind)
         for _ in range(MAX_ATTEMPTS):
-            target = self.masks[kind](self.grid_size, generator)
+            target = self.masks[kind](self.grid_size, rng)
             if target.any() and not target.all():
-                return target, generator
+                return target, rng
         raise ValueError(
             f"the grid (t, h, w) = {self.grid_size} is too small for {self.masks[kind]}: {MAX_ATTEMPTS} draws left no "
             "context or no target; use larger frames, smaller patches or smaller masks."

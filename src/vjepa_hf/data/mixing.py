@@ -7,6 +7,7 @@ from typing import Any
 import datasets
 import numpy as np
 
+from .randomness import generator
 from .sources import PATH, Videos, _is_text, _map
 
 
@@ -83,8 +84,10 @@ def part_of_stream(
         else source.filter(partial(_is_own, index=index, num_parts=num_parts), with_indices=True)
         for source in sources
     ]
-    stream = mix_videos(parts, weights, _hash(seed, index))
-    stream.set_epoch(1 + _hash(seed, epoch))  # an epoch above 0 is the seed of the order of the shards
+    stream = mix_videos(parts, weights, _library_seed("mixture of streams", seed, index))
+    stream.set_epoch(
+        1 + _library_seed("order of shards", seed, epoch)
+    )  # an epoch above 0 is the seed of the order of the shards
     return stream
 
 
@@ -92,5 +95,6 @@ def _is_own(row: dict[str, Any], number: int, index: int, num_parts: int) -> boo
     return number % num_parts == index
 
 
-def _hash(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+def _library_seed(purpose: str, seed: int, number: int) -> int:
+    """A seed for the random numbers that `datasets` draws itself."""
+    return int(generator(purpose, seed, number).integers(2**32))

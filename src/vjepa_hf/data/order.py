@@ -7,6 +7,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from .randomness import generator
+
 
 @dataclass(frozen=True)
 class ClipRequest:
@@ -26,7 +28,7 @@ class ClipRequest:
 @lru_cache(maxsize=2)
 def epoch_order(num_samples: int, seed: int, epoch: int) -> np.ndarray:
     """Sample ids in the order of one epoch, `(num_samples,)`; a function of its arguments and nothing else."""
-    return np.random.default_rng([seed, epoch]).permutation(num_samples)
+    return generator("order", seed, epoch).permutation(num_samples)
 
 
 class ClipBatchSampler(torch.utils.data.Sampler[list[ClipRequest]]):

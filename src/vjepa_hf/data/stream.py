@@ -6,16 +6,14 @@ from itertools import islice
 from typing import Any
 
 import datasets
-import numpy as np
 import torch
 
 from ..model.video_io import VideoDecodeError
 from .clips import ClipReader, ClipSample, _nothing_loads
 from .mixing import part_of_stream
 from .order import ClipBatchSampler, ClipRequest
+from .randomness import generator
 from .videos import VideoFailure, video_name
-
-BLOCK_STREAM = 3
 
 
 @dataclass(frozen=True)
@@ -124,8 +122,8 @@ class ClipStream(torch.utils.data.IterableDataset):
             # `iter` leaves the sharing out among workers to us: by lanes, it also works for few shards.
             rows = stream.iter(batch_size=1)
             while block := [row["video"][0] for row in islice(rows, self.shuffle_buffer)]:
-                seed = [self.reader.seed, state.epoch, lane, state.block, BLOCK_STREAM]
-                for place in np.random.default_rng(seed).permutation(len(block))[state.used :]:
+                rng = generator("block of a stream", self.reader.seed, state.epoch, lane, state.block)
+                for place in rng.permutation(len(block))[state.used :]:
                     state = replace(state, used=state.used + 1)
                     yield block[place], state
                 state = LaneState(state.num_lanes, state.epoch, state.block + 1, 0, stream.state_dict())

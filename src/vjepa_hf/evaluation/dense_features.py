@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..files import whole_file
 from ..model.frame_sampling import frame_offsets, step_from_seconds
 from ..model.modeling_vjepa import VJEPAModel
 from ..model.tubelets import grid_size
@@ -173,28 +174,23 @@ def write_features(
     Raises:
         ValueError: there is no piece.
     """
-    unfinished = Path(path).with_name(f"unfinished_{Path(path).name}")
     timestamps: list[np.ndarray] = []
     shape: tuple[int, ...] = ()
-    try:
-        with unfinished.open("wb") as file:
-            for piece in pieces:
-                features = piece.features if keep_grid else piece.features.mean(dim=(1, 2))
-                if not timestamps:
-                    # What stands in front of the numbers tells how many there are: room for the longest answer.
-                    room = len(_header(metadata, (2**62, *features.shape[1:])))
-                    file.write(bytes(room))
-                file.write(features.contiguous().numpy().astype("<f4", copy=False).tobytes())
-                timestamps.append(piece.timestamps)
-                shape = (sum(map(len, timestamps)), *features.shape[1:])
+    with whole_file(path) as unfinished, unfinished.open("wb") as file:
+        for piece in pieces:
+            features = piece.features if keep_grid else piece.features.mean(dim=(1, 2))
             if not timestamps:
-                raise ValueError("there are no features to write")
-            file.write(np.concatenate(timestamps).astype("<f8").tobytes())
-            file.seek(0)
-            file.write(_header(metadata, shape, room))
-        unfinished.rename(path)
-    finally:
-        unfinished.unlink(missing_ok=True)  # it is there only if something failed
+                # What stands in front of the numbers tells how many there are: room for the longest answer.
+                room = len(_header(metadata, (2**62, *features.shape[1:])))
+                file.write(bytes(room))
+            file.write(features.contiguous().numpy().astype("<f4", copy=False).tobytes())
+            timestamps.append(piece.timestamps)
+            shape = (sum(map(len, timestamps)), *features.shape[1:])
+        if not timestamps:
+            raise ValueError("there are no features to write")
+        file.write(np.concatenate(timestamps).astype("<f8").tobytes())
+        file.seek(0)
+        file.write(_header(metadata, shape, room))
     return shape
 
 

@@ -22,6 +22,7 @@ from ..data.clips import ClipReader
 from ..data.order import ClipRequest
 from ..data.transforms import Chain, RandAugment, RandomErasing, RandomResizedCropFlip, Transform, normalize
 from ..data.videos import for_processor, video_name
+from ..files import whole_file
 from ..model.modeling_vjepa import VJEPAModel
 from ..model.video_io import VideoDecodeError
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
@@ -396,9 +397,8 @@ class _Shards:
         failures = {row: cause for row, cause in found.items() if isinstance(cause, str)}
         tensors = {str(row): self._as_row(tokens) for row, tokens in found.items() if row not in failures}
         metadata = self.made_from | {"videos": self._videos(shard), "failures": json.dumps(failures)}
-        unfinished = self.files[shard].with_suffix(".unfinished")
-        save_file(tensors, unfinished, metadata)
-        os.replace(unfinished, self.files[shard])
+        with whole_file(self.files[shard]) as unfinished:
+            save_file(tensors, unfinished, metadata)
 
     def _as_row(self, tokens: torch.Tensor) -> torch.Tensor:
         tokens = tokens if len(self.shape) == 4 else tokens[0]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-HOLD_OUT_STREAM = 1  # keeps the draw of a validation part apart from that of the labels it is taken from
+from ..data.randomness import generator
 
 
 def encode_labels(labels: Sequence[Any], names: Sequence[str] | None = None) -> tuple[np.ndarray, list[str]]:
@@ -41,7 +41,7 @@ def few_labels(labels: Sequence[int] | np.ndarray, per_class: int, seed: int) ->
     Raises:
         ValueError: a class with fewer samples.
     """
-    return _draw(labels, lambda count: per_class, [seed])
+    return _draw(labels, lambda count: per_class, "labels", seed)
 
 
 def label_share(labels: Sequence[int] | np.ndarray, share: float, seed: int) -> np.ndarray:
@@ -54,7 +54,7 @@ def label_share(labels: Sequence[int] | np.ndarray, share: float, seed: int) -> 
     """
     if not 0 < share <= 1:
         raise ValueError(f"label share {share} must lie in (0, 1]")
-    return _draw(labels, lambda count: max(1, round(share * count)), [seed])
+    return _draw(labels, lambda count: max(1, round(share * count)), "labels", seed)
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,13 @@ def hold_out(labels: Sequence[int] | np.ndarray, share: float, seed: int) -> tup
     """
     if not 0 < share < 1:
         raise ValueError(f"validation share {share} must lie in (0, 1)")
-    held = _draw(labels, lambda count: max(1, round(share * count)) if count > 1 else 0, [seed, HOLD_OUT_STREAM])
+    held = _draw(labels, lambda count: max(1, round(share * count)) if count > 1 else 0, "held out", seed)
     if not len(held):
         raise ValueError("to choose among heads some class needs two training videos; give validation videos instead")
     return np.setdiff1d(np.arange(len(labels)), held), held
 
 
-def _draw(labels: Sequence[int] | np.ndarray, number: Callable[[int], int], seeds: Sequence[int]) -> np.ndarray:
+def _draw(labels: Sequence[int] | np.ndarray, number: Callable[[int], int], purpose: str, seed: int) -> np.ndarray:
     """`number(count)` samples of every class of `count`, their sorted places."""
     labels = np.asarray(labels)
     chosen = [np.empty(0, dtype=np.int64)]
@@ -126,5 +126,5 @@ def _draw(labels: Sequence[int] | np.ndarray, number: Callable[[int], int], seed
         wanted = number(len(places))
         if len(places) < wanted:
             raise ValueError(f"class {label} has {len(places)} samples, fewer than the {wanted} asked for")
-        chosen.append(np.random.default_rng([seeds[0], label, *seeds[1:]]).permutation(places)[:wanted])
+        chosen.append(generator(purpose, seed, label).permutation(places)[:wanted])
     return np.sort(np.concatenate(chosen))

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from ..data.randomness import generator
 from ..model.modeling_vjepa import VJEPAForVideoClassification, VJEPAModel, average_views
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
 from ..visualization import plot_confusion
@@ -163,7 +164,7 @@ def fit_probe(
     Returns:
         The heads, best first: by accuracy, then by loss.
     """
-    training = np.random.default_rng(seed), epochs, batch_size
+    training = generator("probe", seed), epochs, batch_size
     if len(settings) == 1 and validation is None:
         return train_heads(classifier, settings, features, labels, rows, *training)
     chosen_by = np.arange(len(validation[1])) if validation else rows
@@ -293,7 +294,7 @@ def few_label_accuracy(
             classifier = heads[seed].to(accelerator.device)
             places = np.intersect1d(np.searchsorted(used, rows), train.readable)
             train_probe(
-                classifier, train.tokens[places], labels[used][places], np.random.default_rng(seed), epochs=epochs
+                classifier, train.tokens[places], labels[used][places], generator("probe", seed), epochs=epochs
             )
             right = probe_logits(classifier, test.tokens[test.readable]).argmax(axis=1) == expected[test.readable]
             scores.append(right.sum() / len(expected))

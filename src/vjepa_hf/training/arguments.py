@@ -13,6 +13,8 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
+from ..files import whole_file
+
 
 def _help(text: str, default: Any) -> Any:
     """A dataclass field with its help text; lists are copied for each instance."""
@@ -261,9 +263,8 @@ class PretrainingArguments:
         How this start of the run was made (anew, over an old one, from a checkpoint) is for the next start to say.
         """
         values = self.to_dict() | {"resume": False, "resume_step": None, "overwrite_output_dir": False}
-        unfinished = Path(path).with_name(f"unfinished_{Path(path).name}")
-        unfinished.write_text(yaml.safe_dump(values, sort_keys=False))
-        unfinished.replace(path)
+        with whole_file(path) as unfinished:
+            unfinished.write_text(yaml.safe_dump(values, sort_keys=False))
 
 
 PARTS = (ModelArguments, DataArguments, MaskArguments, OptimizationArguments, EvaluationArguments, RunArguments)

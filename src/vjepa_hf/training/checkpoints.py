@@ -7,38 +7,26 @@ not to go on from; neither is ever read, and the second kind is never deleted.
 
 import hashlib
 import json
-import os
 import pickle
 import shutil
+import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, is_dataclass
+from enum import Enum
+from pathlib import Path, PurePath
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast_object_list, load, patch_environment
 from safetensors import SafetensorError
+from torch.distributed.checkpoint import filesystem, metadata
+
+from ..files import flush, settle
 
 MANIFEST_FILE = "manifest.json"
 PROGRESS_FILE = "progress.json"
 SHARDED_WEIGHTS = "pytorch_model_fsdp_0"
-# All that torch.distributed.checkpoint writes into the `.metadata` of sharded weights, a pickle it reads unchecked.
-_METADATA_NAMES = {
-    "pathlib": ("PosixPath",),
-    "torch": ("Size", "bfloat16", "bool", "float16", "float32", "float64", "int32", "int64", "uint8"),
-    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
-    "torch.distributed.checkpoint.metadata": (
-        "BytesStorageMetadata",
-        "ChunkStorageMetadata",
-        "Metadata",
-        "MetadataIndex",
-        "StorageMeta",
-        "TensorProperties",
-        "TensorStorageMetadata",
-        "_MEM_FORMAT_ENCODING",
-    ),
-    "torch.serialization": ("_get_layout",),
-}
 
 
 @dataclass(frozen=True)
@@ -110,12 +98,11 @@ def _publish(unfinished: Path, folder: Path, progress: Progress) -> None:
     (unfinished / PROGRESS_FILE).write_text(json.dumps(asdict(progress)))
     manifest = {str(file.relative_to(unfinished)): _fingerprint(file) for file in _files(unfinished)}
     (unfinished / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
-    for path in [*unfinished.rglob("*"), unfinished]:
-        _flush(path)
+    settle(unfinished)
     if folder.exists():  # it was not written by this run since it was resumed, so it is not this run's to delete
         _set_aside(folder)
     unfinished.rename(folder)
-    _flush(folder.parent)
+    flush(folder.parent)
 
 
 def _drop_old(output_dir: str | Path, keep: int) -> None:
@@ -217,10 +204,24 @@ def _why_not(folder: Path, sharded: bool) -> str | None:
 
 
 class _MetadataReader(pickle.Unpickler):
+    """Reader of the `.metadata` of sharded weights, a pickle that `torch.distributed.checkpoint` reads unchecked.
+
+    Only dtypes, layouts, sizes, paths, and torch's own dataclasses and enums of that file are created.
+    """
+
     def find_class(self, module: str, name: str) -> Any:
-        if name not in _METADATA_NAMES.get(module, ()):
-            raise pickle.UnpicklingError(f"{module}.{name}")
-        return super().find_class(module, name)
+        found = getattr(sys.modules.get(module), name, None)  # imports nothing, follows no dots
+        if isinstance(found, torch.dtype) or found is torch.serialization._get_layout:
+            return found
+        if isinstance(found, type):
+            of_torch = module in (filesystem.__name__, metadata.__name__)
+            if (
+                issubclass(found, (torch.Size, PurePath))
+                or of_torch
+                and (is_dataclass(found) or issubclass(found, Enum))
+            ):
+                return found
+        raise pickle.UnpicklingError(f"{module}.{name}")
 
 
 def _code_in_metadata(folder: Path) -> str | None:
@@ -254,12 +255,3 @@ def _fingerprint(file: Path) -> dict[str, Any]:
         while block := stream.read(1 << 20):
             digest.update(block)
     return {"bytes": file.stat().st_size, "sha256": digest.hexdigest()}
-
-
-def _flush(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,11 +16,10 @@ from accelerate import Accelerator
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..data.labelled import UNREADABLE, LabelledClip, LabelledVideos, TrainingVideos
+from ..data.randomness import generator
 from ..data.transforms import CropBox
 from ..data.videos import video_name
 from ..model.modeling_vjepa import VJEPAForVideoClassification
-
-MIX_STREAM = 5
 
 # For `peft.LoraConfig`: the four matrices of every layer of the encoder, and what is trained whole beside them.
 LORA_TARGET_MODULES = r"vjepa\.encoder\.layers\.\d+\.(attention\.(qkv|proj)|mlp\.(fc1|fc2))"
@@ -118,11 +117,11 @@ class ClassificationCollator:
             return pixels, labels
         mixed_pixels, mixed_labels = pixels.clone(), labels.clone()
         for place, other in zip(places, places[-1:] + places[:-1], strict=True):
-            generator = np.random.default_rng([self.seed, *samples[place].key, MIX_STREAM])
-            kind = kinds[int(generator.integers(len(kinds)))]
-            share = generator.beta(alphas[kind], alphas[kind])
+            rng = generator("mix", self.seed, *samples[place].key)
+            kind = kinds[int(rng.integers(len(kinds)))]
+            share = rng.beta(alphas[kind], alphas[kind])
             if kind == "cutmix":
-                box = cutmix_box(*pixels.shape[-2:], share, generator)
+                box = cutmix_box(*pixels.shape[-2:], share, rng)
                 rows, columns = slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
                 mixed_pixels[place, ..., rows, columns] = pixels[other, ..., rows, columns]
                 share = 1 - box.height * box.width / math.prod(pixels.shape[-2:])

@@ -1,8 +1,10 @@
-"""The meter of a run: floating-point operations of a clip, counted from sizes, and the rate this device can reach.
+"""FLOPs of a clip, computed from sizes, and the matmul throughput that this device reaches.
 
-Counted are the matrix products, a multiplication and an addition as two operations, as everybody counts for model
-FLOPs utilization (MFU). `clip_flops` counts what the mathematics needs: work that is done twice, such as scores that
-fused attention computes again in its backward pass, is no merit and does not count.
+FLOPs are those of matmuls; a multiplication and an addition are two. `clip_flops` counts what the mathematics needs:
+work that is done twice, such as scores that fused attention recomputes in its backward pass, does not count.
+
+Needed FLOPs over time and over the measured matmul throughput are the `matmul_utilization` of the log. It is not MFU,
+which divides by the peak that the vendor states.
 """
 
 import math
@@ -122,10 +124,9 @@ def matmul_rate(
     repeats: int = 5,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Operations a second of a product of square matrices: the ceiling that utilization is a share of.
+    """Measure the FLOP/s of a matmul of large square matrices, the best of a few repeats.
 
-    Measured on the device as it is now, in the best of a few repeats; on a CPU with the threads of this process and
-    the library that `linear` would ask.
+    It depends on what else runs on the device, and on a CPU on the threads of this process.
     """
     device = torch.device(device)
     side = SIDE.get(device.type, 4096)

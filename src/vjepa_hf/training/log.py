@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from ..data.videos import VideoFailure
+from ..files import whole_file
 from .arguments import PretrainingArguments
 from .flops import matmul_rate
 from .optimization import hyperparameters
@@ -97,7 +97,8 @@ class RunLog:
         self.write(step, figures)
         self.bar.set_postfix_str(
             f"loss {figures['loss']:.4f}, {figures['clips_per_second']:.1f} clips/s, "
-            f"data wait {figures['data_wait']:.0%}, MFU {figures['mfu']:.0%}, {figures['memory_gib']:.1f} GiB"
+            f"data wait {figures['data_wait']:.0%}, matmul utilization {figures['matmul_utilization']:.0%}, "
+            f"{figures['memory_gib']:.1f} GiB"
         )
 
     def write_health(self, step: int, figures: dict[str, float], alarms: Sequence[str]) -> None:
@@ -135,23 +136,22 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _cut_log(path: Path, last_step: int) -> None:
-    """Leave the rows up to a step. The file is replaced at once: a run that dies here has the old or the new one."""
+    """Keep the rows up to a step."""
     rows = [row for row in read_log(path) if row["step"] <= last_step] if path.exists() else []
-    unfinished = path.with_name(f"unfinished_{path.name}")
-    unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    unfinished.replace(path)
+    with whole_file(path) as unfinished:
+        unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 class Throughput:
-    """Clips a second, the share of time spent waiting for data, and model FLOPs utilization, since the last reading.
+    """Clips per second, fraction of the time spent waiting for data, and matmul utilization since the last reading.
 
     Args:
-        measure_ceiling: gives the operations a second that the device of this process can do, see `matmul_ceiling`.
-            It is asked at the start, and again when more was done than that: something else used the device then.
+        measure_matmul_rate: returns the FLOP/s of large matmuls on the device of this process, see `run_matmul_rate`.
+            It is called at the start, and again if a run exceeds the rate: something else used the device then.
     """
 
-    def __init__(self, measure_ceiling: Callable[[], float] = lambda: math.inf) -> None:
-        self.measure_ceiling, self.ceiling = measure_ceiling, measure_ceiling()
+    def __init__(self, measure_matmul_rate: Callable[[], float] = lambda: math.inf) -> None:
+        self.measure_matmul_rate, self.matmul_rate = measure_matmul_rate, measure_matmul_rate()
         self._reset()
 
     def _reset(self) -> None:
@@ -169,19 +169,19 @@ class Throughput:
             yield batch
 
     def read(self) -> dict[str, float]:
-        """`clips_per_second`, `data_wait` and `mfu` since the last call."""
+        """Return `clips_per_second`, `data_wait` and `matmul_utilization` since the last call."""
         elapsed = time.perf_counter() - self.started
         figures = {"clips_per_second": self.clips / elapsed, "data_wait": self.waited / elapsed}
         rate = self.flops / elapsed
-        if rate > self.ceiling:
-            self.ceiling = max(rate, self.measure_ceiling())
-        figures["mfu"] = rate / self.ceiling
+        if rate > self.matmul_rate:
+            self.matmul_rate = max(rate, self.measure_matmul_rate())
+        figures["matmul_utilization"] = rate / self.matmul_rate
         self._reset()
         return figures
 
 
-def matmul_ceiling(accelerator: Accelerator) -> float:
-    """Operations a second of matrix products on the device of this process, in the arithmetic of the run."""
+def run_matmul_rate(accelerator: Accelerator) -> float:
+    """Measure the FLOP/s of large matmuls on the device of this process, in the precision of the run."""
     dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16}
     return matmul_rate(accelerator.device, dtypes.get(accelerator.mixed_precision, torch.float32))
 
@@ -192,8 +192,12 @@ def progress_figures(accelerator: Accelerator, guard: RunGuard, throughput: Thro
 
 
 def memory_gib(device: torch.device) -> float:
-    """Peak memory so far in GiB: of the accelerator, or of this process when there is none."""
+    """Return the peak memory so far in GiB: of the GPU, or of this process on a CPU (nan on Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.nan
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from safetensors import SafetensorError
 
+from ..files import whole_file
 from .arguments import PretrainingArguments, RunArguments
 from .checkpoints import Progress, find_checkpoint, load_checkpoint
 from .log import SKIPPED_STEPS_FILE
@@ -82,7 +83,8 @@ def export(accelerator: Accelerator, model: torch.nn.Module, processor: Any, out
         accelerator.unwrap_model(model).save_pretrained(unfinished, state_dict=state)
         processor.save_pretrained(unfinished)
         for file in unfinished.iterdir():
-            file.replace(Path(output_dir) / file.name)
+            with whole_file(Path(output_dir) / file.name) as whole:
+                file.replace(whole)
         unfinished.rmdir()
     except (OSError, SafetensorError) as error:
         shutil.rmtree(unfinished, ignore_errors=True)

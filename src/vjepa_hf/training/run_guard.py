@@ -1,6 +1,6 @@
-"""What may leave out a step or end a run: numbers that are not finite, gradients that leap, and a signal to stop.
+"""Skip steps with NaN, inf or exploding gradients; stop cleanly on SIGTERM and SIGUSR1.
 
-Each is decided for all processes alike, by one small message a step: no process skips a step, or stops, alone.
+All processes decide alike, by one small message a step: no process skips a step, or stops, alone.
 """
 
 import atexit
@@ -8,6 +8,8 @@ import math
 import multiprocessing
 import signal
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from statistics import fmean, median
 from types import FrameType
 from typing import Any
@@ -16,34 +18,39 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# Windows has no SIGUSR1.
+STOP_SIGNALS = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 NORMS_REMEMBERED = 100
 
 
 def leave_stop_signals_to_the_run(worker: int) -> None:
-    """Let a worker of a loader outlive a signal that was sent to every process: the run finishes its step first."""
+    """Let a worker of a loader ignore the stop signals, which launchers send to every process.
+
+    The run needs its workers to finish the step.
+    """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def _end_workers() -> None:
-    """When a run ends by an error: workers leave SIGTERM to it, and Python sends nothing else and waits for them."""
+    """Kill the workers of a run that failed: they ignore SIGTERM, and Python would send it and wait for them."""
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
 
 
 class RunGuard:
-    """Looks at every optimizer step before it is taken, and catches the signals by which schedulers stop a job.
+    """Check of every optimizer step before it is taken, and of the signals by which schedulers stop a job.
 
-    A step whose loss or gradient norms are not finite is left out, and with `max_grad_norm_ratio` also one whose norm
-    leaps. After `max_skipped_steps` of them in a row, or a signal, `stop` says why the run ends.
-    `Accelerator.register_for_checkpointing` saves what it remembers, so a resumed run decides and logs the same.
+    A step is skipped if its loss or a gradient norm is not finite, or if a norm exceeds `max_grad_norm_ratio` times
+    the median of the steps before. After `max_skipped_steps` skipped steps in a row, or a signal within `signals()`,
+    `stop` is the reason why the run has to end. A checkpoint holds what the guard remembers
+    (`Accelerator.register_for_checkpointing`), so a resumed run decides and logs the same.
 
     Args:
-        accelerator: that of the run.
-        max_skipped_steps: steps left out in a row that end the run.
-        max_grad_norm_ratio: largest gradient norm in units of the median of the steps before; None: any.
+        accelerator: accelerator of the run.
+        max_skipped_steps: number of skipped steps in a row that ends the run.
+        max_grad_norm_ratio: largest gradient norm, as a multiple of the running median; None: no limit.
     """
 
     def __init__(
@@ -62,26 +69,37 @@ class RunGuard:
         self._passes: list[tuple[list[str], list[tuple[int, int, int]], torch.Tensor]] = []
         self._step = self._passes
         self._received = 0
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._receive)
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Catch the stop signals within the block; the next `accepts` sets `stop`. Restore the handlers after it.
+
+        Call it in the main thread: Python allows no other one to handle signals.
+        """
         atexit.register(_end_workers)
+        before = [(number, signal.signal(number, self._receive)) for number in STOP_SIGNALS]
+        try:
+            yield
+        finally:
+            for number, handler in before:
+                signal.signal(number, handler or signal.SIG_DFL)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._received = number
 
     @property
     def gave_up(self) -> bool:
-        """Whether too many steps in a row were left out."""
+        """Whether too many steps in a row were skipped."""
         return self.skipped_in_a_row >= self.max_skipped_steps
 
     def watch(self, batch: dict[str, Any], loss: torch.Tensor) -> None:
-        """Take in a forward pass of the step: a batch of `data.PretrainingCollator`, and its loss."""
+        """Add a forward pass to the step: a batch of `data.PretrainingCollator`, and its loss."""
         self._passes.append((batch["video_names"], batch["clip_keys"], loss.detach().float()))
 
     def accepts(self, norms: dict[str, torch.Tensor]) -> bool:
-        """Whether the step may change the weights, given the norms of its gradients; the same on all processes.
+        """Decide whether the step may change the weights, given its gradient norms; the same on all processes.
 
-        This is the one place where the host waits for the device in every step.
+        This is the only place where the host waits for the device in every step.
         """
         self._step, self._passes = self._passes, []
         loss = torch.stack([loss for _, _, loss in self._step]).mean()
@@ -120,20 +138,19 @@ class RunGuard:
         self.skipped_steps += 1
         self.skipped_in_a_row += 1
         if self.gave_up:
-            self.stop = f"{self.skipped_in_a_row} steps in a row were left out, the last because {self.wrong}"
+            self.stop = f"{self.skipped_in_a_row} steps in a row were skipped, the last because {self.wrong}"
 
     def read(self) -> dict[str, float]:
-        """`loss` over the steps since the last reading (the finite ones), norms of the last step, `skipped_steps`."""
+        """Return the mean finite `loss` since the last call, the norms of the last step, and `skipped_steps`."""
         finite = [loss for loss in self.losses if math.isfinite(loss)]
         self.losses = []
         loss = fmean(finite) if finite else math.nan
         return self.figures | {"loss": loss, "skipped_steps": self.skipped_steps}
 
     def skipped_step(self) -> dict[str, Any]:
-        """Why the last step was left out, its figures, and the clips it was made of. All processes call it.
+        """Return why the last step was skipped, its metrics, and its clips. All processes call it.
 
-        A clip has the name of its video, the key (epoch, sample id, attempt) that it is a function of, and the loss of
-        the forward pass that it was in.
+        A clip has the name of its video, its key (epoch, sample id, attempt), and the loss of its forward pass.
         """
         clips = [
             {"video": name, "clip_key": key, "loss_of_pass": loss.item()}
@@ -143,7 +160,7 @@ class RunGuard:
         return {"wrong": self.wrong} | self.figures | {"clips": gather_object(clips)}
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next steps depend on, in plain types."""
+        """Return what the next steps depend on, in plain types."""
         return {
             "skipped_steps": self.skipped_steps,
             "skipped_in_a_row": self.skipped_in_a_row,
@@ -152,9 +169,9 @@ class RunGuard:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`."""
+        """Resume from a `state_dict`."""
         self.skipped_steps, self.skipped_in_a_row = state["skipped_steps"], state["skipped_in_a_row"]
-        if self.gave_up:  # whoever goes on from there has seen to it
+        if self.gave_up:  # the user resumed on purpose
             self.skipped_in_a_row = 0
         self.losses = list(state["losses"])
         self.past_norms = {name: deque(norms, NORMS_REMEMBERED) for name, norms in state["past_norms"].items()}
