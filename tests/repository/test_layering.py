@@ -4,8 +4,7 @@ import sys
 
 from house import REPO, imports, modules, sources
 
-# Each may import those on its left and itself; inside one there is no cycle. That files of `model` import each other as
-# `from .x import y` only, ruff checks (TID252).
+# Each may import those on its left and itself; inside one there is no cycle. ruff (TID252) keeps `..` out of `model`.
 ORDER = ("model", "data", "conversion", "visualization", "training", "evaluation", "cli", "__init__")
 # `register_for_auto_class` copies files of `model` to the Hub. There, only these are certain to be importable: the
 # standard library, what transformers' vision models need anyway, and PyAV, which the pipeline needs.
