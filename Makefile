@@ -37,7 +37,8 @@ test-oldest:  ## Run the test suite with the oldest supported versions, in a sep
 check: $(READY)  ## Lint, formatting, layering and documentation coverage; changes nothing
 	$(BIN)/ruff check $(wildcard $(SOURCES))
 	$(BIN)/ruff format --check $(wildcard $(SOURCES))
-	$(BIN)/python -m pytest -q tests/repository/test_layering.py tests/repository/test_invariants.py
+	$(BIN)/python -m pytest -q tests/repository/test_layering.py tests/repository/test_invariants.py \
+		tests/repository/test_pages.py
 
 style: $(READY)  ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix $(wildcard $(SOURCES))

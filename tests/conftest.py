@@ -21,8 +21,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch  # noqa: E402
 
-REPO = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPO / "examples"))  # `import make_toy_videos`, as the examples themselves do
+from house import REPO  # noqa: E402
+from programs import cpu_environment  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -63,13 +63,6 @@ def tiny_config():
     )
 
 
-def seeded(model_class, config):
-    """A model with the same weights in every test, without a trace in the global generator."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return model_class(config).eval()
-
-
 @pytest.fixture(scope="session")
 def tiny_models():
     """Class -> the model of that class, made once in a session; never handed out but as a copy."""
@@ -78,6 +71,7 @@ def tiny_models():
 
 def _copy_of(models, name, config):
     import vjepa_hf
+    from tiny_models import seeded
 
     if name not in models:
         models[name] = seeded(getattr(vjepa_hf, name), copy.deepcopy(config))
@@ -152,14 +146,3 @@ def run_example(tmp_path_factory):
         return result
 
     return run
-
-
-def cpu_environment(hf_home: Path) -> dict[str, str]:
-    """The environment of a launched program: no GPU, no network, no settings of the person who runs the tests."""
-    return os.environ | {
-        "CUDA_VISIBLE_DEVICES": "",
-        "HF_HOME": str(hf_home),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from conftest import cpu_environment
 from house import REPO
+from programs import cpu_environment
 
 TINY = {
     "image_size": "32",

@@ -81,3 +81,9 @@ def fields(node: ast.ClassDef) -> list[str]:
     """Names of the annotated attributes of a class body: the fields of a dataclass or of a config."""
     names = [item.target.id for item in node.body if isinstance(item, ast.AnnAssign)]
     return [name for name in names if not name.startswith("_")]
+
+
+def exported_names(text: str) -> list[str]:
+    """The value of `__all__`."""
+    assignments = (node for node in ast.parse(text).body if isinstance(node, ast.Assign))
+    return next((ast.literal_eval(node.value) for node in assignments if dotted(node.targets[0]) == "__all__"), [])

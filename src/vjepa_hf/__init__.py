@@ -22,7 +22,7 @@ from .model.modeling_vjepa import (
 )
 from .model.video_processing_vjepa import VJEPAVideoProcessor
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 AutoConfig.register(VJEPAConfig.model_type, VJEPAConfig, exist_ok=True)
 AutoModel.register(VJEPAConfig, VJEPAModel, exist_ok=True)

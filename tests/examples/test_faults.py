@@ -22,7 +22,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import cpu_environment
 from forked_runs import (
     FSDP,
     ForkedRuns,
@@ -33,6 +32,7 @@ from forked_runs import (
     spoil_passes,
 )
 from house import REPO
+from programs import cpu_environment
 from vjepa_hf.training.checkpoints import list_checkpoints
 from vjepa_hf.training.log import read_log
 

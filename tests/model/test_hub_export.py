@@ -8,8 +8,8 @@ import textwrap
 import pytest
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
-from conftest import seeded
 from house import PACKAGE, imports
+from tiny_models import seeded
 
 EXPORTED = {path.stem for path in (PACKAGE / "model").glob("*.py")} - {"__init__"}
 

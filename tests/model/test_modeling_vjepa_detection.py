@@ -8,7 +8,7 @@ import copy
 import pytest
 import torch
 
-from conftest import seeded
+from tiny_models import seeded
 from vjepa_hf import VJEPAForActionDetection, VJEPAModel
 from vjepa_hf.model.modeling_vjepa import box_features
 

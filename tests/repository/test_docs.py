@@ -28,6 +28,16 @@ def test_walk_of_one_clip_runs_and_has_the_shapes_it_claims(toy_video_path, tmp_
     exec(compile(program, page, "exec"), {"video": toy_video_path, "folder": tmp_path})
 
 
+def test_first_code_of_the_readme_runs(tiny_pretraining_model, toy_video_path, tmp_path):
+    tiny_pretraining_model.save_pretrained(tmp_path)
+    VJEPAVideoProcessor(crop_size=32, num_frames=4, frame_step=1).save_pretrained(tmp_path)
+    program = re.search(r"```python\n(.*?)```", (REPO / "README.md").read_text(), re.DOTALL)[1]
+    paths = f"{str(tmp_path)!r}, {str(toy_video_path)!r}"
+    names = {}
+    exec(program.replace('"models/vitl16", "my_video.mp4"', paths), names)
+    assert names["features"].shape == (1, 32, 48)
+
+
 def test_code_about_data_runs(toy_videos, toy_video_path):
     page = REPO / "docs" / "data.md"
     program = python_blocks(page.read_text())
@@ -64,7 +74,7 @@ def test_what_pretraining_teaches_is_told_as_it_was_measured():
     assert [row[0] for row in measured] == ["0", "1", "2", "mean"]
     assert accuracy_rows((REPO / "docs" / "recipe.md").read_text()) == measured[:3]
     told = re.findall(
-        r"(\d+) % of the test\s+videos, and from an untrained encoder in (\d+) %", (REPO / "README.md").read_text()
+        r"(\d+) % of the test videos, and with an untrained encoder\s+in (\d+) %", (REPO / "README.md").read_text()
     )
     pretrained, untrained = (f"{100 * float(value):.0f}" for value in measured[3][1:3])
     assert told == [(pretrained, untrained)]

@@ -40,6 +40,7 @@ PROCESSOR = "transformers.video_processing_utils:BaseVideoProcessor"
 PRIVATE_NAMES = [
     Private("torch:_foreach_lerp_", "moves all weights of the target encoder at once"),
     Private("torch:ops.mkldnn._linear_pointwise", "multiplies by oneDNN on CPUs that MKL serves badly"),
+    Private("torch.serialization:_get_layout", "restores the layouts of tensors in the metadata of sharded weights"),
     Private("torch._functorch.config:activation_memory_budget", "lets compiled layers recompute cheap activations"),
     Private("transformers:PreTrainedConfig._attn_implementation", "names the attention function of a model"),
     Private(
