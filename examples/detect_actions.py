@@ -116,7 +116,7 @@ def main(
             schedule.step()
             optimizer.zero_grad()
             losses.append(outputs.loss.detach())
-            unreadable.update(batch["failures"])
+            unreadable.update(map(str, batch["failures"]))
         loss = accelerator.gather(torch.stack(losses)).mean().item()
         accelerator.print(f"epoch {epoch + 1}/{epochs}: loss {loss:.4f}")
 
@@ -128,7 +128,7 @@ def main(
             logits = trained(batch["pixel_values_videos"], batch["boxes"], batch["box_mask"]).logits
         detections = detection.to_detections(logits.cpu(), *(batch[k].cpu() for k in ("boxes", "box_mask", "scores")))
         found += zip(batch["index"].tolist(), detections, strict=True)
-        unreadable.update(batch["failures"])
+        unreadable.update(map(str, batch["failures"]))
     found = {test_frames[index].moment: detections for index, detections in gather_object(found)}
     unreadable = set(gather_object(sorted(unreadable)))
     if not accelerator.is_main_process:

@@ -15,7 +15,7 @@ from video_files import write_video
 from vjepa_hf import VJEPAModel, VJEPAVideoProcessor
 from vjepa_hf.cli import app
 from vjepa_hf.data.clips import load_videos
-from vjepa_hf.model.video_io import probe
+from vjepa_hf.data.videos import probe_video
 
 
 def run(*words: str, exit_code: int = 0) -> str:
@@ -95,7 +95,7 @@ def test_check_data_writes_smaller_copies_and_their_list(folder_with_a_broken_vi
     videos = load_videos(tmp_path / "clean.csv")["video"][:]
     assert [video.rsplit("_", 1)[-1] for video in videos] == ["good one.mp4", "large.mp4"]
     assert all(video.startswith(str(copies)) for video in videos)
-    info = probe(videos[1])
+    info = probe_video(videos[1])
     assert (info.num_frames, info.height) == (20, 32)
 
 

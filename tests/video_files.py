@@ -1,5 +1,7 @@
-"""Small video files for the tests, written and read with PyAV alone, so that they judge `vjepa_hf.video_io`."""
+"""Small video files for the tests, written and read with PyAV alone, to compare `video_io` with."""
 
+import io
+import tarfile
 from fractions import Fraction
 from pathlib import Path
 
@@ -49,6 +51,26 @@ def picture(number: int, height: int, width: int) -> np.ndarray:
     green = np.where((columns - 3 * number) % width < width // 4, 220, 30)
     blue = rows * 255 // height
     return np.stack([red, green, blue], axis=-1).astype(np.uint8)
+
+
+def write_image(path: Path, number: int, height: int = 48, width: int = 64) -> Path:
+    """Write frame `number` of the pattern as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", format="image2") as container:
+        stream = container.add_stream("png", rate=1)
+        stream.width, stream.height, stream.pix_fmt = width, height, "rgb24"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(number, height, width), format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def write_tar(path: Path, files: dict[str, bytes]) -> None:
+    """Write files by their names, as WebDataset shards hold them."""
+    with tarfile.open(path, "w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
 
 
 def write_audio(path: Path) -> Path:

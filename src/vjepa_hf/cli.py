@@ -5,9 +5,8 @@ import importlib.metadata
 import platform
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
@@ -17,27 +16,27 @@ from tqdm import tqdm
 
 from .conversion.meta import LICENSE, export_to_meta
 from .conversion.meta import convert as convert_checkpoint
-from .data.checks import VideoCheck, check_video, oddities, shrink_video
+from .data.checks import check_video, oddities, shrink_video
 from .data.sources import load_videos
+from .data.videos import VideoFailure, video_name
 from .evaluation.dense_features import stream_features, write_features
 from .model.frame_sampling import clip_span
 from .model.modeling_vjepa import VJEPAModel
-from .model.video_io import VideoDecodeError
+from .model.video_io import VideoDecodeError, VideoInfo
 from .model.video_processing_vjepa import VJEPAVideoProcessor
 from .training.flops import matmul_rate
 
-PACKAGES = ("vjepa_hf", "torch", "torchvision", "transformers", "accelerate", "datasets", "av", "torchcodec", "numpy")
+PACKAGES = ("vjepa_hf", "torch", "torchvision", "transformers", "accelerate", "datasets", "av", "numpy")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="V-JEPA for Hugging Face.")
 
 
 @app.command()
 def env() -> None:
-    """Print versions, devices and their speed, and the decoders that really work, for a bug report."""
+    """Print versions, devices and their speed, for a bug report."""
     installed = {distribution.name.lower().replace("-", "_") for distribution in importlib.metadata.distributions()}
     rows = {"python": platform.python_version(), "platform": platform.platform()}
     rows |= {name: importlib.metadata.version(name) if name in installed else "not installed" for name in PACKAGES}
-    rows["torchcodec"] += f" ({_torchcodec_state()})"
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     rows |= {"cuda": torch.version.cuda or "none", "gpus": ", ".join(devices) or "none"}
     rows |= {"cpu threads": str(torch.get_num_threads())}
@@ -46,15 +45,6 @@ def env() -> None:
         rows[f"{device} {str(dtype).removeprefix('torch.')}"] = f"{matmul_rate(device, dtype) / 1e9:.0f} GFLOP/s"
     for name, value in rows.items():
         typer.echo(f"{name:<15}{value}")
-
-
-def _torchcodec_state() -> str:
-    """Whether torchcodec can decode: being installed is not enough, it must find FFmpeg's libraries."""
-    try:
-        version = importlib.import_module("torchcodec").ffmpeg_major_version
-    except (ImportError, OSError, RuntimeError) as error:
-        return f"not used: {str(error).strip().splitlines()[0]}"
-    return f"used, with FFmpeg {version}" if version else "not used: it finds no FFmpeg on this machine"
 
 
 @app.command()
@@ -136,7 +126,7 @@ def check_data(
     span = clip_span(num_frames, frame_step)
     counts = Counter({"unreadable": 0, "short": 0, "odd": 0})
     for check in checks:
-        for kind, words in _findings(check, span):
+        for kind, words in _findings(check.result, span):
             counts[kind] += 1
             typer.echo(f"{kind:<12}{check.video}: {words}")
     typer.echo(f"{len(checks)} videos: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
@@ -144,6 +134,14 @@ def check_data(
         _write_list(output, videos, checks)
     if counts["unreadable"]:
         raise typer.Exit(1)
+
+
+class _Check(NamedTuple):
+    """Name of a video, what was found in it, and the path of its smaller copy."""
+
+    video: str
+    result: VideoInfo | VideoFailure
+    copy: str | None = None
 
 
 class _CheckedVideos(torch.utils.data.Dataset):
@@ -156,33 +154,33 @@ class _CheckedVideos(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, row: int) -> VideoCheck:
+    def __getitem__(self, row: int) -> _Check:
         video = self.videos[row]["video"]
-        check = check_video(video)
-        if self.shrink_to is None or check.info is None:
-            return check
-        # The number keeps videos of one name in several folders apart.
-        copy = self.shrink_to / f"{row:08}_{Path(check.video).stem}.mp4"
+        name, result = video_name(video), check_video(video)
+        if self.shrink_to is None or isinstance(result, VideoFailure):
+            return _Check(name, result)
+        # The number distinguishes videos of one name in several folders.
+        copy = self.shrink_to / f"{row:08}_{Path(name).stem}.mp4"
         copy.parent.mkdir(parents=True, exist_ok=True)
         try:
             shrink_video(video, copy, self.short_side, self.keyframe_interval)
         except VideoDecodeError as error:
-            return VideoCheck(check.video, cause=error.cause)
-        return replace(check, copy=str(copy))
+            return _Check(name, VideoFailure.of(video, error))
+        return _Check(name, result, str(copy))
 
 
-def _as_it_is(check: VideoCheck) -> VideoCheck:
+def _as_it_is(check: _Check) -> _Check:
     return check
 
 
-def _findings(check: VideoCheck, span: int) -> list[tuple[str, str]]:
-    if check.info is None:
-        return [("unreadable", check.cause)]
-    short = [("short", f"{check.info.num_frames} frames, a clip spans {span}")]
-    return short * (check.info.num_frames < span) + [("odd", words) for words in oddities(check.info)]
+def _findings(result: VideoInfo | VideoFailure, span: int) -> list[tuple[str, str]]:
+    if isinstance(result, VideoFailure):
+        return [("unreadable", result.cause)]
+    short = [("short", f"{result.num_frames} frames, a clip spans {span}")]
+    return short * (result.num_frames < span) + [("odd", words) for words in oddities(result)]
 
 
-def _write_list(path: Path, videos: Dataset, checks: Sequence[VideoCheck]) -> None:
+def _write_list(path: Path, videos: Dataset, checks: Sequence[_Check]) -> None:
     """The rows of the readable videos, or of their copies; without the other media of a row, which are no text."""
     num_rows = 0
     columns = ["video", *(name for name, feature in videos.features.items() if _fits_a_cell(feature))]
@@ -190,7 +188,7 @@ def _write_list(path: Path, videos: Dataset, checks: Sequence[VideoCheck]) -> No
         writer = csv.DictWriter(file, list(dict.fromkeys(columns)), extrasaction="ignore")
         writer.writeheader()
         for row, check in zip(videos, checks, strict=True):
-            if check.info is not None:
+            if isinstance(check.result, VideoInfo):
                 writer.writerow(row | {"video": _absolute(check.copy or row["video"])})
                 num_rows += 1
     typer.echo(f"{num_rows} readable videos in {path}")

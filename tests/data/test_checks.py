@@ -1,4 +1,4 @@
-"""Copies are smaller, have key frames nearby and the frames of the original, and appear only once they are whole.
+"""Broken and odd videos are named; copies are smaller, have the frames of the original and appear only once whole.
 
 pytest tests/data/test_checks.py
 """
@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from video_files import write_video
-from vjepa_hf.data.checks import shrink_video
-from vjepa_hf.model.video_io import VideoDecodeError, decode, probe
+from vjepa_hf.data.checks import check_video, oddities, shrink_video
+from vjepa_hf.data.videos import VideoFailure, decode_video, probe_video
+from vjepa_hf.model.video_io import VideoDecodeError, VideoInfo
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def key_frames(path) -> list[int]:
 def test_a_copy_is_smaller_has_all_frames_and_key_frames_nearby(original, tmp_path):
     copy = tmp_path / "copy.mp4"
     shrink_video(original, copy, short_side=48, keyframe_interval=10)
-    info = probe(copy)
+    info = probe_video(copy)
     assert (info.num_frames, info.height, info.width, info.fps) == (300, 48, 64, 24)
     assert max(np.diff(key_frames(copy))) <= 10 < max([300, *np.diff(key_frames(original))])
     assert list(tmp_path.glob("*.unfinished")) == []
@@ -37,15 +38,15 @@ def test_a_copy_is_smaller_has_all_frames_and_key_frames_nearby(original, tmp_pa
 def test_frame_i_of_a_copy_is_frame_i_of_the_original(original, tmp_path):
     shrink_video(original, tmp_path / "copy.mp4", short_side=96, quality=0)
     for number in (0, 7, 255, 256, 299):
-        copied, wanted = (decode(path, [number])[0].float() for path in (tmp_path / "copy.mp4", original))
-        other = decode(original, [(number + 150) % 300])[0].float()
+        copied, wanted = (decode_video(path, [number])[0].float() for path in (tmp_path / "copy.mp4", original))
+        other = decode_video(original, [(number + 150) % 300])[0].float()
         assert (copied - wanted).abs().mean() < 4 < (copied - other).abs().mean()
 
 
 def test_a_video_is_never_enlarged_and_sides_are_even(tmp_path):
     small = write_video(tmp_path / "small.avi", num_frames=5, height=33, width=47, codec="ffv1", pix_fmt="yuv444p")
     shrink_video(small, tmp_path / "copy.mp4", short_side=256)
-    info = probe(tmp_path / "copy.mp4")
+    info = probe_video(tmp_path / "copy.mp4")
     assert (info.num_frames, info.height, info.width) == (5, 32, 48)
 
 
@@ -66,3 +67,26 @@ def test_an_unreadable_video_leaves_no_copy(tmp_path):
 def test_sizes_that_mean_nothing_are_errors(original, tmp_path, options):
     with pytest.raises(ValueError, match=f"{next(iter(options))}="):
         shrink_video(original, tmp_path / "copy.mp4", **options)
+
+
+def test_check_video_tells_good_from_broken(toy_video_path, tmp_path):
+    assert check_video(str(toy_video_path)) == probe_video(toy_video_path)
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(toy_video_path.read_bytes()[:200])
+    failure = check_video(str(broken))
+    assert isinstance(failure, VideoFailure) and failure.video == str(broken) and failure.cause
+
+
+@pytest.mark.parametrize(
+    "info, words",
+    [
+        (VideoInfo(100, 30.0, 240, 320), []),
+        (VideoInfo(1, 30.0, 240, 320), ["one frame"]),
+        (VideoInfo(100, 1.0, 48, 320), ["small, 320 x 48", "very long", "1 fps"]),
+        (VideoInfo(100, 1000.0, 240, 320), ["1e+03 fps"]),
+        (VideoInfo(100, float("nan"), 240, 320), []),
+    ],
+)
+def test_oddities_are_named(info, words):
+    found = oddities(info)
+    assert len(found) == len(words) and all(text.startswith(word) for text, word in zip(found, words, strict=True))

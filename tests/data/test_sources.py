@@ -1,17 +1,14 @@
-"""Every kind of source lists what is there; mixtures have the asked shares; parts of streams lose and repeat nothing.
+"""Every kind of source lists what is there, and nothing is opened for that.
 
 pytest tests/data/test_sources.py
 """
 
-import io
 import os
-import tarfile
-from collections import Counter
 
 import datasets
 import pytest
 
-from vjepa_hf.data.mixing import mix_videos, part_of_stream
+from video_files import write_tar
 from vjepa_hf.data.sources import load_images, load_videos
 
 
@@ -25,14 +22,6 @@ def touch(*paths):
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
-
-
-def write_tar(path, samples: dict[str, bytes]):
-    with tarfile.open(path, "w") as tar:
-        for name, content in samples.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
 
 
 def videos_of(source, **options) -> list:
@@ -227,7 +216,7 @@ def shards(tmp_path):
     for number in range(3):
         clips = [f"{number}{clip}" for clip in "abcd"]
         samples = {f"{clip}.{kind}": f"{clip}-{kind}".encode() for clip in clips for kind in ("mp4", "txt")}
-        write_tar(tmp_path / f"shard-{number}.tar", samples | {f"{clip}.cls": b"7" for clip in clips[:0]})
+        write_tar(tmp_path / f"shard-{number}.tar", samples)
     return tmp_path
 
 
@@ -262,7 +251,8 @@ def test_a_dataset_of_media_is_never_decoded_by_datasets():
 
 
 def test_a_stream_without_features_is_an_error_that_says_what_to_do():
-    stream = table("a", 3, streaming=True).map(lambda row: row)
+    videos = datasets.Dataset.from_dict({"video": ["a.mp4"]})
+    stream = videos.to_iterable_dataset().map(lambda row: row)
     with pytest.raises(ValueError, match="give it features"):
         load_videos(stream)
 
@@ -330,94 +320,6 @@ def test_a_line_unlike_the_first_is_named(tmp_path):
     (tmp_path / "list.txt").write_text("a.mp4 0\nb.mp4\n")
     with pytest.raises(ValueError, match="line 2"):
         load_videos(tmp_path / "list.txt")
-
-
-# --- mixtures ---
-
-
-def table(name: str, size: int, streaming: bool = False, num_shards: int = 1):
-    videos = datasets.Dataset.from_dict({"video": [f"{name}{number}" for number in range(size)]})
-    return videos.to_iterable_dataset(num_shards) if streaming else videos
-
-
-@pytest.mark.parametrize("weights", [(0.9, 0.1), (3, 1), (1, 1)])
-@pytest.mark.parametrize("streaming", [False, True])
-def test_a_mixture_draws_the_asked_shares_and_loses_no_video(weights, streaming):
-    mixed = mix_videos([table("a", 400, streaming), table("b", 300, streaming)], weights, seed=0)
-    drawn = [row["video"] for row in mixed]
-    share = sum(video.startswith("a") for video in drawn) / len(drawn)
-    expected = weights[0] / sum(weights)
-    assert abs(share - expected) < 4 * (expected * (1 - expected) / len(drawn)) ** 0.5
-    assert len(set(drawn)) == 700
-
-
-def test_the_seed_decides_the_mixture():
-    drawn = [mix_videos([table("a", 50), table("b", 50)], (1, 1), seed)["video"][:] for seed in (0, 0, 1)]
-    assert drawn[0] == drawn[1] != drawn[2]
-
-
-def test_without_weights_every_video_comes_once():
-    assert Counter(mix_videos([table("a", 5), table("b", 3)])["video"]).most_common(1)[0][1] == 1
-    with pytest.raises(ValueError, match="video_weights are needed to mix streams"):
-        mix_videos([table("a", 5, True), table("b", 3, True)])
-
-
-def test_paths_and_bytes_mix(tmp_path):
-    with_bytes = datasets.Dataset.from_dict({"video": [b"1", b"2"]})
-    mixed = mix_videos([table("a", 2), with_bytes])
-    assert mixed[0]["video"] == {"bytes": None, "path": "a0"}
-    assert mixed[3]["video"] == {"bytes": b"2", "path": None}
-
-
-@pytest.mark.parametrize("streaming", [False, True])
-def test_paths_of_every_type_of_text_mix(tmp_path, monkeypatch, streaming):
-    touch(tmp_path / "set" / "a.mp4")
-    (tmp_path / "list.csv").write_text("video\nb.mp4\n")
-    monkeypatch.chdir(tmp_path)
-    large = table("c", 1).cast_column("video", datasets.Value("large_string"))
-    sources = [load_videos(source, streaming=streaming) for source in ("set", "list.csv", large)]
-    drawn = mix_videos(sources, (1, 1, 1))
-    assert {row["video"] for row in drawn} == {"set/a.mp4", "b.mp4", "c0"}
-    assert mix_videos([table("a", 1), large])["video"][:] == ["a0", "c0"]
-
-
-@pytest.mark.parametrize("weights", [(1,), (1, 0), (1, -1)])
-def test_weights_that_mean_nothing_are_errors(weights):
-    with pytest.raises(ValueError, match="video_weights .* for each of 2 sources"):
-        mix_videos([table("a", 5), table("b", 3)], weights)
-
-
-# --- parts of streams ---
-
-
-@pytest.mark.parametrize("num_shards, num_parts", [(1, 3), (4, 4), (5, 3), (3, 5)])
-def test_parts_of_a_stream_overlap_in_nothing_and_lose_nothing(num_shards, num_parts):
-    for epoch in range(2):
-        stream = [table("a", 37, True, num_shards)]
-        parts = [
-            [row["video"] for row in part_of_stream(stream, None, index, num_parts, 0, epoch)]
-            for index in range(num_parts)
-        ]
-        assert sorted(sum(parts, [])) == sorted(f"a{number}" for number in range(37))
-        assert all(parts)
-
-
-def test_tar_shards_are_shared_out_and_shuffled_by_seed_and_epoch(shards):
-    def order(seed, epoch):
-        stream = [load_videos(shards / "shard-*.tar", streaming=True)]
-        return [row["video"]["path"] for row in part_of_stream(stream, None, 0, 1, seed, epoch)]
-
-    orders = [order(seed, epoch) for seed, epoch in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1))]
-    assert order(0, 1) == orders[1]
-    assert len({tuple(names) for names in orders}) > 1
-    assert all(sorted(names) == sorted(orders[0]) for names in orders)
-
-
-def test_parts_of_a_mixture_have_the_shares_too():
-    sources = [table("a", 300, True, 3), table("b", 300, True, 1)]
-    for index in range(2):
-        drawn = [row["video"] for row in part_of_stream(sources, (4, 1), index, 2, 0, 0)]
-        assert abs(sum(video.startswith("a") for video in drawn) / len(drawn) - 0.8) < 0.06
 
 
 def test_images_of_folders_are_videos_of_one_frame_labelled_by_their_folder(tmp_path):

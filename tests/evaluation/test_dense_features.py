@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from video_files import write_video
 from vjepa_hf import VJEPAVideoProcessor
 from vjepa_hf.cli import app
+from vjepa_hf.data.videos import decode_video
 from vjepa_hf.evaluation.dense_features import FeaturePiece, Window, plan_windows, stream_features, write_features
-from vjepa_hf.model import video_io
-from vjepa_hf.model.video_io import VideoDecodeError, decode, stream
+from vjepa_hf.model.video_io import VideoDecodeError, VideoFile
 
 # --- windows ---
 
@@ -70,7 +70,7 @@ def joined(pieces) -> FeaturePiece:
 def by_hand(model, processor, video, stride) -> torch.Tensor:
     """The features of every window of the whole decoded video, each step from the window that keeps it."""
     numbers = [*range(0, 38, 2), 36]  # the half step is filled up with its frame
-    clip = processor(decode(video, numbers), do_sample_frames=False)["pixel_values_videos"][0]
+    clip = processor(decode_video(video, numbers), do_sample_frames=False)["pixel_values_videos"][0]
     steps = []
     for window in plan_windows(10, 2, stride // 2):
         pixels = clip[2 * window.start : 2 * window.start + 4][None]
@@ -85,7 +85,8 @@ def test_streamed_features_are_those_of_the_decoded_video(tiny_model, processor,
     found = joined(stream_features(tiny_model, processor, video, stride, batch_size))
     assert not found.features.is_inference(), "no head could learn on them"
     torch.testing.assert_close(found.features, by_hand(tiny_model, processor, video, stride), rtol=1e-4, atol=1e-5)
-    shown = [frame.seconds for frame in stream(video, range(0, 38, 4))]
+    with VideoFile(video) as file:
+        shown = [frame.seconds for frame in file.iter_frames(range(0, 38, 4))]
     assert found.timestamps.tolist() == shown and shown[3] == pytest.approx((500 + 40 * 12 + 7 * 0) / 1000)
 
 
@@ -113,32 +114,31 @@ def test_every_frame_is_decoded_once_however_windows_overlap(tiny_model, process
     decoded = []
     ways = ("_after_key", "_from_start")
     for way in ways:
-        original = getattr(video_io._PyAVVideo, way)
+        original = getattr(VideoFile, way)
 
         def counted(self, *arguments, original=original):
             for number, frame in original(self, *arguments):
                 decoded.append(number)
                 yield number, frame
 
-        monkeypatch.setattr(video_io._PyAVVideo, way, counted)
+        monkeypatch.setattr(VideoFile, way, counted)
     joined(stream_features(tiny_model, processor, video, 2))
     assert len(decoded) == len(set(decoded)) >= 19
 
 
-def test_only_the_windows_at_work_are_held(tiny_model, processor, video):
+def test_only_the_windows_at_work_are_held(tiny_model, processor, video, monkeypatch):
     """The source is asked for no more than the windows that were given out needed."""
-    asked = []
+    asked, places = [], []
+    original = VideoFile.iter_frames
 
-    def watched(source, indices):
-        for frame in original(source, indices):
+    def watched(self, indices):
+        for frame in original(self, indices):
             asked.append(frame.number)
             yield frame
 
-    original, places = video_io.stream, []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vjepa_hf.evaluation.dense_features.stream", watched)
-        for piece in stream_features(tiny_model, processor, video, 4, batch_size=1):
-            places.append((len(piece.timestamps), asked[-1]))
+    monkeypatch.setattr(VideoFile, "iter_frames", watched)
+    for piece in stream_features(tiny_model, processor, video, 4, batch_size=1):
+        places.append((len(piece.timestamps), asked[-1]))
     assert places == [(2, 6), (2, 14), (2, 22), (2, 30), (2, 36)]
 
 
@@ -198,32 +198,3 @@ def test_code_on_the_page_runs(repo, video):
     (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert "assert" in program
     exec(compile(program, "docs/dense_features.md", "exec"), {"video": video})
-
-
-# --- streaming frames ---
-
-
-def test_streamed_frames_equal_decoded_ones_and_repeat_where_asked_twice(video):
-    numbers = [3, 10, 10, 11, 37]
-    frames = list(stream(video, numbers))
-    assert [frame.number for frame in frames] == numbers
-    assert torch.equal(torch.stack([frame.frame for frame in frames]), decode(video, numbers))
-    for wrong in ([], [3, 2], [-1, 4]):
-        with pytest.raises(ValueError, match="must hold at least one frame number, and never fall"):
-            next(stream(video, wrong))
-    with pytest.raises(VideoDecodeError, match="frames 3 to 38"):
-        list(stream(video, [3, 38]))
-
-
-def test_a_wrong_index_does_not_stop_a_stream(video, monkeypatch):
-    original = video_io._PyAVVideo._from_key
-
-    def breaks(self, numbers):
-        for place, found in enumerate(original(self, numbers)):
-            if place == 20:
-                raise video_io._UnexpectedFrame("another one")
-            yield found
-
-    monkeypatch.setattr(video_io._PyAVVideo, "_from_key", breaks)
-    frames = list(stream(video, range(38)))
-    assert torch.equal(torch.stack([frame.frame for frame in frames]), decode(video, range(38)))

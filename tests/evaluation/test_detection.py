@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from vjepa_hf import VJEPAVideoProcessor
+from vjepa_hf.data.videos import VideoFailure, decode_video, probe_video
 from vjepa_hf.evaluation.detection import (
     KeyFrame,
     KeyFrameClips,
@@ -23,7 +24,6 @@ from vjepa_hf.evaluation.detection import (
     whole_frame_processor,
     write_results,
 )
-from vjepa_hf.model.video_io import decode, probe
 
 ANNOTATIONS = """\
 -5KQ66BBWC4,0902,0.077,0.151,0.283,0.811,80,1
@@ -155,19 +155,19 @@ def test_results_are_written_as_ava_reads_them(tmp_path):
 
 
 def test_a_clip_lies_around_its_key_frame(toy_video_path, processor):
-    fps = probe(toy_video_path).fps
+    fps = probe_video(toy_video_path).fps
     clips = KeyFrameClips([key_frame("v", 902 + 8 / fps)], {"v": str(toy_video_path)}, processor, first_second=902)
-    assert torch.equal(clips.decode(clips.key_frames[0]), decode(toy_video_path, [4, 6, 8, 10]))
+    assert torch.equal(clips.decode(clips.key_frames[0]), decode_video(toy_video_path, [4, 6, 8, 10]))
     item = clips[0]
-    assert item["pixel_values_videos"].shape == (4, 3, 16, 24) and item["failure"] == ""
+    assert item["pixel_values_videos"].shape == (4, 3, 16, 24) and item["failure"] is None
     assert item["boxes"].shape == (1, 4) and item["labels"].shape == (1, 2)
 
 
 def test_a_clip_has_the_asked_frames_a_second_whatever_the_video_has(toy_video_path, processor):
     processor = whole_frame_processor(processor, image_size=32, fps=3)
     clips = KeyFrameClips([key_frame("v", 1.0)], {"v": str(toy_video_path)}, processor)
-    assert probe(toy_video_path).fps == 12
-    assert torch.equal(clips.decode(clips.key_frames[0]), decode(toy_video_path, [4, 8, 12, 15]))
+    assert probe_video(toy_video_path).fps == 12
+    assert torch.equal(clips.decode(clips.key_frames[0]), decode_video(toy_video_path, [4, 8, 12, 15]))
     assert clips[0]["pixel_values_videos"].shape == (4, 3, 32, 32)
 
 
@@ -209,8 +209,9 @@ def test_what_cannot_be_read_is_named_and_has_no_boxes(tmp_path, toy_video_path,
     assert batch["boxes"].shape == (4, 2, 4) and batch["labels"].shape == (4, 2, 2)
     assert batch["pixel_values_videos"].shape == (4, 4, 3, 16, 24)
     broken, gone, short = batch["failures"]
-    assert "broken.mp4" in broken and "gone: cannot read second 1: there is no video of this name" in gone
-    assert "cannot read second 99: it has the seconds 0 to 1.33333; see first_second" in short
+    assert broken.video == videos["broken"] and "cannot read the file: InvalidData" in broken.cause
+    assert gone == VideoFailure("gone", "cannot read second 1: there is no video of this name")
+    assert str(short).endswith("cannot read second 99: it has the seconds 0 to 1.33333; see first_second")
 
 
 def test_a_batch_without_any_box_is_a_batch(toy_video_path, processor):

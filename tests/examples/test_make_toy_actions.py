@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import make_toy_actions as toy
+from vjepa_hf.data import decode_video, probe_video
 from vjepa_hf.evaluation.detection import box_iou, find_videos, read_actions, read_annotations, read_boxes
-from vjepa_hf.model.video_io import decode, probe
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def test_the_files_are_those_of_ava(folder):
         videos, frames = find_videos(folder / split), read_annotations(folder / f"{split}.csv", actions)
         assert len(videos) == count and {frame.video for frame in frames} <= set(videos)
         assert all((frame.labels.sum(axis=1) == 2).all() for frame in frames)  # a heading and a form
-        assert probe(videos["000000"]).duration == 2 * toy.KEY_SECOND
+        assert probe_video(videos["000000"]).duration == 2 * toy.KEY_SECOND
 
 
 def test_same_seed_same_bytes_however_many_videos(folder, tmp_path):
@@ -36,7 +36,7 @@ def test_same_seed_same_bytes_however_many_videos(folder, tmp_path):
 def test_shapes_are_in_their_boxes_and_only_there(folder):
     actions = read_actions(folder / "actions.pbtxt")
     for frame in read_annotations(folder / "train.csv", actions):
-        image = decode(find_videos(folder / "train")[frame.video], [12])[0].float().mean(dim=0).numpy()
+        image = decode_video(find_videos(folder / "train")[frame.video], [12])[0].float().mean(dim=0).numpy()
         inside = np.zeros(image.shape, dtype=bool)
         for x1, y1, x2, y2 in np.round(toy.SIZE * frame.boxes).astype(int):
             inside[y1:y2, x1:x2] = True

@@ -16,9 +16,8 @@ from vjepa_hf.model.frame_sampling import (
     frame_offsets,
     place_clips,
     random_clips,
-    reference_clips,
     regular_clips,
-    step_from_seconds,
+    resolve_frame_step,
 )
 
 
@@ -33,7 +32,7 @@ def test_fractional_steps_are_rounded_one_by_one_so_that_errors_do_not_add_up():
 
 
 def test_clips_of_equal_seconds_cover_equal_time_at_any_frame_rate():
-    spans = [(clip_span(16, step_from_seconds(0.125, fps)) - 1) / fps for fps in (8, 24, 30, 60)]
+    spans = [(clip_span(16, resolve_frame_step(4, 8, fps)) - 1) / fps for fps in (8, 24, 30, 60)]
     assert np.allclose(spans, 15 * 0.125, atol=1 / 24)
 
 
@@ -47,13 +46,13 @@ def test_clips_of_equal_seconds_cover_equal_time_at_any_frame_rate():
         (6, 0.75, [0, 1, 2, 2]),  # slower than the clip: frames repeat
     ],
 )
-def test_a_stride_in_seconds_picks_the_nearest_frames(fps, step, indices):
-    assert step_from_seconds(1 / 8, fps) == step
+def test_frames_per_second_pick_the_nearest_frames(fps, step, indices):
+    assert resolve_frame_step(4, 8, fps) == step
     assert frame_offsets(4, step).tolist() == indices
 
 
 def test_random_clips_of_equal_seconds_stay_inside_the_video():
-    clips = random_clips(100, 16, step_from_seconds(1 / 8, 29.97), np.random.default_rng(0), num_clips=500)
+    clips = random_clips(100, 16, resolve_frame_step(4, 8, 29.97), np.random.default_rng(0), num_clips=500)
     assert clips.min() == 0 and clips.max() == 99
     assert set(np.diff(clips).ravel().tolist()) == {3, 4}
 
@@ -107,41 +106,31 @@ def test_clips_may_start_anywhere():
     assert place_clips(np.array([3, 9]), 12, 3, 2).tolist() == [[3, 5, 7], [9, 11, 11]]
 
 
-def test_the_reference_rule_reproduces_every_recorded_frame_number(shared):
+def test_frames_of_a_clip_are_exactly_a_step_apart_where_those_of_the_reference_are_not(shared):
     rows = json.loads((shared / "fixtures/data/frame_indices.json").read_text())["random_clip_sampling_false"]
-    assert len(rows) == 42
-    for row in rows:
-        clips = reference_clips(
-            row["length"], row["frames_per_clip"], row["frame_step"], row["num_clips"], row["allow_clip_overlap"]
-        )
-        # -1 is how the reference asks for the last frame when it has cut a video into segments of no frames.
-        assert clips.tolist() == (np.array(row["clips"]) % row["length"]).tolist(), row
-
-
-def test_the_reference_rule_draws_starts_from_the_recorded_range(shared):
-    rows = json.loads((shared / "fixtures/data/frame_indices.json").read_text())["random_clip_sampling_true"]
-    assert rows
-    for row in rows:
-        generator = np.random.default_rng(0)
-        starts = np.concatenate(
-            [
-                reference_clips(row["length"], 16, 4, row["num_clips"], generator=generator)[:, 0]
-                - np.arange(row["num_clips"]) * row["partition"]
-                for _ in range(3000)
-            ]
-        )
-        assert [starts.min(), starts.max()] == row["possible_start_offsets"]
-
-
-def test_the_reference_rule_has_uneven_steps_and_ours_has_not():
-    assert set(np.diff(reference_clips(300, 16, 4)[0])) == {4, 5}
+    (recorded,) = [
+        row
+        for row in rows
+        if (row["length"], row["frame_step"], row["num_clips"]) == (300, 4, 1) and not row["allow_clip_overlap"]
+    ]
+    assert set(np.diff(recorded["clips"][0])) == {4, 5}
     assert set(np.diff(regular_clips(300, 16, 4)[0])) == {4}
+
+
+def test_without_frames_per_second_the_frame_rate_is_not_needed():
+    for video_fps in (30, None, float("nan")):
+        assert resolve_frame_step(4, None, video_fps) == 4
+
+
+@pytest.mark.parametrize("video_fps", [None, float("nan"), 0, -1, float("inf")])
+def test_frames_per_second_of_a_video_without_a_frame_rate_are_an_error(video_fps):
+    with pytest.raises(ValueError, match="fps=5 needs the frame rate of the video, which is not known"):
+        resolve_frame_step(4, 5, video_fps)
 
 
 IMPOSSIBLE = {
     "total_frames=0 must": lambda: regular_clips(0, 16, 4),
     "total_frames=-1": lambda: random_clips(-1, 16, 4, np.random.default_rng(0)),
-    "total_frames=0": lambda: reference_clips(0, 16, 4),
     "num_frames=0": lambda: regular_clips(10, 0, 4),
     "frame_step=0": lambda: regular_clips(10, 4, 0),
     "frame_step=-1": lambda: regular_clips(10, 4, -1),
@@ -153,9 +142,9 @@ IMPOSSIBLE = {
     r"starts=\[-1\] must lie in the video, 0 to 9": lambda: place_clips([-1], 10, 4, 2),
     r"starts=\[3, 10\]": lambda: place_clips([3, 10], 10, 4, 2),
     "center=10 must lie in the video, 0 to 9": lambda: centered_clip(10, 10, 4, 2),
-    "seconds_between_frames=0": lambda: step_from_seconds(0, 30),
-    "fps=0": lambda: step_from_seconds(0.1, 0),
-    "fps=inf": lambda: step_from_seconds(0.1, float("inf")),
+    "fps=0 must be a positive number": lambda: resolve_frame_step(4, 0, 30),
+    "fps=inf must": lambda: resolve_frame_step(4, float("inf"), 30),
+    "fps=8 needs the frame rate of the video": lambda: resolve_frame_step(4, 8, 0),
 }
 
 
@@ -234,15 +223,7 @@ def test_regular_clips_reach_from_end_to_end_at_even_distances(total_frames, cli
     assert (starts[0], starts[-1]) == ((0, last_start) if len(starts) > 1 else (last_start // 2,) * 2)
 
 
-@given(TOTALS, st.integers(1, 32), st.integers(1, 16), st.integers(1, 8), st.booleans(), st.integers(0, 2**31))
-def test_any_reference_clip_lies_in_its_video(total_frames, num_frames, frame_step, num_clips, overlap, seed):
-    for generator in (None, np.random.default_rng(seed)):
-        indices = reference_clips(total_frames, num_frames, frame_step, num_clips, overlap, generator)
-        assert indices.shape == (num_clips, num_frames)
-        assert indices.min() >= 0 and indices.max() < total_frames
-
-
-@given(st.integers(1, 64), st.floats(0.01, 1), st.floats(1, 240))
-def test_frames_by_the_second_are_never_half_a_frame_off(num_frames, seconds, fps):
-    offsets = frame_offsets(num_frames, step_from_seconds(seconds, fps))
-    assert np.abs(offsets - np.arange(num_frames) * seconds * fps).max() <= 0.5 + 1e-6
+@given(st.integers(1, 64), st.floats(1, 100), st.floats(1, 240))
+def test_frames_by_the_second_are_never_half_a_frame_off(num_frames, fps, video_fps):
+    offsets = frame_offsets(num_frames, resolve_frame_step(4, fps, video_fps))
+    assert np.abs(offsets - np.arange(num_frames) * video_fps / fps).max() <= 0.5 + 1e-6

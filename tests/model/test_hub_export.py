@@ -40,6 +40,7 @@ def exported(tmp_path, tiny_config, tiny_model, tiny_classifier):
         frame_step=2,
         patch_size=tiny_config.patch_size,
         tubelet_size=tiny_config.tubelet_size,
+        resample="opencv",
     )
     for name, model in {"model": tiny_model, "classifier": tiny_classifier}.items():
         model.save_pretrained(tmp_path / name)

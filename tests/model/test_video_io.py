@@ -9,7 +9,6 @@ import io
 import os
 import pickle
 import random
-import sys
 import threading
 import types
 
@@ -20,7 +19,7 @@ import torch
 
 from video_files import read_all, read_some, write_audio, write_video
 from vjepa_hf.model import video_io
-from vjepa_hf.model.video_io import VideoDecodeError, VideoInfo, decode, probe
+from vjepa_hf.model.video_io import VideoDecodeError, VideoFile, VideoInfo
 
 GROUPS = {"g": "12", "bf": "2", "sc_threshold": "0"}
 LATE_AND_UNEVEN = [5000 + 40 * number + 7 * (number % 3) for number in range(40)]
@@ -107,14 +106,14 @@ def robustness_files(shared):
 @pytest.fixture
 def decoded_frames(monkeypatch):
     """The frame numbers that come out of the decoder after the file has been listed."""
-    numbers, after_key = [], video_io._PyAVVideo._after_key
+    numbers, after_key = [], VideoFile._after_key
 
     def counting(self, *args):
         for number, frame in after_key(self, *args):
             numbers.append(number)
             yield number, frame
 
-    monkeypatch.setattr(video_io._PyAVVideo, "_after_key", counting)
+    monkeypatch.setattr(VideoFile, "_after_key", counting)
     return numbers
 
 
@@ -124,6 +123,22 @@ def hang_guard():
     faulthandler.dump_traceback_later(300, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
+
+
+def decode(source, indices, size=None) -> torch.Tensor:
+    with VideoFile(source) as video:
+        return video.frames(indices, size)
+
+
+def probe(source) -> VideoInfo:
+    with VideoFile(source) as video:
+        return video.info
+
+
+def ends(source) -> torch.Tensor:
+    """The first and the last frame, of a file that is opened once."""
+    with VideoFile(source) as video:
+        return video.frames([0, video.info.num_frames - 1])
 
 
 def same(frames: torch.Tensor, expected: np.ndarray) -> bool:
@@ -144,7 +159,25 @@ def test_frame_i_is_frame_i_of_a_full_decode(name, folder):
 def test_frames_come_in_the_order_and_as_often_as_asked(video):
     indices = [30, 2, 2, 17, 39, 0]
     assert same(decode(video, indices), read_all(video)[indices])
-    assert same(decode(video, np.array([[3, 7], [11, 15]])), read_all(video)[[3, 7, 11, 15]])
+
+
+def test_the_result_has_the_shape_of_the_indices(video):
+    clips = decode(video, np.array([[3, 7, 11], [5, 3, 3]]))
+    assert clips.shape == (2, 3, 3, 48, 64)
+    assert torch.equal(clips.flatten(0, 1), decode(video, [3, 7, 11, 5, 3, 3]))
+
+
+def test_an_open_file_gives_the_same_frames_whatever_was_asked_before(folder):
+    for name in ("b_frames", "open_groups", "matroska", "transport_stream", "no_presentation_times", "wrong_times"):
+        file_name, arguments = FILES[name]
+        path = write_video(folder / file_name, **arguments)
+        expected = read_all(path)
+        generator = random.Random(name)
+        with VideoFile(path) as file:
+            for number in range(20):
+                indices = generator.choices(range(len(expected)), k=generator.randrange(1, 5))
+                assert same(file.frames(indices), expected[indices]), (name, number, indices)
+            assert file.info == probe(path)
 
 
 def test_frames_are_uint8_rgb_with_channels_first(video):
@@ -160,10 +193,6 @@ def test_probe_counts_frames_and_measures_time(folder):
     info = probe(path)
     assert info == VideoInfo(num_frames=25, fps=10.0, height=48, width=64)
     assert info.duration == 2.5
-
-
-def test_a_function_may_choose_the_frames_from_what_the_video_holds(video):
-    assert same(decode(video, lambda info: [info.num_frames - 1]), read_all(video)[-1:])
 
 
 def test_decoding_starts_at_the_last_key_frame_and_stops_after_the_last_wanted_frame(video, decoded_frames):
@@ -190,12 +219,13 @@ def test_nothing_is_left_out_where_times_do_not_tell_in_which_order_frames_are_s
     expected = read_all(path)
     for index in (13, 30):
         assert same(decode(path, [index]), expected[index : index + 1]), index
-    assert not video_io._PyAVVideo(str(path), path.name).index.may_spare
+    with VideoFile(path) as file:
+        assert not file._index.may_spare
 
 
 def lie(monkeypatch, **lies):
     """Make the index of a file tell something else about each packet."""
-    honest = video_io._PyAVVideo._container_index
+    honest = VideoFile._container_index
 
     def lying(self):
         index = honest(self)
@@ -204,7 +234,7 @@ def lie(monkeypatch, **lies):
         ]
         return dataclasses.replace(index, entries=[types.SimpleNamespace(**(fact | lies)) for fact in facts])
 
-    monkeypatch.setattr(video_io._PyAVVideo, "_container_index", lying)
+    monkeypatch.setattr(VideoFile, "_container_index", lying)
 
 
 @pytest.mark.parametrize("lies", [{"is_keyframe": True}, {"pos": 1}, {"timestamp": 5}], ids=str)
@@ -215,14 +245,14 @@ def test_an_index_that_lies_is_found_out(video, monkeypatch, lies):
 
 def test_the_packets_of_a_file_with_an_index_are_not_all_read(video, monkeypatch):
     monkeypatch.setattr(video_io, "MAX_REORDERING", 4)
-    read, packets = [], video_io._PyAVVideo._packets
+    read, packets = [], VideoFile._packets
 
     def counting(self):
         for packet in packets(self):
             read.append(packet.pts)
             yield packet
 
-    monkeypatch.setattr(video_io._PyAVVideo, "_packets", counting)
+    monkeypatch.setattr(VideoFile, "_packets", counting)
     assert probe(video).num_frames == 40
     assert len(read) < 15
 
@@ -320,7 +350,7 @@ class TestSources:
         with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
             address = f"http://127.0.0.1:{server.server_port}"
-            assert same(decode(f"{address}/{video.name}", lambda info: [info.num_frames - 1]), read_all(video)[-1:])
+            assert same(ends(f"{address}/{video.name}"), read_all(video)[[0, -1]])
             assert len(requests) == 1
             with pytest.raises(VideoDecodeError, match="missing.mp4.*404"):
                 decode(f"{address}/missing.mp4", [0])
@@ -408,12 +438,16 @@ class TestErrors:
         with pytest.raises(ValueError, match="at least one frame number"):
             decode(video, indices)
 
-    def test_a_mistake_in_the_callers_function_is_not_blamed_on_the_file(self, video):
-        def choose(info):
-            raise KeyError("mine")
+    def test_a_closed_file_is_the_callers_mistake(self, video):
+        with VideoFile(video) as file:
+            pass
+        for read in (lambda: file.info, lambda: file.frames([0]), lambda: next(file.iter_frames([0]))):
+            with pytest.raises(ValueError, match="video.mp4 is closed; read it inside `with"):
+                read()
 
-        with pytest.raises(KeyError, match="mine"):
-            decode(video, choose)
+    def test_an_error_calls_the_video_by_the_name_it_was_given(self):
+        with pytest.raises(VideoDecodeError, match="^clip 3 of shard 7: cannot read the file"):
+            VideoFile(b"not a video", name="clip 3 of shard 7")
 
     def test_the_error_survives_the_way_back_from_a_worker(self):
         error = pickle.loads(pickle.dumps(VideoDecodeError("a.mp4", "frames 0 to 9", "truncated")))
@@ -435,7 +469,7 @@ class TestErrors:
             else:
                 del data[start : start + generator.randrange(500)]
             try:
-                frames = decode(bytes(data), lambda info: [0, info.num_frames - 1])
+                frames = ends(bytes(data))
                 outcomes.add(frames.dtype)
             except VideoDecodeError as error:
                 outcomes.add(type(error))
@@ -448,69 +482,48 @@ class TestErrors:
             decode(data.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG9/ISO/AVC"), [0])
 
 
-class TestGPU:
-    """Frames wanted on a GPU are torchcodec's where it agrees with the index of the file. No GPU is needed here."""
+class TestIteration:
+    def test_frames_equal_decoded_ones_and_repeat_where_asked_twice(self, video):
+        numbers = [3, 10, 10, 11, 37]
+        with VideoFile(video) as file:
+            frames = list(file.iter_frames(numbers))
+        assert [frame.number for frame in frames] == numbers
+        assert torch.equal(torch.stack([frame.frame for frame in frames]), decode(video, numbers))
+        assert [frame.seconds for frame in frames] == pytest.approx([number / 30 for number in numbers])
 
-    @pytest.fixture
-    def torchcodec(self, monkeypatch, video):
-        """A torchcodec that opens only files of 40 frames, and whose frames are all 7."""
+    def test_indices_that_cannot_be_read_in_order_are_errors(self, video):
+        with VideoFile(video) as file:
+            for wrong in ([], [-1, 4]):
+                with pytest.raises(ValueError, match="must hold at least one frame number, none of them negative"):
+                    next(file.iter_frames(wrong))
+            for wrong in ([3, 2], [[1, 2]]):
+                with pytest.raises(ValueError, match="must be a list of frame numbers in ascending order"):
+                    next(file.iter_frames(wrong))
+            with pytest.raises(VideoDecodeError, match="frames 3 to 40"):
+                list(file.iter_frames([3, 40]))
 
-        class VideoDecoder:
-            def __init__(self, source, stream_index, dimension_order, num_ffmpeg_threads, device):
-                assert (stream_index, dimension_order, device) == (0, "NHWC", "cuda")
-                if "broken" in source:
-                    raise RuntimeError("cannot open")
+    def test_a_wrong_index_does_not_stop_it(self, video, monkeypatch):
+        original = VideoFile._from_key
 
-            def __len__(self):
-                return 40
+        def breaks(self, index, numbers):
+            for place, found in enumerate(original(self, index, numbers)):
+                if place == 20:
+                    raise video_io._UnexpectedFrame("another one")
+                yield found
 
-            def get_frames_at(self, indices):
-                return types.SimpleNamespace(data=torch.full((len(indices), 48, 64, 3), 7, dtype=torch.uint8))
+        monkeypatch.setattr(VideoFile, "_from_key", breaks)
+        with VideoFile(video) as file:
+            frames = list(file.iter_frames(range(38)))
+        assert torch.equal(torch.stack([frame.frame for frame in frames]), decode(video, range(38)))
 
-        module = types.SimpleNamespace(VideoDecoder=VideoDecoder)
-        monkeypatch.setitem(sys.modules, "torchcodec", types.SimpleNamespace(decoders=module))
-        monkeypatch.setitem(sys.modules, "torchcodec.decoders", module)
-        video_io._torchcodec_decoder.cache_clear()
-        yield
-        video_io._torchcodec_decoder.cache_clear()
-
-    def on_gpu(self, path):
-        with video_io._open(path) as opened:
-            return video_io._frames_on_gpu(opened, [2, 5], None, torch.device("cuda"))
-
-    def test_torchcodec_decodes_for_the_gpu_only(self, torchcodec, video):
-        assert (decode(video, [2, 5], device="cuda") == 7).all()
-        assert decode(video, [2, 5], size=(12, 16), device="cuda").shape == (2, 3, 12, 16)
-        assert same(decode(video, [2, 5]), read_all(video)[[2, 5]])
-
-    def test_torchcodec_is_not_asked_where_it_counts_otherwise(self, torchcodec, folder):
-        assert self.on_gpu(write_video(folder / "plain.mp4")) is not None
-        for name, arguments in {
-            "other_length.mp4": {"num_frames": 39},
-            "broken.mp4": {},
-            "no_index.mkv": {},
-            "mirrored.mp4": {"hflip": True},
-            "turned.mp4": {"rotation": 180},
-        }.items():
-            assert self.on_gpu(write_video(folder / name, **arguments)) is None, name
-
-    def test_a_torchcodec_without_ffmpeg_is_as_good_as_none(self, monkeypatch):
-        module = types.SimpleNamespace(VideoDecoder=object)
-        for version, decoder in ((None, None), (7, object)):
-            package = types.SimpleNamespace(decoders=module, ffmpeg_major_version=version)
-            monkeypatch.setitem(sys.modules, "torchcodec", package)
-            monkeypatch.setitem(sys.modules, "torchcodec.decoders", module)
-            video_io._torchcodec_decoder.cache_clear()
-            assert video_io._torchcodec_decoder() is decoder
-        video_io._torchcodec_decoder.cache_clear()
-
-    def test_a_torchcodec_that_does_not_load_is_as_good_as_none(self, monkeypatch, video):
-        # None in sys.modules makes the import fail, as it does where torchcodec finds no FFmpeg.
-        monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
-        video_io._torchcodec_decoder.cache_clear()
-        assert video_io._torchcodec_decoder() is None
-        assert self.on_gpu(video) is None
-        video_io._torchcodec_decoder.cache_clear()
+    def test_other_requests_in_the_middle_are_an_error_and_not_other_frames(self, video):
+        for disturb in (lambda file: file.frames([30]), lambda file: next(file.iter_frames([1])), VideoFile.close):
+            with VideoFile(video) as file:
+                frames = file.iter_frames(range(40))
+                next(frames)
+                disturb(file)
+                with pytest.raises(VideoDecodeError, match="closed, or asked for other frames, before"):
+                    next(frames)
 
 
 class TestRealFiles:
@@ -544,5 +557,8 @@ class TestRealFiles:
             for number in numbers:
                 assert same(decode(path, [number]), expected[number][None]), (path, number)
             assert same(decode(path, numbers), np.stack([expected[number] for number in numbers])), path
+            with VideoFile(path) as file:
+                for number in numbers:
+                    assert same(file.frames([number]), expected[number][None]), (path, number, "of an open file")
             checked += 1
         assert checked > (2 if large else 70)

@@ -148,25 +148,36 @@ class TestFrames:
 
 class TestPixels:
     @pytest.mark.parametrize("case", ["land120", "land240", "port160", "square40"])
-    def test_the_default_equals_the_reference_evaluation_transform_exactly(self, shared, case):
+    def test_opencv_equals_the_reference_evaluation_transform_and_the_default_to_a_gray_level(self, shared, case):
         tensors = load_file(shared / "fixtures/data/transforms.safetensors")
         settings = json.loads((shared / "fixtures/data/transforms.json").read_text())["eval"][f"{case}.views1"]
         processor = VJEPAVideoProcessor(crop_size=settings["crop_size"], do_sample_frames=False)
-        output = processor(tensors[f"eval.{case}.input"])["pixel_values_videos"][0]
-        assert torch.equal(output.transpose(0, 1), tensors[f"eval.{case}.views1.view0"])
+        expected = tensors[f"eval.{case}.views1.view0"].transpose(0, 1)
+        exact = processor(tensors[f"eval.{case}.input"], resample="opencv")["pixel_values_videos"][0]
+        assert torch.equal(exact, expected)
+        default = processor(tensors[f"eval.{case}.input"])["pixel_values_videos"][0]
+        levels = ((default - expected) * STD[:, None, None] * 255).abs()
+        assert 0.99 < levels.max() < 1.01 and levels.mean() < 0.35  # noise, where rounding shows most
 
     def test_smoothing_would_not_equal_it(self, processor, frames):
         assert not torch.equal(
             processor(frames)["pixel_values_videos"], processor(frames, antialias=True)["pixel_values_videos"]
         )
 
-    def test_resizing_is_bilinear_to_within_a_gray_level(self):
+    @pytest.mark.parametrize("resample", [PILImageResampling.BILINEAR, "opencv"])
+    def test_resizing_is_bilinear_to_within_a_gray_level(self, resample):
         video = torch.randint(0, 256, (2, 3, 37, 53), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        plain = {"do_sample_frames": False, "do_rescale": False, "do_normalize": False, "resample": resample}
         for size in ((20, 24), (37, 53), (80, 61), (1, 200)):
-            processor = VJEPAVideoProcessor(size=size, do_sample_frames=False, do_rescale=False, do_normalize=False)
-            output = processor(video)["pixel_values_videos"][0]
+            output = VJEPAVideoProcessor(size=size, **plain)(video)["pixel_values_videos"][0]
             expected = torch.nn.functional.interpolate(video.float(), size, mode="bilinear")
             assert (output - expected).abs().max() < 1
+
+    def test_what_opencv_does_not_do_is_an_error(self, processor, frames):
+        with pytest.raises(ValueError, match="resample='opencv' takes uint8 pixels, not torch.float32"):
+            processor(frames.astype(np.float32), resample="opencv")
+        with pytest.raises(ValueError, match="resample='opencv' does not smooth"):
+            processor(frames, resample="opencv", antialias=True)
 
     def test_float_pixels_are_treated_alike(self, processor, frames):
         assert torch.allclose(
@@ -277,6 +288,7 @@ class TestSaving:
             "tubelet_size": 4,
             "patch_size": 8,
             "image_mean": [0.1, 0.2, 0.3],
+            "resample": "opencv",
         }
         saved = VJEPAVideoProcessor(**settings)
         saved.save_pretrained(tmp_path)

@@ -22,7 +22,7 @@ from vjepa_hf.conversion.meta import convert
 from vjepa_hf.data.masking import MaskSampler
 from vjepa_hf.data.sources import load_videos
 from vjepa_hf.data.videos import decode_video
-from vjepa_hf.model.video_io import VideoDecodeError, decode, probe
+from vjepa_hf.model.video_io import VideoDecodeError, VideoFile
 from vjepa_hf.training import setup as training
 from vjepa_hf.training.arguments import parse_arguments
 
@@ -314,7 +314,7 @@ def test_wrong_arrays_are_named(processor, video, message):
     ],
 )
 def test_a_file_or_address_that_cannot_be_read_is_named(processor, video, message):
-    for read in (processor, probe, lambda source: decode(source, [0])):
+    for read in (processor, VideoFile):
         with pytest.raises(VideoDecodeError, match=message):
             read(video)
 
@@ -323,7 +323,7 @@ def test_a_file_or_address_that_cannot_be_read_is_named(processor, video, messag
 def test_an_address_in_a_list_that_cannot_be_read_is_named(address):
     videos = load_videos(address)
     with pytest.raises(VideoDecodeError, match=re.escape(address)):
-        decode_video(videos[0]["video"], lambda info: [0])
+        decode_video(videos[0]["video"], [0])
 
 
 # --- checkpoints ---

@@ -1,8 +1,8 @@
-"""From videos to batches of clips with their masks.
+"""Random augmented clips of videos, and batches of them.
 
 The order of the samples, the frames of a clip, its augmentation and its masks are functions of (seed, epoch, sample
-id). Neither the number of processes, nor that of workers, nor where a run was resumed has a say in them. Of a stream
-the order of the videos depends on both numbers, and the place in the sequence of clips is the sample id.
+id). They do not depend on the number of processes or workers, or on resuming. In a stream the order of the videos
+depends on the number of processes and workers, and the position in the sequence of clips is the sample id.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,24 +14,18 @@ import datasets
 import numpy as np
 import torch
 
-from ..model.frame_sampling import clip_span, random_clips, step_from_seconds
-from ..model.video_io import VideoDecodeError, VideoInfo
+from ..model.frame_sampling import clip_span, random_clips, resolve_frame_step
+from ..model.video_io import VideoDecodeError
 from .masking import MaskSampler
 from .mixing import mix_videos as mix_videos
 from .order import ClipRequest
 from .randomness import generator
 from .sources import load_videos as load_videos  # the first step of every script stands beside the others
-from .videos import VideoFailure, decode_video, video_name
+from .videos import VideoFailure, open_video, video_name
 
 # (epoch, sample id, unreadable videos that this one takes the place of)
 ClipKey = tuple[int, int, int]
 Transform = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
-
-
-# --- videos --------------------------------------------------------------------------------------------------------
-
-
-# --- order ---------------------------------------------------------------------------------------------------------
 
 
 # --- clips ---------------------------------------------------------------------------------------------------------
@@ -74,33 +68,27 @@ class ClipReader:
     fps: float | None = None
 
     def read(self, video: Any, requests: Sequence[ClipRequest], attempt: int = 0) -> list[torch.Tensor]:
-        """The clips of one video that are asked for, uint8 `(T, C, H, W)` each; the file is opened once.
+        """Cut the clips of one video that are asked for, uint8 `(T, C, H, W)` each; the file is opened once.
 
         Raises:
             VideoDecodeError: the video cannot be read.
+            ValueError: `fps` is set and the frame rate of the video is not known.
         """
         keys = [(request.epoch, request.index, attempt) for request in requests]
-
-        def choose(info: VideoInfo) -> np.ndarray:
-            step = self._step(video, info)
-            starts = [generator("frames", self.seed, *key) for key in keys]
-            policy = {"short_video": self.short_video}
-            return np.concatenate([random_clips(info.num_frames, self.num_frames, step, g, **policy) for g in starts])
-
-        clips = decode_video(video, choose).unflatten(0, (len(keys), self.num_frames))
+        with open_video(video) as opened:
+            num_frames = opened.info.num_frames
+            step = resolve_frame_step(self.frame_step, self.fps, opened.info.fps)
+            span = clip_span(self.num_frames, step)
+            if self.short_video == "error" and num_frames < span:
+                cause = f"it has only {num_frames} frames and short_video is 'error'"
+                raise VideoDecodeError(opened.name, f"a clip of {span} frames", cause)
+            draws = [generator("frames", self.seed, *key) for key in keys]
+            policy = self.short_video
+            indices = [random_clips(num_frames, self.num_frames, step, rng, short_video=policy) for rng in draws]
+            clips = opened.frames(np.concatenate(indices))
         if self.transform is None:
             return list(clips)
-        return list(augment_clips(clips, keys, self.transform, self.seed))
-
-    def _step(self, video: Any, info: VideoInfo) -> float:
-        if self.fps is not None and not info.fps > 0:
-            raise VideoDecodeError(video_name(video), f"{self.fps} frames a second", "its frame rate is not known")
-        step = self.frame_step if self.fps is None else step_from_seconds(1 / self.fps, info.fps)
-        span = clip_span(self.num_frames, step)
-        if self.short_video == "error" and info.num_frames < span:
-            cause = f"it has only {info.num_frames} frames and short_video is 'error'"
-            raise VideoDecodeError(video_name(video), f"a clip of {span} frames", cause)
-        return step
+        return list(augment_clips(list(clips), keys, self.transform, self.seed))
 
 
 def augmentation_generator(seed: int, key: ClipKey) -> np.random.Generator:
@@ -159,7 +147,7 @@ class VideoClipDataset(torch.utils.data.Dataset):
         except VideoDecodeError as error:
             if len(requests) > 1:  # a clip is what it would be alone
                 return [self[request] for request in requests]
-            return [self._replacement(requests[0], VideoFailure(video_name(video), error.cause))]
+            return [self._replacement(requests[0], VideoFailure.of(video, error))]
         return [ClipSample(clip, request, video_name(video)) for clip, request in zip(clips, requests, strict=True)]
 
     def _replacement(self, request: ClipRequest, failure: VideoFailure) -> ClipSample:
@@ -172,16 +160,14 @@ class VideoClipDataset(torch.utils.data.Dataset):
                 (clip,) = self.reader.read(video, [request], len(failures))
                 return ClipSample(clip, request, video_name(video), tuple(failures), len(failures))
             except VideoDecodeError as error:
-                failures.append(VideoFailure(video_name(video), error.cause))
-        raise ValueError(_nothing_loads(failures))
+                failures.append(VideoFailure.of(video, error))
+        raise nothing_loads(failures)
 
 
-def _nothing_loads(failures: Sequence[VideoFailure]) -> str:
-    shown = "; ".join(f"{failure.video}: {failure.cause}" for failure in failures[:3])
-    return f"{len(failures)} videos in a row could not be read, so these are not the right files: {shown}"
-
-
-# --- streams -------------------------------------------------------------------------------------------------------
+def nothing_loads(failures: Sequence[VideoFailure]) -> ValueError:
+    """Return the error that ends a run whose videos cannot be read."""
+    shown = "; ".join(map(str, failures[:3]))
+    return ValueError(f"{len(failures)} videos in a row could not be read, so these are not the right files: {shown}")
 
 
 # --- batches -------------------------------------------------------------------------------------------------------
@@ -210,9 +196,3 @@ class PretrainingCollator:
             "target_masks": target_masks,
             "failures": [failure for sample in samples for failure in sample.failures],
         }
-
-
-# --- log -----------------------------------------------------------------------------------------------------------
-
-
-# --- checks --------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from .clips import ClipReader, Transform
 from .order import ClipRequest
 from .randomness import generator
 from .transforms import normalize
-from .videos import for_processor, video_name
+from .videos import VideoFailure, for_processor
 
 logger = logging.getLogger(__name__)
 UNREADABLE = IGNORED_LABEL  # in place of a class index
@@ -60,22 +60,21 @@ class LabelledVideos(torch.utils.data.Dataset):
         return len(self.videos)
 
     def __getitem__(self, row: int) -> LabelledClip:
-        return self._sample(row, self._views)
+        return self._sample(row)
 
-    def _views(self, video: Any) -> torch.Tensor:
-        return self.processor(for_processor(video), num_clips=self.num_clips)["pixel_values_videos"][0]
-
-    def _sample(
-        self, row: int, read: Callable[[Any], torch.Tensor], key: tuple[int, int] | None = None
-    ) -> LabelledClip:
-        video = self.videos[row]
+    def _sample(self, row: int, key: tuple[int, int] | None = None) -> LabelledClip:
         try:
-            return LabelledClip(read(video), int(self.labels[row]), key)
+            return LabelledClip(self._pixels(row, key), int(self.labels[row]), key)
         except VideoDecodeError as error:
             if not self.unreadable[row]:
-                logger.warning("left out an unreadable video, %s: %s", video_name(video), error.cause)
+                logger.warning("skipped an unreadable video, %s", VideoFailure.of(self.videos[row], error))
             self.unreadable[row] = True
             return LabelledClip(torch.zeros(self._shape()), UNREADABLE, key)
+
+    def _pixels(self, row: int, key: tuple[int, int] | None) -> torch.Tensor:
+        """Read the normalized views of a video; `key` is that of `LabelledClip`."""
+        video = for_processor(self.videos[row])
+        return self.processor(video, num_clips=self.num_clips)["pixel_values_videos"][0]
 
     def _shape(self) -> tuple[int, ...]:
         num_views = self.num_clips * self.processor.num_crops
@@ -124,11 +123,11 @@ class TrainingVideos(LabelledVideos):
             if self.order[0] != self.epoch:
                 self.order = (int(self.epoch), *balanced_order(self.labels, self.reader.seed, int(self.epoch)))
             row, num_drawn = int(self.order[1][place]), int(self.order[2][place])
-        request = ClipRequest(row, num_drawn, group=())
-        return self._sample(row, lambda video: self._augmented(video, request), key=(num_drawn, row))
+        return self._sample(row, key=(num_drawn, row))
 
-    def _augmented(self, video: Any, request: ClipRequest) -> torch.Tensor:
-        (clip,) = self.reader.read(video, [request])
+    def _pixels(self, row: int, key: tuple[int, int] | None) -> torch.Tensor:
+        epoch, index = key or (0, row)
+        (clip,) = self.reader.read(self.videos[row], [ClipRequest(index, epoch, group=())])
         return normalize(clip, self.processor.image_mean, self.processor.image_std)
 
 

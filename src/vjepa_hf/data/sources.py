@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 import pyarrow
@@ -51,7 +51,7 @@ UNREADABLE = (
     StopIteration,
 )
 
-Videos = datasets.Dataset | datasets.IterableDataset
+Videos: TypeAlias = datasets.Dataset | datasets.IterableDataset
 
 
 def load_videos(
@@ -150,8 +150,8 @@ def _suffix(file: str) -> str:
 def _from_folder(folder: str, video_column: str | None, streaming: bool) -> Videos:
     if os.path.exists(os.path.join(folder, "state.json")):  # written by `Dataset.save_to_disk`
         with _reading(folder):
-            videos = datasets.load_from_disk(folder)
-        return _with_video_column(videos, video_column, folder, folder)
+            saved = datasets.load_from_disk(folder)
+        return _with_video_column(saved, video_column, folder, folder)
     videos: list[str] = []
     tables: dict[str, list[str]] = {".tar": [], ".parquet": []}
     frame_folders: list[str] = []

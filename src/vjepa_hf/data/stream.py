@@ -9,7 +9,7 @@ import datasets
 import torch
 
 from ..model.video_io import VideoDecodeError
-from .clips import ClipReader, ClipSample, _nothing_loads
+from .clips import ClipReader, ClipSample, nothing_loads
 from .mixing import part_of_stream
 from .order import ClipBatchSampler, ClipRequest
 from .randomness import generator
@@ -104,13 +104,12 @@ class ClipStream(torch.utils.data.IterableDataset):
             try:
                 clips = self.reader.read(video, requests)
             except VideoDecodeError as error:
-                failures.append(VideoFailure(video_name(video), error.cause))
+                failures.append(VideoFailure.of(video, error))
                 if len(failures) == self.max_attempts:
-                    raise ValueError(_nothing_loads(failures)) from error
+                    raise nothing_loads(failures) from error
                 continue
-            found = [tuple(failures)] + [()] * (len(requests) - 1)
-            names = [video_name(video)] * len(requests)
-            return state, [ClipSample(*sample) for sample in zip(clips, requests, names, found, strict=True)]
+            samples = [ClipSample(clip, one, video_name(video)) for clip, one in zip(clips, requests, strict=True)]
+            return state, [replace(samples[0], failures=tuple(failures)), *samples[1:]]
         raise AssertionError("a lane never ends")
 
     def _videos(self, lane: int, state: LaneState) -> Iterator[tuple[Any, LaneState]]:

@@ -1,10 +1,10 @@
-"""One value of the column `video`: its name, its frames, what it holds."""
+"""One value of the column `video`: its name, its frames, its properties."""
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 from zipfile import BadZipFile
 
@@ -12,100 +12,151 @@ import fsspec
 import numpy as np
 import torch
 
-from ..model.video_io import VideoDecodeError, VideoInfo, decode, probe
+from ..model.video_io import VideoDecodeError, VideoFile, VideoInfo, frame_numbers, source_name
 from .sources import IMAGE_SUFFIXES
 
 
-def video_name(video: Any) -> str:
-    """What to call a value of the column `video` in a message: its path, or how many bytes it has."""
-    if isinstance(video, dict):
-        return str(video["path"] or f"<{len(video['bytes'] or b'')} bytes>")
-    return f"<{len(video)} bytes>" if isinstance(video, bytes) else str(video)
+@dataclass(frozen=True)
+class VideoFailure:
+    """A video that could not be read, and why. Whether it is replaced, skipped or reported is up to the caller."""
+
+    video: str
+    cause: str
+
+    @classmethod
+    def of(cls, video: Any, error: VideoDecodeError) -> "VideoFailure":
+        """Name the value of the column `video` that caused an error."""
+        return cls(video_name(video), error.cause)
+
+    def __str__(self) -> str:
+        return f"{self.video}: {self.cause}"
 
 
-def decode_video(
-    video: Any,
-    indices: Sequence[int] | Callable[[VideoInfo], np.ndarray],
-    size: tuple[int, int] | None = None,
-) -> torch.Tensor:
-    """Frames of a value of the column `video`, uint8 `(T, C, height, width)`; like `video_io.decode` for any kind.
+class FrameFolder:
+    """A folder of numbered images as a video, with the interface of `VideoFile`; its frame rate is not known (nan).
 
-    A folder of images is a video, and an image is a video of one frame.
+    Args:
+        folder: Path of the folder. Names that begin with a dot are skipped.
 
     Raises:
-        VideoDecodeError: it cannot be read, or the images of a folder are not numbered evenly or differ in size.
+        VideoDecodeError: The images are not numbered evenly.
     """
-    with _named(video):
-        file = _file(video)
-        if not _is_folder(file):
-            return decode(file, indices, size)
-        images = _frame_files(file)
-        wanted = np.reshape(indices(_folder_info(images)) if callable(indices) else indices, -1)
-        if not len(wanted) or min(wanted) < 0:
-            raise ValueError(f"indices={list(wanted)} must hold at least one frame number, none of them negative.")
-        unique, places = np.unique(wanted, return_inverse=True)
-        if unique[-1] >= len(images):
-            raise VideoDecodeError(file, f"frames {unique[0]} to {unique[-1]}", f"it has only {len(images)} frames")
-        frames = [decode(images[number], [0], size) for number in unique]
+
+    def __init__(self, folder: str):
+        self.name = folder
+        self._images = _frame_files(folder)
+
+    def __enter__(self) -> "FrameFolder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    @cached_property
+    def info(self) -> VideoInfo:
+        """Number of images, and the size of the first one.
+
+        Raises:
+            VideoDecodeError: The first image cannot be read.
+        """
+        with VideoFile(self._images[0]) as image:
+            return replace(image.info, num_frames=len(self._images), fps=float("nan"))
+
+    def frames(self, indices: Sequence[int] | np.ndarray, size: tuple[int, int] | None = None) -> torch.Tensor:
+        """Decode images; arguments, result and errors as in `VideoFile.frames`."""
+        wanted = frame_numbers(indices)
+        unique, positions = np.unique(wanted, return_inverse=True)
+        if unique[-1] >= len(self._images):
+            cause = f"it has only {len(self._images)} frames"
+            raise VideoDecodeError(self.name, f"frames {unique[0]} to {unique[-1]}", cause)
+        frames = []
+        for number in unique:
+            with VideoFile(self._images[number]) as image:
+                frames.append(image.frames([0], size)[0])
         if len({frame.shape for frame in frames}) > 1:
-            raise VideoDecodeError(file, "the folder", "its images differ in size")
-        return torch.cat(frames)[torch.from_numpy(places)]
+            raise VideoDecodeError(self.name, "the folder", "its images differ in size")
+        return torch.stack(frames)[torch.from_numpy(positions.reshape(wanted.shape))]
+
+
+def open_video(video: Any) -> VideoFile | FrameFolder:
+    """Open a value of the column `video` for `with`: both kinds have `info` and `frames(indices, size)`.
+
+    Args:
+        video: A path, a URL, a folder of images, bytes, or a row of `datasets` with `bytes` and `path`. An image is a
+            video of one frame. Addresses that FFmpeg is not given, such as s3:// or hf://, are read by fsspec.
+
+    Raises:
+        VideoDecodeError: It cannot be opened.
+    """
+    source = _source(video)
+    return FrameFolder(source) if _is_folder(source) else VideoFile(source, video_name(video))
+
+
+def decode_video(video: Any, indices: Sequence[int] | np.ndarray, size: tuple[int, int] | None = None) -> torch.Tensor:
+    """Open a video and decode these frames, uint8 `(T, C, height, width)`; arguments and errors of `VideoFile.frames`.
+
+    Args:
+        video: Value of the column `video`, see `open_video`.
+        indices: Frame numbers.
+        size: (height, width) to scale to; None keeps the video's own.
+    """
+    with open_video(video) as opened:
+        return opened.frames(indices, size)
 
 
 def probe_video(video: Any) -> VideoInfo:
-    """What a value of the column `video` holds; a folder of frames has no frame rate: `fps` is nan.
+    """Return the number of frames, frame rate and size of a value of the column `video`.
 
     Raises:
-        VideoDecodeError: it cannot be read.
+        VideoDecodeError: It cannot be read.
     """
-    with _named(video):
-        file = _file(video)
-        return _folder_info(_frame_files(file)) if _is_folder(file) else probe(file)
+    with open_video(video) as opened:
+        return opened.info
 
 
 def for_processor(video: Any) -> str | bytes | torch.Tensor:
-    """A value of the column `video` as `VJEPAVideoProcessor` takes it: a folder of frames is read whole.
+    """Return a value of the column `video` as `VJEPAVideoProcessor` takes it: a folder of images is read whole.
 
     Raises:
-        VideoDecodeError: it is a folder of frames that cannot be read, or holds nothing.
+        VideoDecodeError: It is a folder of images that cannot be read, or holds nothing.
     """
-    file = _file(video)
-    return decode_video(file, range(len(_frame_files(file)))) if _is_folder(file) else file
+    source = _source(video)
+    if not _is_folder(source):
+        return source
+    folder = FrameFolder(source)
+    return folder.frames(range(folder.info.num_frames))
 
 
-@contextmanager
-def _named(video: Any) -> Iterator[None]:
-    """Let an error about bytes say where they came from."""
-    try:
-        yield
-    except VideoDecodeError as error:
-        if not isinstance(video, dict):
-            raise
-        raise VideoDecodeError(video_name(video), error.asked, error.cause) from error
+def video_name(video: Any) -> str:
+    """Return a printable name of a value of the column `video`: its path, or its size if it is raw bytes."""
+    if isinstance(video, dict):
+        return str(video["path"] or source_name(video["bytes"] or b""))
+    return source_name(video)
 
 
-def _file(video: Any) -> str | bytes:
-    """What `video_io` opens; an address that it does not know, such as s3:// or hf://, is read here."""
+def _source(video: Any) -> Any:
+    """Return what `VideoFile` opens, or the path of a folder; addresses that it does not know are read here."""
+    name = video_name(video)
     if isinstance(video, dict):
         video = video["path"] if video["bytes"] is None else video["bytes"]
-    video = os.fspath(video) if isinstance(video, os.PathLike) else video
     if not video:
-        raise VideoDecodeError(str(video), "the file", "neither a path nor bytes")
-    if isinstance(video, bytes) or "://" not in video or video.startswith(("http://", "https://", "file://")):
+        raise VideoDecodeError(name, "the file", "neither a path nor bytes")
+    video = os.fspath(video) if isinstance(video, os.PathLike) else video
+    if not isinstance(video, str) or "://" not in video or video.startswith(("http://", "https://", "file://")):
         return video
     try:
         with fsspec.open(video) as file:
             return file.read()
     except (OSError, ValueError, LookupError, RuntimeError, ImportError, BadZipFile) as error:
-        raise VideoDecodeError(video, "the file", f"{type(error).__name__}: {error}") from error
+        raise VideoDecodeError(name, "the file", f"{type(error).__name__}: {error}") from error
 
 
-def _is_folder(file: str | bytes) -> bool:
-    return isinstance(file, str) and os.path.isdir(file)
+def _is_folder(source: Any) -> bool:
+    return isinstance(source, str) and os.path.isdir(source)
 
 
 def _frame_files(folder: str) -> list[str]:
-    """The images of a folder by number. A gap is an error: they are not those of one video, or some are missing."""
+    """Paths of the images of a folder by number. A gap is an error: frames are missing, or it is no video."""
     try:
         names = [name for name in os.listdir(folder) if not name.startswith(".")]
     except OSError as error:
@@ -114,20 +165,6 @@ def _frame_files(folder: str) -> list[str]:
     numbered = sorted((int(number[1]), name) for name in images if (number := re.search(r"(\d+)\.\w+$", name)))
     steps = set(np.diff([number for number, _ in numbered]).tolist())
     if not images or len(numbered) < len(images) or len(steps) > 1 or 0 in steps:
-        cause = (
-            f"its {len(images)} images are not numbered evenly; name images one by one in a list to make each a clip"
-        )
+        cause = f"its {len(images)} images are not numbered evenly; to make each image a clip, name them in a list"
         raise VideoDecodeError(folder, "the folder as a video", cause)
     return [os.path.join(folder, name) for _, name in numbered]
-
-
-def _folder_info(images: list[str]) -> VideoInfo:
-    return replace(probe(images[0]), num_frames=len(images), fps=float("nan"))
-
-
-@dataclass(frozen=True)
-class VideoFailure:
-    """A video that could not be read, and why."""
-
-    video: str
-    cause: str

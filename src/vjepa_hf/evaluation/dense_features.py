@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from ..files import whole_file
-from ..model.frame_sampling import frame_offsets, step_from_seconds
+from ..model.frame_sampling import frame_offsets, resolve_frame_step
 from ..model.modeling_vjepa import VJEPAModel
 from ..model.tubelets import grid_size
-from ..model.video_io import Source, TimedFrame, VideoInfo, stream
+from ..model.video_io import Source, TimedFrame, VideoFile
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
 
 
@@ -87,7 +87,7 @@ def stream_features(
         batch_size: windows of one forward pass.
 
     Raises:
-        ValueError: a stride that is none of these.
+        ValueError: another stride, or `fps` of the processor and a video whose frame rate is not known.
         VideoDecodeError: the video cannot be read.
     """
     tubelet_size, size = model.config.tubelet_size, processor.crop_size
@@ -97,28 +97,24 @@ def stream_features(
             f"stride={stride} must be a multiple of tubelet_size={tubelet_size} and at most "
             f"num_frames={processor.num_frames}."
         )
-    windows: deque[Window] = deque()
-
-    def choose(info: VideoInfo) -> np.ndarray:
-        step = processor.frame_step if processor.fps is None else step_from_seconds(1 / processor.fps, info.fps)
-        numbers = frame_offsets(math.ceil((info.num_frames - 0.5) / step), step)
-        windows.extend(plan_windows(math.ceil(len(numbers) / tubelet_size), grid[0], stride // tubelet_size))
-        return numbers
-
     model.eval()
-    clips: list[tuple[Window, torch.Tensor]] = []
-    seen: deque[torch.Tensor] = deque(maxlen=grid[0])  # pixels of the last steps
-    timestamps: list[float] = []
-    for seconds, pixels in _steps(stream(video, choose), processor, tubelet_size, grid[0]):
-        seen.append(pixels)
-        timestamps.append(seconds)
-        if len(timestamps) == windows[0].start + grid[0]:
-            clips.append((windows.popleft(), torch.cat(list(seen))))
-        if clips and (len(clips) == batch_size or not windows):
-            yield _encoded(model, clips, grid, timestamps)
-            clips = []
-        if not windows:
-            return
+    with VideoFile(video) as opened:
+        step = resolve_frame_step(processor.frame_step, processor.fps, opened.info.fps)
+        numbers = frame_offsets(math.ceil((opened.info.num_frames - 0.5) / step), step)
+        windows = deque(plan_windows(math.ceil(len(numbers) / tubelet_size), grid[0], stride // tubelet_size))
+        clips: list[tuple[Window, torch.Tensor]] = []
+        seen: deque[torch.Tensor] = deque(maxlen=grid[0])  # pixels of the last steps
+        timestamps: list[float] = []
+        for seconds, pixels in _steps(opened.iter_frames(numbers), processor, tubelet_size, grid[0]):
+            seen.append(pixels)
+            timestamps.append(seconds)
+            if len(timestamps) == windows[0].start + grid[0]:
+                clips.append((windows.popleft(), torch.cat(list(seen))))
+            if clips and (len(clips) == batch_size or not windows):
+                yield _encoded(model, clips, grid, timestamps)
+                clips = []
+            if not windows:
+                return
 
 
 def _steps(

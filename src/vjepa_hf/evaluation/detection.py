@@ -11,7 +11,7 @@ AVA's files are tables without a header. Boxes are x1, y1, x2, y2 in units of th
 import csv
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,9 @@ from matplotlib import pyplot
 from torch.nn.utils.rnn import pad_sequence
 
 from ..data.sources import VIDEO_SUFFIXES
-from ..data.videos import decode_video
-from ..model.frame_sampling import centered_clip, step_from_seconds
-from ..model.video_io import VideoDecodeError, VideoInfo
+from ..data.videos import VideoFailure, open_video
+from ..model.frame_sampling import centered_clip, resolve_frame_step
+from ..model.video_io import VideoDecodeError
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
 
 Moment = tuple[str, float]  # name of a video, second
@@ -107,9 +107,9 @@ def read_annotations(path: str | Path, actions: Collection[int], excluded: Colle
         moment, box, action = _parse(path, number, row)
         if moment in excluded:
             continue
-        labels = moments.setdefault(moment, {}).setdefault((*row[7:], *box), [])
+        box_classes = moments.setdefault(moment, {}).setdefault((*row[7:], *box), [])
         if action in classes:
-            labels.append(classes[action])
+            box_classes.append(classes[action])
     frames = []
     for (video, second), people in moments.items():
         boxes = np.array([key[-4:] for key in people], dtype=np.float32)
@@ -224,8 +224,8 @@ class KeyFrameClips(torch.utils.data.Dataset):
     """Clips around key frames, with their boxes.
 
     Item i is a dict of `pixel_values_videos` (T, C, H, W), `boxes` (R, 4), `labels` (R, L), `scores` (R,), `index` and
-    `failure`: why the video could not be read, or an empty string. Such a clip is black and has no boxes, so that
-    training learns nothing from it and evaluation counts all its boxes as missed; nothing takes its place.
+    `failure`, a `VideoFailure` or None. The clip of a failure is black and has no boxes, so that training learns
+    nothing from it and evaluation counts all its boxes as missed; nothing takes its place.
 
     Args:
         key_frames: of `read_annotations` or `read_boxes`.
@@ -260,12 +260,12 @@ class KeyFrameClips(torch.utils.data.Dataset):
         return len(self.key_frames)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        key_frame, failure = self.key_frames[index], ""
+        key_frame, failure = self.key_frames[index], None
         try:
             frames = self.decode(key_frame)
             boxes, labels, scores = map(torch.from_numpy, (key_frame.boxes, key_frame.labels, key_frame.scores))
         except VideoDecodeError as error:
-            failure = str(error)
+            failure = VideoFailure(error.file, f"cannot read {error.asked}: {error.cause}")
             frames = torch.zeros(self.processor.num_frames, 3, 2, 2, dtype=torch.uint8)
             boxes, scores = torch.zeros(0, 4), torch.zeros(0)
             labels = torch.zeros(0, key_frame.labels.shape[1])
@@ -287,24 +287,18 @@ class KeyFrameClips(torch.utils.data.Dataset):
         """
         if key_frame.video not in self.videos:
             raise VideoDecodeError(key_frame.video, f"second {key_frame.second:g}", "there is no video of this name")
-        return decode_video(self.videos[key_frame.video], self._chooser(key_frame))
-
-    def _chooser(self, key_frame: KeyFrame) -> Callable[[VideoInfo], np.ndarray]:
-        """Which frames of a video are those of the clip."""
-
-        def choose(info: VideoInfo) -> np.ndarray:
+        with open_video(self.videos[key_frame.video]) as video:
+            info = video.info
             fps = self.frame_rate if math.isnan(info.fps) else info.fps
             if fps is None:
-                raise ValueError(f"{self.videos[key_frame.video]} does not tell its frame rate: pass frame_rate")
+                raise ValueError(f"the frame rate of {video.name} is not known: pass frame_rate")
             center = round((key_frame.second - self.first_second) * fps)
             if not 0 <= center < info.num_frames:
-                asked, last = f"second {key_frame.second:g}", self.first_second + info.num_frames / fps
+                last = self.first_second + info.num_frames / fps
                 cause = f"it has the seconds {self.first_second:g} to {last:g}; see first_second"
-                raise VideoDecodeError(self.videos[key_frame.video], asked, cause)
-            step = step_from_seconds(1 / self.processor.fps, fps) if self.processor.fps else self.processor.frame_step
-            return centered_clip(center, info.num_frames, self.processor.num_frames, step)
-
-        return choose
+                raise VideoDecodeError(video.name, f"second {key_frame.second:g}", cause)
+            step = resolve_frame_step(self.processor.frame_step, self.processor.fps, fps)
+            return video.frames(centered_clip(center, info.num_frames, self.processor.num_frames, step)[0])
 
 
 def collate_key_frames(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -313,14 +307,15 @@ def collate_key_frames(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Returns:
         `pixel_values_videos` (B, T, C, H, W); `boxes` (B, R, 4), `labels` (B, R, L) and `scores` (B, R), padded to the
         largest number of boxes R; `box_mask` (B, R), True for what is not padding; `index` (B,); `failures`, a list of
-        why videos could not be read.
+        `VideoFailure`.
     """
     counts = torch.tensor([len(item["boxes"]) for item in items])
-    batch = {name: pad_sequence([item[name] for item in items], True) for name in ("boxes", "labels", "scores")}
+    padded = ("boxes", "labels", "scores")
+    batch: dict[str, Any] = {name: pad_sequence([item[name] for item in items], True) for name in padded}
     batch["box_mask"] = torch.arange(int(counts.max()))[None] < counts[:, None]
     batch["pixel_values_videos"] = torch.stack([item["pixel_values_videos"] for item in items])
     batch["index"] = torch.tensor([item["index"] for item in items])
-    batch["failures"] = [item["failure"] for item in items if item["failure"]]
+    batch["failures"] = [item["failure"] for item in items if item["failure"] is not None]
     return batch
 
 
@@ -417,7 +412,7 @@ class FrameMeanAveragePrecision(evaluate.Metric):
                     match(boxes[mine], confidence[mine], truths[truth_labels == label], self.iou_threshold)
                 )
         precisions = [
-            average_precision(np.concatenate([np.zeros(0), *s]), np.concatenate([np.zeros(0, bool), *h]), n)
+            average_precision(np.concatenate([np.zeros(0), *s]), np.concatenate([np.zeros(0, bool), *h]), int(n))
             for s, h, n in zip(scores, hits, num_truths, strict=True)
         ]
         mean = float(np.nanmean(precisions)) if num_truths.any() else float("nan")

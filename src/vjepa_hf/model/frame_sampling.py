@@ -9,19 +9,30 @@ import numpy as np
 SHORT_VIDEO_POLICIES = ("repeat_last", "wrap", "error")
 
 
-def step_from_seconds(seconds_between_frames: float, fps: float) -> float:
-    """Frames between two frames of a clip, so that clips last equally long at any frame rate.
+def resolve_frame_step(frame_step: float, fps: float | None, video_fps: float | None) -> float:
+    """Return the distance between two frames of a clip, in frames of the video.
 
-    The result may be fractional; `frame_offsets` rounds each offset by itself, so rounding never adds up.
+    With `fps` clips last equally long at any frame rate. The result may be fractional; `frame_offsets` rounds each
+    offset by itself, so rounding errors do not add up.
+
+    Args:
+        frame_step: Distance in frames of the video.
+        fps: Frames of the clip per second, in place of `frame_step`; None uses `frame_step`.
+        video_fps: Frame rate of the video; None or nan if it is not known. Only `fps` needs it.
 
     Raises:
-        ValueError: `seconds_between_frames` or `fps` is not a positive number.
+        ValueError: `fps` is not a positive number, or it is given and the frame rate of the video is not known.
     """
-    if not (0 < seconds_between_frames < np.inf and 0 < fps < np.inf):
+    if fps is None:
+        return frame_step
+    if not 0 < fps < np.inf:
+        raise ValueError(f"fps={fps} must be a positive number.")
+    if video_fps is None or not 0 < video_fps < np.inf:
         raise ValueError(
-            f"seconds_between_frames={seconds_between_frames} and fps={fps} must both be positive numbers."
+            f"fps={fps} needs the frame rate of the video, which is not known (fps={video_fps}, as of a folder of "
+            "frames or an array); use frame_step, or pass the frame rate where there is an argument for it."
         )
-    return seconds_between_frames * fps
+    return 1 / fps * video_fps
 
 
 def frame_offsets(num_frames: int, frame_step: float) -> np.ndarray:
@@ -129,51 +140,6 @@ def centered_clip(center: int, total_frames: int, num_frames: int, frame_step: f
         raise ValueError(f"center={center} must lie in the video, 0 to {total_frames - 1}.")
     offsets = frame_offsets(num_frames, frame_step)
     return np.clip(center + offsets - offsets[num_frames // 2], 0, total_frames - 1)[None]
-
-
-def reference_clips(
-    total_frames: int,
-    num_frames: int,
-    frame_step: int,
-    num_clips: int = 1,
-    allow_overlap: bool = False,
-    generator: np.random.Generator | None = None,
-) -> np.ndarray:
-    """The frame numbers Meta's V-JEPA data loader asks for; only for reproducing its numbers.
-
-    The video is cut into `num_clips` equal segments with one clip each. The rule differs from `regular_clips` in
-    three ways: steps are uneven (a clip of 16 at step 4 reaches over 64 frames, so steps are 4 and sometimes 5), a
-    segment no longer than that is squeezed in and its last frame repeated, and a segment of zero frames shows the
-    last frame of the video. Without `generator` every clip starts its segment; with it the start is drawn.
-
-    Raises:
-        ValueError: A count is below one.
-    """
-    _last_start(total_frames, num_frames, frame_step, num_clips)
-    reach = num_frames * frame_step
-    segment = total_frames // num_clips
-    if segment > reach:
-        starts = np.arange(num_clips) * segment
-        if generator is not None:
-            starts = starts + generator.integers(0, segment - reach, size=num_clips)
-        offsets = _stretched(num_frames, num_frames, reach)
-    elif allow_overlap:
-        usable = min(reach, total_frames) - 1
-        stride = max(0, total_frames - reach) // max(1, num_clips - 1)
-        starts = np.arange(num_clips) * stride
-        offsets = _stretched(usable // frame_step, num_frames, usable)
-    else:
-        starts = np.arange(num_clips) * segment
-        offsets = _stretched(segment // frame_step, num_frames, segment)
-    # A segment of zero frames asks for frame -1, which a video reader understands as the last one.
-    return (starts[:, None] + offsets) % total_frames
-
-
-def _stretched(num_spread: int, num_frames: int, length: int) -> np.ndarray:
-    """`num_spread` numbers spread over [0, length] and the rest at its end, all cut to `length - 1`."""
-    spread = np.linspace(0, length, num=num_spread)
-    padded = np.concatenate([spread, np.full(num_frames - num_spread, length, dtype=float)])
-    return np.minimum(padded, length - 1).astype(np.int64)
 
 
 def _last_start(total_frames: int, num_frames: int, frame_step: float, num_clips: int) -> int:

@@ -4,8 +4,8 @@ Shapes: B videos, V clips per video, T frames, C channels, H x W pixels.
 """
 
 import os
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,9 +23,11 @@ from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
-from .frame_sampling import regular_clips, step_from_seconds
+from .frame_sampling import regular_clips, resolve_frame_step
 from .tubelets import to_tubelets
-from .video_io import VideoInfo, decode
+from .video_io import VideoFile
+
+OPENCV = "opencv"  # of `resample`
 
 
 class VJEPAVideoProcessorKwargs(VideosKwargs, total=False):
@@ -36,6 +38,8 @@ class VJEPAVideoProcessorKwargs(VideosKwargs, total=False):
         num_clips: Clips per video, evenly spaced from its beginning to its end; a single clip is the middle of it.
         num_crops: Crops per clip, evenly spaced along its longer side; a single crop is the middle of it.
         short_video: What a video shorter than a clip gives: "repeat_last", "wrap" or "error".
+        resample: As in transformers, or "opencv": bilinear in the integer arithmetic of OpenCV, which Meta's transform
+            uses. It is slower than bilinear and differs from it by one gray level at most.
         antialias: Smooth before shrinking. Meta's transform does not.
         return_tubelets: Also return the tubelet tokens as `tubelets`.
         tubelet_size: Frames per tubelet.
@@ -46,6 +50,7 @@ class VJEPAVideoProcessorKwargs(VideosKwargs, total=False):
     num_clips: int | None
     num_crops: int | None
     short_video: str | None
+    resample: PILImageResampling | int | Literal["opencv"] | None  # type: ignore[misc]
     antialias: bool | None
     return_tubelets: bool | None
     tubelet_size: int | None
@@ -53,7 +58,9 @@ class VJEPAVideoProcessorKwargs(VideosKwargs, total=False):
 
 
 class VJEPAVideoProcessor(BaseVideoProcessor):
-    """Chooses frames, resizes, crops and normalizes; by default exactly as Meta evaluates V-JEPA (paper, appendix D).
+    """Chooses frames, resizes, crops and normalizes; by default as Meta evaluates V-JEPA (paper, appendix D).
+
+    Resized pixels differ from Meta's by one gray level at most, and not at all with `resample="opencv"`.
 
     A video is a path, a URL, bytes, a binary file, an array or tensor (T, H, W, C) or (T, C, H, W), a list of frames
     (PIL images or arrays), or one image; several videos are a list of these or an array with one more dimension. One
@@ -74,21 +81,23 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
         VideoDecodeError: A file cannot be read.
     """
 
-    valid_kwargs = VJEPAVideoProcessorKwargs
+    # transformers calls the methods it declares by keyword, with the arguments in `valid_kwargs`.
+    valid_kwargs = VJEPAVideoProcessorKwargs  # type: ignore[assignment]
 
     do_sample_frames = True
     num_frames = 16
-    frame_step = 4
+    frame_step: float = 4
+    fps: float | None = None
     num_clips = 1
     num_crops = 1
     short_video = "repeat_last"
     do_resize = True
     size = None
     default_to_square = False
-    resample = PILImageResampling.BILINEAR
+    resample: PILImageResampling | int | str = PILImageResampling.BILINEAR
     antialias = False
     do_center_crop = True
-    crop_size = 224
+    crop_size: Any = 224  # a dict with height and width once it is set
     do_rescale = True
     do_normalize = True
     image_mean = IMAGENET_DEFAULT_MEAN
@@ -103,9 +112,9 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
         if size is not None and kwargs.get("crop_size") is None:
             sides = size if isinstance(size, dict) else {}
             kwargs["crop_size"] = sides.get("shortest_edge", size)
-        super().__init__(**kwargs)
+        super().__init__(**kwargs)  # type: ignore[misc, arg-type]
 
-    def sample_frames(
+    def sample_frames(  # type: ignore[override]
         self,
         metadata: VideoMetadata,
         num_frames: int,
@@ -124,13 +133,11 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
             # Not from a file: an image, shown all the time, or frames somebody has chosen already.
             clips = np.tile(np.arange(num_frames) % total_frames, (num_clips, 1))
         else:
-            if fps is not None and not metadata.fps:
-                raise ValueError(f"fps={fps} needs the video's own frame rate; pass video_metadata or use frame_step.")
-            step = frame_step if fps is None else step_from_seconds(1 / fps, metadata.fps)
+            step = resolve_frame_step(frame_step, fps, metadata.fps)
             clips = regular_clips(total_frames, num_frames, step, num_clips, short_video)
         return clips[0] if num_clips == 1 else clips
 
-    def _decode_and_sample_videos(
+    def _decode_and_sample_videos(  # type: ignore[override]
         self,
         videos: Any,
         video_metadata: Any = None,
@@ -169,7 +176,7 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
         """Channels the videos have, which is how many means there are; one mean for all says nothing, so three."""
         return len(self.image_mean) if isinstance(self.image_mean, Iterable) else 3
 
-    def _prepare_input_videos(
+    def _prepare_input_videos(  # type: ignore[override]
         self,
         videos: list[torch.Tensor],
         do_convert_rgb: bool | None = None,
@@ -189,18 +196,18 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
             prepared.append((video if first else video.movedim(-1, -3)).to(device))
         return prepared
 
-    def _validate_preprocess_kwargs(self, size: SizeDict | None = None, **kwargs: Any) -> None:
+    def _validate_preprocess_kwargs(self, size: SizeDict | None = None, **kwargs: Any) -> None:  # type: ignore[override]
         """Without `size` the crop decides what the frames are resized to."""
         if kwargs["num_crops"] < 1 or (kwargs["num_crops"] > 1 and not kwargs["do_center_crop"]):
             raise ValueError(f"num_crops={kwargs['num_crops']} must be at least 1, and 1 without do_center_crop.")
         super()._validate_preprocess_kwargs(size=size or kwargs["crop_size"], **kwargs)
 
-    def _preprocess(
+    def _preprocess(  # type: ignore[override]
         self,
         videos: list[torch.Tensor],
         do_resize: bool,
         size: SizeDict | None,
-        resample: "PILImageResampling | tvF.InterpolationMode | int",
+        resample: "PILImageResampling | tvF.InterpolationMode | int | str",
         antialias: bool,
         do_center_crop: bool,
         crop_size: SizeDict,
@@ -282,21 +289,15 @@ def _checked_pixels(video: Any) -> torch.Tensor:
 
 def _decoded(source: Any, choose: Callable[..., np.ndarray]) -> tuple[torch.Tensor, VideoMetadata]:
     """The chosen frames of a file, opened once for choosing and reading."""
-    metadata = VideoMetadata(total_num_frames=0, video_backend="vjepa_hf")
-
-    def indices(info: VideoInfo) -> np.ndarray:
-        metadata.total_num_frames, metadata.fps, metadata.duration = info.num_frames, info.fps, info.duration
-        metadata.height, metadata.width = info.height, info.width
-        metadata.frames_indices = choose(metadata=metadata)
-        return metadata.frames_indices
-
-    frames = decode(source, indices)
-    return frames.reshape(metadata.frames_indices.shape + frames.shape[1:]), metadata
+    with VideoFile(source) as video:
+        info = video.info
+        metadata = VideoMetadata(info.num_frames, info.fps, info.width, info.height, info.duration, "vjepa_hf")
+        indices = choose(metadata=metadata)
+        metadata.frames_indices = indices  # type: ignore[assignment]  # an array, of several clips (V, T)
+        return video.frames(indices), metadata
 
 
-def _resized_size(
-    from_size: tuple[int, int], size: SizeDict | None, crop_size: SizeDict, num_crops: int
-) -> tuple[int, int]:
+def _resized_size(from_size: Sequence[int], size: SizeDict | None, crop_size: Any, num_crops: int) -> tuple[int, int]:
     """(height, width) to resize to: both sides of `size`, its short side, or what leaves the crop its margin."""
     height, width = from_size
     if size is not None and size.height and size.width:
@@ -319,21 +320,30 @@ def _resized_size(
 def _resize(
     video: torch.Tensor,
     size: tuple[int, int],
-    resample: "PILImageResampling | tvF.InterpolationMode | int",
+    resample: "PILImageResampling | tvF.InterpolationMode | int | str",
     antialias: bool,
 ) -> torch.Tensor:
-    mode = pil_torch_interpolation_mapping.get(resample, resample)
-    if video.dtype == torch.uint8 and mode == tvF.InterpolationMode.BILINEAR and not antialias:
-        return _resize_bilinear(video, size)
+    if resample == OPENCV:
+        if antialias:
+            raise ValueError(
+                f"resample={OPENCV!r} does not smooth; leave antialias=False, or use resample=2 (bilinear)."
+            )
+        return _resize_as_opencv(video, size)
+    mode = pil_torch_interpolation_mapping.get(resample, resample)  # type: ignore[arg-type]
     return tvF.resize(video, list(size), interpolation=mode, antialias=antialias)
 
 
-def _resize_bilinear(video: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def _resize_as_opencv(video: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Bilinear interpolation of uint8 (..., H, W) in OpenCV's fixed-point arithmetic, which the reference uses.
 
     Weights have 11 bits; a row keeps 7 of them, and the sum of two weighted rows is rounded from 2 bits to integers.
-    Every result equals OpenCV's; in floating point about one pixel in eight would be one gray level off.
+    Every result equals OpenCV's; in floating point about one pixel in eight is one gray level off.
+
+    Raises:
+        ValueError: The pixels are not uint8.
     """
+    if video.dtype != torch.uint8:
+        raise ValueError(f"resample={OPENCV!r} takes uint8 pixels, not {video.dtype}; use resample=2 (bilinear).")
     rows, row_weights = _two_taps(video.shape[-2], size[0], video.device)
     columns, column_weights = _two_taps(video.shape[-1], size[1], video.device)
     needed, rows = rows.unique(return_inverse=True)
@@ -363,7 +373,7 @@ def _two_taps(length: int, new_length: int, device: torch.device) -> tuple[torch
     return neighbors.to(device), torch.stack([1 - share, share]).mul(2048).round().int().to(device)
 
 
-def _crop(video: torch.Tensor, crop_size: SizeDict, num_crops: int) -> torch.Tensor:
+def _crop(video: torch.Tensor, crop_size: Any, num_crops: int) -> torch.Tensor:
     """Cut (..., T, C, H, W) to the crop in its middle; several crops become views (V, T, C, H, W)."""
     height, width = video.shape[-2:]
     if crop_size.height > height or crop_size.width > width:
@@ -384,7 +394,7 @@ def _crop(video: torch.Tensor, crop_size: SizeDict, num_crops: int) -> torch.Ten
     return torch.stack(crops).flatten(0, -5)
 
 
-def _cut(video: torch.Tensor, top: int, left: int, size: SizeDict) -> torch.Tensor:
+def _cut(video: torch.Tensor, top: int, left: int, size: Any) -> torch.Tensor:
     return video[..., top : top + size.height, left : left + size.width]
 
 

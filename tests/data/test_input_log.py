@@ -1,0 +1,59 @@
+"""Failures are named once, counted by cause and bounded, and a resumed log counts on.
+
+pytest tests/data/test_input_log.py
+"""
+
+import pickle
+
+import pytest
+
+from vjepa_hf.data.input_log import InputLog, failure_kind
+from vjepa_hf.data.videos import VideoFailure
+
+
+def batch_of(failures: list[VideoFailure], num_clips: int) -> dict:
+    return {"failures": failures, "clip_keys": [(0, 0, 0)] * num_clips}
+
+
+def test_each_failure_is_named_once_and_counted_by_its_cause():
+    log = InputLog(max_failed_share=0.5)
+    first = VideoFailure("a.mp4", "ValueError: it has only 31 frames")
+    second = VideoFailure("b.mp4", "ValueError: it has only 7 frames")
+    log.update(batch_of([first, first, second], 20))
+    assert log.gather() == [first, second]
+    log.update(batch_of([first], 20))
+    assert log.gather() == []
+    assert log.figures() == {"failed_videos": 4, "failed_videos/ValueError: it has only N frames": 4}
+
+
+def test_too_many_failures_end_the_run_and_say_why():
+    log = InputLog(max_failed_share=0.1, min_videos=20)
+    log.update(batch_of([VideoFailure("a.mp4", "no frames")] * 7, 58))
+    with pytest.raises(ValueError, match="7 of 65 videos.*max_failed_share=0.1: 7 x no frames.*a.mp4 .7 x."):
+        log.gather()
+
+
+def test_the_share_is_not_judged_by_the_first_video():
+    log = InputLog(max_failed_share=0.0, min_videos=10)
+    log.update(batch_of([VideoFailure("a", "b")], 1))
+    log.gather()
+
+
+def test_a_log_goes_on_from_its_state():
+    log, other = InputLog(0.5), InputLog(0.5)
+    failure = VideoFailure("a.mp4", "no frames")
+    log.update(batch_of([failure], 30))
+    log.gather()
+    other.load_state_dict(pickle.loads(pickle.dumps(log.state_dict())))
+    for either in (log, other):
+        either.update(batch_of([failure], 30))
+        assert either.gather() == []
+    assert log.state_dict() == other.state_dict()
+    assert other.figures()["failed_videos"] == 2 and other.num_loaded == 60
+
+
+def test_the_kind_of_a_failure_holds_nothing_of_one_file():
+    causes = [
+        f"InvalidDataError: [Errno 1094995529] Invalid data found when processing input: '/x/{n}.mp4'" for n in "ab"
+    ]
+    assert {failure_kind(cause) for cause in causes} == {"InvalidDataError: Invalid data found when processing input"}
