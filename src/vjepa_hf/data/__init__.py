@@ -21,17 +21,18 @@ from .input_log import InputLog
 from .labelled import LabelledVideos, TrainingVideos
 from .masking import CausalMask, MaskSampler, MultiBlockMask, TubeMask
 from .mixing import mix_videos
-from .order import ClipBatchSampler
+from .order import ClipBatchSampler, ClipRequest
 from .sources import load_images, load_videos
 from .stream import ClipStream
 from .transforms import Chain, ColorJitter, RandAugment, RandomErasing, RandomResizedCropFlip, normalize
-from .videos import VideoFailure, decode_video, probe_video
+from .videos import VideoFailure, decode_video, open_video, probe_video
 
 __all__ = [
     "CausalMask",
     "Chain",
     "ClipBatchSampler",
     "ClipReader",
+    "ClipRequest",
     "ClipStream",
     "ColorJitter",
     "InputLog",
@@ -53,6 +54,7 @@ __all__ = [
     "load_videos",
     "mix_videos",
     "normalize",
+    "open_video",
     "probe_video",
     "shrink_video",
 ]
