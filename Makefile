@@ -34,9 +34,10 @@ test: $(READY)  ## Run the whole test suite
 test-oldest:  ## Run the test suite with the oldest supported versions, in a separate environment
 	$(MAKE) test VENV=.venv-oldest PYTHON=$(PYTHON_OLDEST) CONSTRAINTS=constraints-oldest.txt
 
-check: $(READY)  ## Lint, formatting, layering and documentation coverage; changes nothing
+check: $(READY)  ## Lint, formatting, types, layering and documentation coverage; changes nothing
 	$(BIN)/ruff check $(wildcard $(SOURCES))
 	$(BIN)/ruff format --check $(wildcard $(SOURCES))
+	$(BIN)/mypy src
 	$(BIN)/python -m pytest -q tests/repository/test_layering.py tests/repository/test_invariants.py \
 		tests/repository/test_pages.py
 

@@ -1,6 +1,5 @@
 """Meta's checkpoints in and out: strict, and the same tensors after a round trip."""
 
-import hashlib
 import json
 import shutil
 
@@ -9,29 +8,9 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from meta_files import pretraining_content, probe_content
-from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel, VJEPAVideoProcessor
+from vjepa_hf import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel, VJEPAVideoProcessor
 from vjepa_hf.cli import app
-from vjepa_hf.conversion.infer import infer_config
-from vjepa_hf.conversion.meta import UNUSED_PROJECTION, convert, export_to_meta, read_checkpoint, to_meta
-
-
-@pytest.fixture
-def content(tiny_config) -> dict:
-    return pretraining_content(tiny_config)
-
-
-@pytest.fixture
-def checkpoint(content, tmp_path):
-    torch.save(content, tmp_path / "checkpoint.pth.tar")
-    return tmp_path / "checkpoint.pth.tar"
-
-
-@pytest.fixture
-def probe(tiny_config, tmp_path):
-    tiny_config.num_labels = 5
-    torch.save(probe_content(tiny_config), tmp_path / "probe.pth.tar")
-    return tmp_path / "probe.pth.tar"
+from vjepa_hf.conversion.meta import UNUSED_PROJECTION, convert, export_to_meta, read_checkpoint
 
 
 def same_tensors(first: dict, second: dict) -> bool:
@@ -177,57 +156,6 @@ def test_what_metas_code_cannot_compute_does_not_go_back(tiny_config, tmp_path, 
     assert not (tmp_path / "back.pth.tar").exists()
 
 
-# --- configuration -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"uniform_power": False},
-        {"image_size": (16, 48)},
-        {"num_frames": 8, "tubelet_size": 4},
-        {"mlp_ratio": 4.36364, "pred_num_mask_tokens": 3},
-        {"qkv_bias": False, "num_channels": 1},
-        {"num_hidden_layers": 11, "pred_num_hidden_layers": 1},
-    ],
-)
-def test_configuration_is_inferred(tiny_config, changes):
-    fields = tiny_config.to_dict() | changes
-    config = VJEPAConfig(**{name: fields[name] for name in VJEPAConfig.__dataclass_fields__ if name in fields})
-    inferred = infer_config(to_meta(VJEPAForPreTraining(config).state_dict()), num_attention_heads=2)
-    for name in ("hidden_size", "num_hidden_layers", "patch_size", "tubelet_size", "num_channels", "qkv_bias",
-                 "pred_hidden_size", "pred_num_hidden_layers", "pred_num_mask_tokens", "num_frames", "uniform_power",
-                 "grid_size"):  # fmt: skip
-        assert getattr(inferred, name) == getattr(config, name), name
-    VJEPAForPreTraining(inferred).load_state_dict(VJEPAForPreTraining(config).state_dict())
-
-
-def test_heads_of_published_widths_are_known_and_others_are_asked_for(tiny_config, checkpoint, tmp_path):
-    with pytest.raises(ValueError, match=r"hidden_size=48.*--num-attention-heads"):
-        convert(checkpoint, tmp_path / "model")
-    tiny_config.hidden_size, tiny_config.num_attention_heads = 192, 3
-    parts = to_meta(VJEPAForPreTraining(tiny_config).state_dict())
-    assert infer_config(parts).num_attention_heads == 3
-
-
-def test_shape_of_a_clip_is_asked_for_where_tables_do_not_tell(tiny_config):
-    parts = to_meta(VJEPAForPreTraining(tiny_config).state_dict())
-    for part, name in (
-        ("encoder", "pos_embed"),
-        ("target_encoder", "pos_embed"),
-        ("predictor", "predictor_pos_embed"),
-    ):
-        generator = torch.Generator().manual_seed(0)
-        parts[part][name] = torch.randn(parts[part][name].shape, generator=generator)
-    with pytest.raises(ValueError, match="--num-frames.*--image-size.*--uniform-power"):
-        infer_config(parts, num_attention_heads=2)
-    config = infer_config(parts, 2, num_frames=4, image_size=[16, 64], uniform_power=False)
-    assert (config.num_frames, config.image_size, config.uniform_power) == (4, (16, 64), False)
-    with pytest.raises(ValueError, match="32 tokens do not fit"):
-        infer_config(parts, 2, num_frames=4, image_size=16)
-
-
 # --- strictness ----------------------------------------------------------------------------------------------------
 
 
@@ -255,7 +183,7 @@ def cut(state: dict, name: str) -> None:
         (lambda c: c.pop("target_encoder"), "has no target_encoder"),
         (lambda c: c.update(other={"weight": torch.ones(1)}), "'other' holds weights"),
         (lambda c: c.update(encoder={"a": 1}), "'encoder' is not a state dict"),
-        (lambda c: c["encoder"].update({"norm.bias": torch.ones(48)}), "differ in their prefix only"),
+        (lambda c: c["encoder"].update({"norm.bias": torch.ones(48)}), "differ only in their prefix"),
         (lambda c: c["encoder"].update({"module.backbone.norm.bias": torch.ones(48).int()}), "torch.int32"),
     ],
 )
@@ -303,7 +231,7 @@ def test_code_in_a_file_does_not_run(content, tmp_path, capsys):
 def test_an_output_that_holds_something_is_left_alone(checkpoint, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "precious").write_text("weeks of work")
-    with pytest.raises(FileExistsError, match="choose another folder"):
+    with pytest.raises(FileExistsError, match="not an empty folder"):
         convert(checkpoint, tmp_path / "model", num_attention_heads=2)
     assert left_behind(tmp_path / "model") == ["precious"]
 
@@ -317,34 +245,7 @@ def test_a_folder_with_strange_weights_does_not_go_back(tiny_pretraining_model, 
         export_to_meta(tmp_path / "model", tmp_path / "back.pth.tar")
 
 
-# --- card, labels, command line ------------------------------------------------------------------------------------
-
-
-def test_card_names_source_checksum_license_and_everything_dropped(checkpoint, probe, tmp_path):
-    report = convert(checkpoint, tmp_path / "model", probe, num_attention_heads=2)
-    card = (tmp_path / "model" / "README.md").read_text()
-    assert "checkpoint.pth.tar" in card and "probe.pth.tar" in card
-    for name in ("opt", "scaler", "epoch", "loss", "batch_size", "world_size", f"{UNUSED_PROJECTION}*"):
-        assert name in card and name in str(report)
-    assert card.startswith("---\nlicense: cc-by-nc-4.0\n") and "CC BY-NC 4.0" in card and "CC BY-NC 4.0" in str(report)
-    assert hashlib.sha256(checkpoint.read_bytes()).hexdigest() in card
-    assert "LABEL_i" in card
-    convert(checkpoint, tmp_path / "mine", num_attention_heads=2, license="apache-2.0")
-    assert "CC BY-NC" not in (tmp_path / "mine" / "README.md").read_text()
-
-
-def test_class_names_come_from_a_file_and_must_fit(checkpoint, probe, tmp_path):
-    names = ["walk", "run", "jump", "sit", "stand"]
-    (tmp_path / "names.pth.tar").write_text("\n".join(names))
-    convert(checkpoint, tmp_path / "model", probe, num_attention_heads=2, labels=tmp_path / "names.pth.tar")
-    config = VJEPAConfig.from_pretrained(tmp_path / "model")
-    assert config.id2label == dict(enumerate(names)) and config.label2id["jump"] == 2
-    for labels, message in (("ssv2", "174 different names for 5 classes"), ("nothing", "neither a text file")):
-        with pytest.raises(ValueError, match=message):
-            convert(checkpoint, tmp_path / "other", probe, num_attention_heads=2, labels=labels)
-    with pytest.raises(ValueError, match="add one with probe"):
-        convert(checkpoint, tmp_path / "other", num_attention_heads=2, labels=tmp_path / "names.pth.tar")
-    assert left_behind(tmp_path) == ["model"]
+# --- command line --------------------------------------------------------------------------------------------------
 
 
 def test_command_line_goes_there_and_back(checkpoint, probe, content, tmp_path):

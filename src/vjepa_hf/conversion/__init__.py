@@ -1,6 +1,6 @@
 """Convert Meta's checkpoints to folders for `from_pretrained`, and back.
 
-- `class_names`: class names of the released probes
+- `class_names.json`: class names of the released probes
 - `infer`: infer the configuration from the tensors of a checkpoint
 - `meta`: read, check and convert checkpoints in both directions
 - `released`: Meta's released files by name: address, size, download

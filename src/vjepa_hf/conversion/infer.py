@@ -1,7 +1,8 @@
-"""The configuration of a checkpoint, read off the shapes and numbers of its tensors."""
+"""Infer the configuration of a checkpoint from the shapes and position tables of its tensors."""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -9,7 +10,7 @@ from ..model.configuration_vjepa import VJEPAConfig
 from ..model.modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, sincos_positions
 
 State = dict[str, torch.Tensor]
-# Heads cannot be seen in shapes; these are the ones of the published sizes (Ti, S, B, L, H, g, G).
+# Shapes do not depend on the number of heads; these are the published sizes (Ti, S, B, L, H, g, G).
 HEADS_OF_WIDTH = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
 
 
@@ -20,23 +21,23 @@ def infer_config(
     image_size: int | Sequence[int] | None = None,
     uniform_power: bool | None = None,
 ) -> VJEPAConfig:
-    """The configuration that shapes and position tables of a checkpoint tell; the arguments are as in `convert`.
+    """Infer the configuration of a checkpoint; the arguments are as in `convert`.
 
     Raises:
-        ValueError: something cannot be told; the message names the argument that has to say it.
+        ValueError: a field cannot be inferred; the message names the argument to pass.
     """
     width, num_channels, tubelet_size, patch_size, patch_width = _shape(
         parts, "target_encoder", "patch_embed.proj.weight", 5
     )
     if patch_size != patch_width:
-        raise ValueError(f"patches of {patch_size} x {patch_width} pixels are not square; V-JEPA's are.")
+        raise ValueError(f"patches of {patch_size} x {patch_width} pixels are not square; V-JEPA has square patches.")
     heads = num_attention_heads or HEADS_OF_WIDTH.get(width)
     if heads is None:
         raise ValueError(
-            f"the number of attention heads cannot be told from hidden_size={width}, which is not that of a published "
-            "size; pass num_attention_heads (--num-attention-heads)."
+            f"the number of attention heads cannot be inferred from hidden_size={width}, not a published size; "
+            "pass num_attention_heads (--num-attention-heads)."
         )
-    fields = {
+    fields: dict[str, Any] = {
         "hidden_size": width,
         "num_hidden_layers": _depth(parts["target_encoder"], "blocks."),
         "num_attention_heads": heads,
@@ -63,24 +64,24 @@ def infer_config(
         }
     (t, h, w), fields["uniform_power"] = _infer_grid(
         parts,
-        t=num_frames and _whole("num_frames", num_frames, tubelet_size),
-        sides=image_size and [_whole("image_size", side, patch_size) for side in _sides(image_size)],
+        t=None if num_frames is None else _whole("num_frames", num_frames, tubelet_size),
+        sides=None if image_size is None else [_whole("image_size", n, patch_size) for n in _sides(image_size)],
         uniform_power=uniform_power,
     )
     fields["num_frames"] = t * tubelet_size
     fields["image_size"] = h * patch_size if h == w else (h * patch_size, w * patch_size)
-    classes = [VJEPAForPreTraining] * ("encoder" in parts) + [VJEPAForVideoClassification] * ("classifier" in parts)
+    architecture = VJEPAForVideoClassification if "classifier" in parts else VJEPAForPreTraining
     return VJEPAConfig(
         **fields,
-        architectures=[classes[-1].__name__],
+        architectures=[architecture.__name__],
         dtype=parts["target_encoder"]["patch_embed.proj.weight"].dtype,
     )
 
 
 def _shape(parts: dict[str, State], part: str, name: str, ndim: int) -> torch.Size:
-    """Shape of a tensor that the configuration is read from."""
+    """Return the shape of a tensor that the configuration is inferred from."""
     if name not in parts[part]:
-        raise ValueError(f"{part!r} has no {name!r}; it is no V-JEPA checkpoint, or not a whole one.")
+        raise ValueError(f"{part!r} has no {name!r}; it is not a V-JEPA checkpoint, or an incomplete one.")
     shape = parts[part][name].shape
     if len(shape) != ndim:
         raise ValueError(f"{part}.{name} has the shape {tuple(shape)}, expected {ndim} dimensions.")
@@ -88,13 +89,13 @@ def _shape(parts: dict[str, State], part: str, name: str, ndim: int) -> torch.Si
 
 
 def _depth(state: State, beginning: str) -> int:
-    """Number of blocks whose names begin like this, at least one; `check_parts` finds gaps in the numbering."""
+    """Count the blocks with this prefix, at least one; `check_parts` finds gaps in the numbering."""
     numbers = {name.removeprefix(beginning).split(".")[0] for name in state if name.startswith(beginning)}
     return max(1, len(numbers))
 
 
 def _ratio(width: int, hidden: int) -> float:
-    """A ratio with `int(width * ratio) == hidden`."""
+    """Return a ratio with `int(width * ratio) == hidden`."""
     ratio = hidden / width
     return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
@@ -115,16 +116,20 @@ def _whole(name: str, length: int, unit: int) -> int:
 def _infer_grid(
     parts: dict[str, State], t: int | None, sides: list[int] | None, uniform_power: bool | None
 ) -> tuple[tuple[int, int, int], bool]:
-    """Token grid (t, h, w) and sin-cos split whose formula the stored position tables are, or resemble most."""
-    tables = [parts["target_encoder"].get("pos_embed"), parts.get("predictor", {}).get("predictor_pos_embed")]
-    tables = [table[0].float() for table in tables if table is not None and table.ndim == 3]
+    """Return the token grid (t, h, w) and sin-cos split whose formula gives the stored position tables, or nearly."""
+    stored = [parts["target_encoder"].get("pos_embed"), parts.get("predictor", {}).get("predictor_pos_embed")]
+    tables = [table[0].float() for table in stored if table is not None and table.ndim == 3]
     if not tables:
-        raise ValueError("'target_encoder' has no 'pos_embed' of shape (1, N, D); it is no whole V-JEPA checkpoint.")
+        raise ValueError(
+            "'target_encoder' has no 'pos_embed' of shape (1, N, D); it is not a complete V-JEPA checkpoint."
+        )
     num_tokens = len(tables[0])
     splits = [split for split in (True, False) if uniform_power in (None, split)]
     if any(table.shape[1] % 8 for table in tables):
         splits = [split for split in splits if split]  # the other one needs widths of whole eighths
-    grids = [grid for grid in _grids(num_tokens) if t in (None, grid[0]) and (not sides or list(grid[1:]) == sides)]
+    grids = [
+        grid for grid in _grids(num_tokens) if t in (None, grid[0]) and (sides is None or list(grid[1:]) == sides)
+    ]
     if not grids or not splits:
         raise ValueError(
             f"{num_tokens} tokens do not fit the given num_frames, image_size and uniform_power; correct or omit them."
@@ -135,11 +140,11 @@ def _infer_grid(
             scores[grid, split] = min(_resemblance(table, grid, split) for table in tables if len(table) == num_tokens)
             if scores[grid, split] > 0.999:
                 return grid, split
-    # Tables with other values: one candidate has to stand out.
-    best, *others = sorted(scores, key=scores.get, reverse=True)
+    # No exact match: the best candidate has to stand out.
+    best, *others = sorted(scores, key=scores.__getitem__, reverse=True)
     if others and scores[best] - scores[others[0]] < 0.05:
         raise ValueError(
-            "the position tables resemble no sin-cos formula, so the shape of a clip cannot be told from them; pass "
+            "the position tables match no sin-cos formula, so the shape of a clip cannot be inferred from them; pass "
             "num_frames (--num-frames), image_size (--image-size) and uniform_power (--uniform-power or "
             "--no-uniform-power)."
         )
@@ -147,14 +152,14 @@ def _infer_grid(
 
 
 def _grids(num_tokens: int) -> list[tuple[int, int, int]]:
-    """Every grid of so many tokens: square ones first, large sides first."""
+    """List every grid of `num_tokens` tokens: square ones first, large sides first."""
     divisors = [number for number in range(1, num_tokens + 1) if num_tokens % number == 0]
     grids = [(num_tokens // (h * w), h, w) for h in divisors for w in divisors if num_tokens % (h * w) == 0]
     return sorted(grids, key=lambda grid: (grid[1] != grid[2], -grid[1], -grid[2]))
 
 
 def _resemblance(table: torch.Tensor, grid: tuple[int, int, int], uniform_power: bool) -> float:
-    """Correlation of how a position table (N, D) and the formula vary over the tokens: 1 where they are equal."""
+    """Return the correlation over tokens of a position table (N, D) and the formula: 1 if they are equal."""
     formula = sincos_positions(grid, table.shape[1], uniform_power)
     ours, theirs = (values - values.mean(dim=0) for values in (formula, table))
     return torch.nn.functional.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0).item()

@@ -1,7 +1,7 @@
 """Checkpoints of Meta's V-JEPA code in and out: `.pth.tar` files <-> folders that `from_pretrained` loads.
 
-Both directions are strict. Every name in a file is used or reported as dropped with its reason; a missing, unknown or
-misshapen tensor is an error, and nothing is left behind where the folder would have been.
+Both directions are strict. Every name in a file is either used or reported as dropped, with the reason. A tensor that
+is missing, unknown or of the wrong shape is an error, and then nothing is written.
 
 Letters in shapes: N tokens, D encoder width, P predictor width, L labels.
 """
@@ -11,6 +11,7 @@ import pickle
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
@@ -22,9 +23,9 @@ from ..model.modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassificat
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
 from .infer import State, infer_config
 from .released import ENCODERS, LICENSE, download, encoder_url, probe_url
-from .report import Conversion, Source, _name_labels, model_card
+from .report import Conversion, Source, model_card, name_labels
 
-# Parts of Meta's files -> the beginning of our names for them.
+# Parts of Meta's files -> prefix of our names for them.
 PARTS = {
     "encoder": "context_encoder.",
     "predictor": "vjepa.predictor.",
@@ -32,7 +33,7 @@ PARTS = {
     "classifier": "",
 }
 REQUIRED = ("encoder", "predictor", "target_encoder")
-# Beginnings of names, theirs and ours. What is not listed has the same name in both.
+# Prefixes of names, theirs and ours; other names are the same in both.
 _RENAMED = {
     "encoder": (
         ("patch_embed.proj.", "embeddings.projection."),
@@ -55,12 +56,10 @@ _RENAMED = {
 _RENAMED["target_encoder"] = _RENAMED["encoder"]
 
 RUN_STATE = ("opt", "scaler", "epoch", "loss", "batch_size", "world_size", "lr")
-RUN_STATE_REASON = "state of the run that wrote the file, which a model does not need"
+RUN_STATE_REASON = "training state, which a model does not need"
 UNUSED_PROJECTION = "pooler.cross_attention_block.xattn.proj."
 UNUSED_REASON = "the cross-attention output projection of the probe, which Meta's code stores but never applies"
-
-
-# What Meta's code fixes and its files cannot say.
+# Constants of Meta's code that its files do not contain.
 FIXED = {
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-6,
@@ -91,24 +90,24 @@ def convert(
 
     Args:
         checkpoint: a `.pth.tar` file, or the name of a released model: "vitl16", "vith16", "vith16-384".
-        output: the folder to write; must not exist or be empty.
+        output: folder to write; it must not exist, or be empty.
         probe: a probe's `.pth.tar` file or, for a released model, "k400", "ssv2", "in1k", "places205" or "inat21".
-        num_attention_heads: heads of the encoder; needed where its width is not that of a published size.
-        num_frames: frames of a clip; like the next two only needed where the position tables do not tell.
+        num_attention_heads: heads of the encoder; needed if its width is not that of a published size.
+        num_frames: frames of a clip; like the next two, needed only if it cannot be inferred from the position tables.
         image_size: side of the frames in pixels, or (height, width).
-        uniform_power: which sin-cos split the position tables have, see `VJEPAConfig`.
+        uniform_power: sin-cos split of the position tables, see `VJEPAConfig`.
         labels: class names of the probe: a text file with one name a line, or "ssv2" or "in1k".
-        license: of the weights, written into the model card.
-        download_dir: where released files are kept, see `download`.
+        license: license of the weights, for the model card.
+        download_dir: folder for released files, see `download`.
 
     Raises:
-        ValueError: a file is not such a checkpoint, or something in it is missing, unknown or of the wrong shape.
-        FileExistsError: `output` holds something.
+        ValueError: a file is not such a checkpoint, or a tensor is missing, unknown or of the wrong shape.
+        FileExistsError: `output` is not empty.
         DownloadError: a released file could not be downloaded.
     """
     output = Path(output)
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise FileExistsError(f"output {str(output)!r} already holds something; choose another folder.")
+        raise FileExistsError(f"output {str(output)!r} is not an empty folder; choose another one.")
     sources = _locate(checkpoint, probe, download_dir)
 
     parts, dropped = read_checkpoint(sources[0].path)
@@ -124,7 +123,7 @@ def convert(
     ]
     if "classifier" in parts:
         dropped[f"{UNUSED_PROJECTION}*"] = UNUSED_REASON
-        notes.append(_name_labels(config, labels, sources[-1].released_as))
+        notes.append(name_labels(config, labels, sources[-1].released_as))
     elif labels:
         raise ValueError(f"labels={str(labels)!r} name the classes of a probe; add one with probe=...")
     notes.append(f"license of the weights: {license}")
@@ -140,11 +139,11 @@ def convert(
 
 
 def _locate(checkpoint: str | Path, probe: str | Path | None, folder: str | Path | None) -> list[Source]:
-    """The one or two files to read, downloaded where a released one is named."""
+    """Return the one or two files to read; released ones are downloaded."""
     encoder = str(checkpoint) if str(checkpoint) in ENCODERS and not Path(checkpoint).exists() else None
     if not encoder and not Path(checkpoint).is_file():
         raise ValueError(f"checkpoint={str(checkpoint)!r} is neither a file nor one of the released {ENCODERS}.")
-    urls = [(checkpoint, encoder_url(encoder) if encoder else None)]
+    urls: list[tuple[str | Path, str | None]] = [(checkpoint, encoder_url(encoder) if encoder else None)]
     if probe is not None:
         released = not Path(probe).is_file()
         urls.append((probe, probe_url(str(checkpoint), str(probe)) if released else None))
@@ -155,14 +154,14 @@ def _locate(checkpoint: str | Path, probe: str | Path | None, folder: str | Path
 
 
 def read_checkpoint(path: str | Path, required: Iterable[str] = REQUIRED) -> tuple[dict[str, State], dict[str, str]]:
-    """Parts of a file by their own names without the prefixes of a distributed run, and what is dropped and why.
+    """Read the parts of a file, without the name prefixes of distributed runs, and what is dropped and why.
 
-    A file with a classifier and no pretraining run may lack the context encoder and the predictor.
+    A file of a classifier may lack the context encoder and the predictor.
 
     Raises:
-        ValueError: the file is no checkpoint, lacks a part, or holds one nobody knows.
+        ValueError: the file is not a checkpoint, lacks a part, or contains an unknown one.
     """
-    # `weights_only`: nothing in a downloaded file is ever executed. `mmap`: weights are read when they are written.
+    # `weights_only`: no code in a downloaded file is executed. `mmap`: weights are read only when they are written.
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is not a whole PyTorch checkpoint (zip format): truncated, or something else.")
     try:
@@ -173,7 +172,7 @@ def read_checkpoint(path: str | Path, required: Iterable[str] = REQUIRED) -> tup
         raise ValueError(f"{path} holds a {type(content).__name__}, not the dict of a V-JEPA checkpoint.")
 
     parts = {part: _strip(part, content[part]) for part in PARTS if part in content}
-    alone = {"target_encoder", "classifier"}  # a classifier that was written without its pretraining run
+    alone = {"target_encoder", "classifier"}  # a classifier exported without its pretraining run
     missing = [part for part in required if part not in parts]
     if missing and not (set(required) == set(REQUIRED) and set(parts) == alone):
         holds = ", ".join(map(str, content)) or "nothing"
@@ -184,7 +183,7 @@ def read_checkpoint(path: str | Path, required: Iterable[str] = REQUIRED) -> tup
             dropped[name] = RUN_STATE_REASON
         elif name not in parts:
             if _holds_tensors(value):
-                raise ValueError(f"{path}: {name!r} holds weights that are no part of V-JEPA; remove it to go on.")
+                raise ValueError(f"{path}: {name!r} holds weights that V-JEPA does not have; remove it from the file.")
             dropped[name] = "unknown to V-JEPA, holds no weights"
     return parts, dropped
 
@@ -198,12 +197,12 @@ def _holds_tensors(value: object) -> bool:
 
 
 def _strip(part: str, state: object) -> State:
-    """A part's tensors without `module.` and `backbone.` before their names."""
+    """Return the tensors of a part without the prefixes `module.` and `backbone.`."""
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f"{part!r} is not a state dict of tensors.")
     stripped = {name.removeprefix("module.").removeprefix("backbone."): value for name, value in state.items()}
     if len(stripped) != len(state):
-        raise ValueError(f"{part!r} holds tensors that differ in their prefix only.")
+        raise ValueError(f"{part!r} holds tensors whose names differ only in their prefix.")
     return stripped
 
 
@@ -211,7 +210,7 @@ def _strip(part: str, state: object) -> State:
 
 
 def make_processor(config: VJEPAConfig) -> VJEPAVideoProcessor:
-    """The evaluation transform for clips of the configured size."""
+    """Make the evaluation transform for clips of the configured size."""
     side = config.image_size
     return VJEPAVideoProcessor(
         num_frames=config.num_frames,
@@ -225,7 +224,7 @@ def make_processor(config: VJEPAConfig) -> VJEPAVideoProcessor:
 
 
 def from_meta(parts: dict[str, State]) -> State:
-    """Our state dict from the parts of Meta's, position tables as they are stored."""
+    """Build our state dict from Meta's parts; position tables are copied as stored."""
     ours = {}
     for part, state in parts.items():
         mask_tokens = {}
@@ -244,7 +243,7 @@ def from_meta(parts: dict[str, State]) -> State:
 
 
 def _unshared(state: State) -> State:
-    """The same tensors without shared memory, of which a file would hold only one name."""
+    """Copy tensors that share memory: a file would contain only one of them."""
     memory, separate = set(), {}
     for name, value in state.items():
         pointer = value.untyped_storage().data_ptr()
@@ -254,15 +253,15 @@ def _unshared(state: State) -> State:
 
 
 def to_meta(state: State) -> dict[str, State]:
-    """The parts of Meta's checkpoints from our state dict, without prefixes; the exact inverse of `from_meta`.
+    """Build Meta's parts, without prefixes, from our state dict; the exact inverse of `from_meta`.
 
-    In place of the unused projection of a probe there is an identity: applied or not, it changes nothing.
+    The unused projection of a probe becomes an identity, which changes nothing whether it is applied or not.
     """
     parts = {}
-    # Longest beginnings first: what begins with none of the others belongs to the classifier, which has none.
+    # Longest prefix first: names without any of the others belong to the classifier, which has none.
     for part, beginning in sorted(PARTS.items(), key=lambda item: -len(item[1])):
         names = [name for name in state if name.startswith(beginning)]
-        theirs = {}
+        theirs: State = {}
         for name, value in ((name, state[name]) for name in names):
             short = name.removeprefix(beginning)
             if short == "mask_tokens":
@@ -281,19 +280,21 @@ def to_meta(state: State) -> dict[str, State]:
 
 
 def _rename(part: str, name: str, back: bool = False) -> str:
-    pairs = [(ours, theirs) if back else (theirs, ours) for theirs, ours in _RENAMED[part]]
-    for old, new in pairs:
+    for theirs, ours in _RENAMED[part]:
+        old, new = (ours, theirs) if back else (theirs, ours)
         if name.startswith(old):
             name = new + name.removeprefix(old)
             break
-    return name if part == "classifier" else name.replace(*(".attention.", ".attn.")[:: 1 if back else -1])
+    if part == "classifier":
+        return name
+    return name.replace(".attention.", ".attn.") if back else name.replace(".attn.", ".attention.")
 
 
 def check_parts(parts: dict[str, State], config: VJEPAConfig) -> None:
-    """Compare names and shapes of every tensor with what a model of this configuration has.
+    """Compare name, shape and dtype of every tensor with a model of this configuration.
 
     Raises:
-        ValueError: naming all that is missing, unknown, of another shape or not floating point.
+        ValueError: a tensor is missing, unknown, of another shape or not floating point; names the first eight.
     """
     expected = _expected_parts(config)
     faults = []
@@ -313,7 +314,7 @@ def check_parts(parts: dict[str, State], config: VJEPAConfig) -> None:
 
 
 def _expected_parts(config: VJEPAConfig) -> dict[str, State]:
-    """Names and shapes of every part, as tensors without memory."""
+    """Return the tensors of every part, on the meta device."""
     with torch.device("meta"):
         state = VJEPAForVideoClassification(config).state_dict() | VJEPAForPreTraining(config).state_dict()
     return to_meta(state)
@@ -333,11 +334,11 @@ def export_to_meta(folder: str | Path, output: str | Path) -> Conversion:
     """Write the weights of a folder as one file in the layout of Meta's V-JEPA code.
 
     A pretraining folder gives `encoder`, `predictor` and `target_encoder`, a classifier `target_encoder` and
-    `classifier`, a folder with all of them all four; the names carry the prefixes that Meta's loaders expect. The file
-    also holds a fresh optimizer state, without which Meta's training program would start anew from random weights.
+    `classifier`, a folder with all of them all four. Names have the prefixes that Meta's loaders expect. The file also
+    contains a fresh optimizer state: without one, Meta's training program would start from random weights.
 
     Raises:
-        ValueError: the folder holds no V-JEPA weights, or others than its configuration says.
+        ValueError: the folder contains no V-JEPA weights, or weights that do not fit its configuration.
         FileExistsError: `output` exists.
     """
     folder, output = Path(folder), Path(output)
@@ -346,7 +347,7 @@ def export_to_meta(folder: str | Path, output: str | Path) -> Conversion:
     state, config = _read_folder(folder)
     for name, value in FIXED.items():
         if getattr(config, name) != value:
-            raise ValueError(f"{name}={getattr(config, name)}, but Meta's code knows only {value}.")
+            raise ValueError(f"{name}={getattr(config, name)}, but Meta's code supports only {value}.")
     if (config.pred_num_attention_heads or config.num_attention_heads) != config.num_attention_heads:
         raise ValueError(
             f"pred_num_attention_heads={config.pred_num_attention_heads}: Meta's predictors have as many heads as "
@@ -356,17 +357,17 @@ def export_to_meta(folder: str | Path, output: str | Path) -> Conversion:
     check_parts(parts, config)
 
     prefixes = {"classifier": "module."}
-    content = {
+    content: dict[str, Any] = {
         part: {prefixes.get(part, "module.backbone.") + name: value for name, value in parts[part].items()}
         for part in PARTS
         if part in parts
     }
     content |= {"opt": _fresh_optimizer_state(parts), "scaler": _fresh_scaler_state(), "epoch": 0, "loss": 0.0}
     content |= {"batch_size": 1, "world_size": 1, "lr": 0.0}
-    notes = ["opt, scaler and epoch are those of a run that has not started"]
+    notes = ["opt, scaler and epoch are those of a run before its first step"]
     if "classifier" in parts:
-        notes.append(f"{UNUSED_PROJECTION}* is an identity: Meta's code expects it and never applies it")
-    notes += [f"no {part}: the folder holds none" for part in REQUIRED if part not in parts]
+        notes.append(f"{UNUSED_PROJECTION}* is an identity: Meta's code expects it but never applies it")
+    notes += [f"no {part}: the folder has none" for part in REQUIRED if part not in parts]
 
     output.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(output) as unfinished:
@@ -375,14 +376,14 @@ def export_to_meta(folder: str | Path, output: str | Path) -> Conversion:
 
 
 def _read_folder(folder: Path) -> tuple[State, VJEPAConfig]:
-    """All tensors of a folder by the names of `VJEPAForPreTraining` and `VJEPAForVideoClassification`."""
+    """Return all tensors of a folder, named as in `VJEPAForPreTraining` and `VJEPAForVideoClassification`."""
     files = sorted(folder.glob("model*.safetensors"))
     if not files or not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is no folder written by save_pretrained: no config.json or no model.safetensors.")
+        raise ValueError(f"{folder} was not written by save_pretrained: no config.json or no model.safetensors.")
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         files = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-    state = {}
+    state: State = {}
     for file in files:
         state |= load_file(file)
     if any(name.startswith("encoder.") for name in state):  # saved as a bare VJEPAModel
@@ -391,7 +392,7 @@ def _read_folder(folder: Path) -> tuple[State, VJEPAConfig]:
 
 
 def _fresh_optimizer_state(parts: dict[str, State]) -> dict:
-    """State of the AdamW of Meta's training program before its first step: four groups, no moments."""
+    """Return the AdamW state of Meta's training program before its first step: four groups, no moments."""
     groups = []
     for decayed in (True, False):
         for part in ("encoder", "predictor"):
@@ -406,9 +407,6 @@ def _fresh_optimizer_state(parts: dict[str, State]) -> dict:
 
 
 def _fresh_scaler_state() -> dict:
-    """State of PyTorch's gradient scaler before its first step; runs without mixed precision do not read it."""
+    """Return the state of PyTorch's gradient scaler before its first step; only mixed precision reads it."""
     growth = {"growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000}
     return {"scale": 65536.0, "_growth_tracker": 0} | growth
-
-
-# --- model card ----------------------------------------------------------------------------------------------------

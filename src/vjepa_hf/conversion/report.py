@@ -1,17 +1,28 @@
-"""What a conversion did, and the model card that says so."""
+"""Report of a conversion, its model card, and the class names of released probes."""
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..model.configuration_vjepa import VJEPAConfig
-from .class_names import NO_NAMES, class_names
 from .released import LICENSE
+
+# A class gets a name only where nothing is guessed. SSv2: the class numbers of its own `labels.json`. IN1K: sorted
+# WordNet numbers, as in every ImageNet classifier.
+CLASS_NAMES = Path(__file__).with_name("class_names.json")
+NO_NAMES = {
+    # Quoted in part in facebookresearch/jepa#18.
+    "k400": "K400 probes use a class order of Meta's own, see facebookresearch/jepa#18",
+    # `apartment_building/outdoor` is class 13 of the data set's list and among the first of the sorted folders.
+    "places205": "which of two orders of the Places205 classes the probes use is not public",
+    "inat21": "vjepa_hf does not contain the 10,000 names of iNat21; class indices follow its sorted folder names",
+}
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file that weights come from, and where that is from: an address, or the name of a local file."""
+    """A file with weights, and its origin: a URL, or the name of a local file."""
 
     path: Path
     origin: str
@@ -20,12 +31,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion did; printing it tells a user all there is to know.
+    """Result of a conversion; print it for a summary.
 
     Attributes:
-        output: the folder or file that was written.
+        output: folder or file that was written.
         parts: number of weights in each part, without position tables.
-        dropped: what was left out -> why.
+        dropped: what was not converted -> why.
         notes: everything else worth knowing.
     """
 
@@ -41,29 +52,47 @@ class Conversion:
         return "\n".join(lines + [f"  {note}" for note in self.notes])
 
     def dropped_lines(self) -> list[str]:
-        """One line for each reason, with the names that it holds for."""
-        names = {}
+        """Return one line for each reason, with the names it applies to."""
+        names: dict[str, list[str]] = {}
         for name, reason in self.dropped.items():
             names.setdefault(reason, []).append(name)
         return [f"{', '.join(dropped)}: {reason}" for reason, dropped in names.items()]
 
 
-def _name_labels(config: VJEPAConfig, labels: str | Path | None, probe: str | None) -> str:
-    """Write class names into the configuration where they are known, and say what was done.
+def class_names(dataset: str) -> list[str] | None:
+    """Return the class names of a released probe in the order of its outputs; None if `NO_NAMES` says why not."""
+    if dataset == "in1k":
+        # Imported only here: torchvision's models take seconds to import.
+        from torchvision.models import ResNet50_Weights
 
-    `probe` is the name of a released probe. The number of a class is never given a name by guessing.
+        return list(ResNet50_Weights.DEFAULT.meta["categories"])
+    return json.loads(CLASS_NAMES.read_text(encoding="utf-8")).get(dataset)
+
+
+def name_labels(config: VJEPAConfig, labels: str | Path | None, probe: str | None) -> str:
+    """Write class names into the configuration where they are known, and return a note about it.
+
+    Args:
+        config: configuration to change.
+        labels: text file with one name a line, or "ssv2" or "in1k".
+        probe: name of a released probe.
+
+    Raises:
+        ValueError: unknown `labels`, or names that do not fit the number of classes.
     """
+    names: list[str] | None
     if labels is not None and Path(labels).is_file():
-        names = Path(labels).read_text().splitlines()
+        names = Path(labels).read_text(encoding="utf-8").splitlines()
     else:
         names = class_names(str(labels or probe))
         if names is None and labels is not None:
-            raise ValueError(f"labels={str(labels)!r} is neither a text file nor one of ssv2 and in1k.")
+            raise ValueError(f"labels={str(labels)!r} is neither a text file nor 'ssv2' or 'in1k'.")
     if names is None:
-        return f"classes are called LABEL_i: {NO_NAMES.get(str(probe), 'a probe file does not hold their names')}"
+        return f"classes are named LABEL_i: {NO_NAMES.get(str(probe), 'a probe file does not contain class names')}"
     if len(names) != config.num_labels or len(set(names)) != len(names):
         raise ValueError(
-            f"labels={str(labels or probe)!r} has {len(set(names))} different names for {config.num_labels} classes."
+            f"labels={str(labels or probe)!r} has {len(set(names))} different names for {config.num_labels} classes; "
+            "give one name per class."
         )
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
@@ -71,7 +100,7 @@ def _name_labels(config: VJEPAConfig, labels: str | Path | None, probe: str | No
 
 
 def model_card(config: VJEPAConfig, report: Conversion, sources: list[Source], license: str) -> str:
-    """Text of the README.md beside converted weights: what they are, where from, what was left out, whose license."""
+    """Return the README.md of converted weights: architecture, source, what was dropped, license."""
     classifier = "classifier" in report.parts
     side = config.image_size if isinstance(config.image_size, int) else " x ".join(map(str, config.image_size))
     lines = [
@@ -101,10 +130,10 @@ def model_card(config: VJEPAConfig, report: Conversion, sources: list[Source], l
         lines.append("classifier = VJEPAForVideoClassification.from_pretrained(folder)")
     lines += ["```", "", "## Source", "", "| file | bytes | sha256 |", "|---|---|---|"]
     lines += [f"| {source.origin} | {source.path.stat().st_size:,} | `{_sha256(source.path)}` |" for source in sources]
-    lines += ["", "## Weights", "", "Without position tables, which are carried as stored.", ""]
+    lines += ["", "## Weights", "", "Without position tables, which are copied as stored.", ""]
     lines += [f"- {part}: {count:,}" for part, count in report.parts.items()]
     lines += ["", "## Notes", ""] + [f"- {note}" for note in report.notes]
-    lines += ["", "## Left out", ""] + [f"- {line}" for line in report.dropped_lines()]
+    lines += ["", "## Dropped", ""] + [f"- {line}" for line in report.dropped_lines()]
     lines += ["", "## License", "", f"The weights are under {license}, the license of their source."]
     if license == LICENSE:
         lines += ["Meta released its V-JEPA weights for non-commercial use; converting them does not change that."]

@@ -49,10 +49,10 @@ def random_crop_box(
         generator: source of randomness.
         max_attempts: draws before the centered box is taken.
     """
-    log_ratio = np.log(aspect_ratio)
+    log_ratio = [math.log(bound) for bound in aspect_ratio]
     for _ in range(max_attempts):
-        area = height * width * generator.uniform(*scale)
-        ratio = math.exp(generator.uniform(*log_ratio))
+        area = height * width * generator.uniform(scale[0], scale[1])
+        ratio = math.exp(generator.uniform(log_ratio[0], log_ratio[1]))
         box_height, box_width = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
         if 0 < box_height <= height and 0 < box_width <= width:
             top = int(generator.integers(height - box_height + 1))
@@ -97,7 +97,7 @@ class RandomResizedCropFlip:
 
     def __call__(self, video: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
         """Augment one clip, uint8 `(T, C, height, width)` to uint8 `(T, C, H, W)`."""
-        box = random_crop_box(*video.shape[-2:], self.scale, self.aspect_ratio, generator)
+        box = random_crop_box(video.shape[-2], video.shape[-1], self.scale, self.aspect_ratio, generator)
         flip = generator.random() < self.flip_probability
         video = functional.resized_crop(
             video, box.top, box.left, box.height, box.width, list(self.size), antialias=self.antialias
@@ -253,7 +253,7 @@ class RandomErasing:
         """Erase in one clip, uint8 `(T, 3, H, W)`."""
         if generator.random() >= self.probability:
             return video
-        box = random_crop_box(*video.shape[-2:], self.scale, self.aspect_ratio, generator)
+        box = random_crop_box(video.shape[-2], video.shape[-1], self.scale, self.aspect_ratio, generator)
         noise = generator.normal(IMAGENET_MEAN, IMAGENET_STD, size=(box.height, box.width, 3))
         pixels = torch.from_numpy((noise * 255).round().clip(0, 255).astype(np.uint8)).permute(2, 0, 1)
         return functional.erase(video, box.top, box.left, box.height, box.width, pixels.to(video.device))

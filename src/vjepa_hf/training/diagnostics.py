@@ -102,6 +102,7 @@ def copy_errors(
     The copy answers with the target encoder's feature at the nearest context token, in tokens of the grid (t, h, w).
     A predictor that does no better has learned that features change slowly, and no more.
     """
+    assert outputs.target_hidden_state is not None and outputs.predictions is not None and outputs.targets is not None
     features = outputs.target_hidden_state[:num_clips].detach()
     axes = [torch.arange(length, dtype=torch.float32, device=features.device) for length in grid]
     positions = torch.cartesian_prod(*axes)  # (N, 3)
@@ -125,6 +126,7 @@ def loss_sums(
     outputs: VJEPAForPreTrainingOutput, target_masks: Sequence[torch.Tensor], grid: tuple[int, int, int]
 ) -> torch.Tensor:
     """Summed losses of target tokens, and their number, for each mask kind and time step: `(2, kinds, t)`."""
+    assert outputs.predictions is not None and outputs.targets is not None
     t, h, w = grid
     sums = []
     for kind in zip(outputs.predictions, outputs.targets, target_masks, strict=True):
@@ -185,9 +187,9 @@ def health(
     rows = gather(torch.cat([errors, sums.flatten()])[None])
     of_copy, sums = rows.sum(dim=0)[:2], rows.sum(dim=0)[2:].view(sums.shape)
 
-    tokens = {"target": outputs.targets, "prediction": outputs.predictions, "context": outputs.context_hidden_states}
+    parts = {"target": outputs.targets, "prediction": outputs.predictions, "context": outputs.context_hidden_states}
     per_process = max(1, num_tokens // len(rows))
-    tokens = {name: gather(spread_tokens(parts, per_process)) for name, parts in tokens.items()}
+    tokens = {name: gather(spread_tokens(part or (), per_process)) for name, part in parts.items()}
     tokens["context"] = torch.nn.functional.layer_norm(tokens["context"], tokens["context"].shape[-1:])
 
     figures = {}

@@ -53,12 +53,16 @@ def load_starting_weights(model: VJEPAForPreTraining, folder: str | Path, parts:
     for part in parts:
         if part not in PARTS or part not in found:
             raise ValueError(f"init_parts: {part!r} is not in {str(folder)!r}, which holds {', '.join(found)}")
-    targets = {
+    predictor = model.vjepa.predictor
+    assert predictor is not None  # only a classifier has none
+    targets: dict[str, torch.nn.Module] = {
         "context_encoder": model.context_encoder,
         "target_encoder": model.vjepa.encoder,
-        "predictor": model.vjepa.predictor,
+        "predictor": predictor,
     }
-    problems, notes, ready = [], [], {}
+    problems: list[str] = []
+    notes: list[str] = []
+    ready = {}
     for part in wanted:
         _check_fields(part, config, model.config, problems)
         own = targets[part].state_dict()
