@@ -20,7 +20,8 @@ import datasets
 import evaluate
 import numpy as np
 import torch
-from matplotlib import pyplot
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch.nn.utils.rnn import pad_sequence
 
 from ..data.sources import VIDEO_SUFFIXES
@@ -493,8 +494,8 @@ def plot_detections(
     """
     num_columns = min(num_columns, len(frames))
     num_rows = -(-len(frames) // num_columns)
-    size = (3.6 * num_columns, 3.9 * num_rows)
-    figure, axes = pyplot.subplots(num_rows, num_columns, figsize=size, layout="constrained", squeeze=False)
+    figure = Figure(figsize=(3.6 * num_columns, 3.9 * num_rows), layout="constrained")
+    axes = figure.subplots(num_rows, num_columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for number, (axis, frame) in enumerate(zip(axes.flat, frames, strict=False)):
@@ -507,7 +508,6 @@ def plot_detections(
     legend = "green: right, red: wrong, dashed: annotated, white: not found"
     figure.suptitle(f"what is said of each box with a score from {threshold:g} on; {legend}", fontsize=9)
     figure.savefig(path, dpi=100)
-    pyplot.close(figure)
 
 
 def _draw_boxes(
@@ -534,7 +534,7 @@ def _draw_boxes(
 
 def _draw_box(axis: Any, box: np.ndarray, color: str, linestyle: Any = "-") -> None:
     x1, y1, x2, y2 = box
-    patch = pyplot.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=1.6)
+    patch = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=1.6)
     patch.set_linestyle(linestyle)
     axis.add_patch(patch)
 
