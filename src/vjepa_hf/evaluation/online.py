@@ -1,8 +1,8 @@
 """Accuracy of the features of a pretraining run on a small labelled set, while the run goes on.
 
 Both metrics use one vector per video, the mean of the tokens of the target encoder: a vote of the nearest neighbors
-(arXiv:1805.01978, section 3.4), and a linear probe that is solved in closed form. There is nothing to train, to save or
-to resume; no random number is drawn and no weight changes, so a run is bit-for-bit the same with and without it.
+(arXiv:1805.01978, section 3.4), and a linear probe that is solved in closed form. There is nothing to train, save or
+resume. No random number is drawn and no weight changes, so a run is bit-for-bit the same with and without it.
 A trained attentive probe (examples/probe.py) is more informative, and more expensive.
 """
 

@@ -72,7 +72,7 @@ def train_heads(
 ) -> list[TrainedHead]:
     """Train one head per setting, all of them side by side on the same batches of features.
 
-    All heads start as copies of the classifier's head and see the same batches, so each becomes what it would be alone.
+    Every head starts as a copy of the classifier's head and becomes what it would be if it were trained alone.
 
     Args:
         classifier: classifier on the device to train on; it is not changed.

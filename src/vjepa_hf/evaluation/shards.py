@@ -1,7 +1,7 @@
 """Features in a folder of safetensors shards that record what they were made from and are checked when read.
 
-A shard holds the rows of one stretch of the list of videos in order, one tensor per video, and as metadata the encoder,
-the settings of the clips, the precision, the names of the videos and the videos that could not be read.
+A shard holds the rows of one stretch of the list of videos in order, one tensor per video. Its metadata name the
+encoder, the settings of the clips, the precision, the videos, and the videos that could not be read.
 """
 
 import hashlib
