@@ -9,7 +9,8 @@ import dataclasses
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,6 +22,7 @@ from jsonargparse import ArgumentParser, get_loader
 from ..data.masking import make_mask
 from ..files import whole_file
 from ..model.configuration_vjepa import VJEPAConfig
+from ..model.video_io import VideoDecodeError
 
 T = TypeVar("T")
 
@@ -52,7 +54,7 @@ def parse(kind: type[T], command_line: Sequence[str] | None = None, default_conf
     Args:
         kind: dataclass whose fields are the options.
         command_line: words after the name of the program; None takes those of the process and turns a mistake into
-            one sentence and exit code 1 in place of a traceback.
+            one sentence and exit status 2 instead of a traceback.
         default_config: YAML file used when there is no `--config`.
 
     Raises:
@@ -90,9 +92,23 @@ def _parse(
         mistake.__cause__ = error
     except ValueError as error:
         mistake = error
-    if command_line is None:
-        sys.exit(f"{Path(sys.argv[0]).name}: {mistake}")
-    raise mistake
+    if command_line is not None:
+        raise mistake
+    with mistakes_exit():
+        raise mistake
+
+
+@contextmanager
+def mistakes_exit() -> Iterator[None]:
+    """Print a user's mistake as one sentence on stderr and exit with status 2, instead of a traceback.
+
+    A script puts this around the lines that read what the user named: files, columns, models.
+    """
+    try:
+        yield
+    except (ValueError, OSError, VideoDecodeError) as error:
+        print(f"{Path(sys.argv[0]).name}: {_one_line(error)}", file=sys.stderr)
+        raise SystemExit(2) from error
 
 
 def _one_line(text: object) -> str:
