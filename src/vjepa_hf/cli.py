@@ -4,8 +4,7 @@ import csv
 import importlib.metadata
 import platform
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -26,6 +25,7 @@ from .model.frame_sampling import clip_span
 from .model.modeling_vjepa import VJEPAModel
 from .model.video_io import VideoDecodeError, VideoFile, VideoInfo
 from .model.video_processing_vjepa import VJEPAVideoProcessor
+from .training.arguments import mistakes_exit
 from .training.flops import matmul_rate
 
 PACKAGES = ("vjepa_hf", "torch", "torchvision", "transformers", "accelerate", "datasets", "av", "numpy")
@@ -42,16 +42,6 @@ app = typer.Typer(
     help="V-JEPA for Hugging Face.",
     context_settings={"token_normalize_func": _with_underscores},
 )
-
-
-@contextmanager
-def _mistakes_end_with_status_2() -> Iterator[None]:
-    """Print the error that a user's mistake raises as one line, and end the command with status 2."""
-    try:
-        yield
-    except (ValueError, OSError, VideoDecodeError) as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-        raise typer.Exit(2) from error
 
 
 @app.command()
@@ -86,7 +76,7 @@ def features(
 
     A timestamp is the time at which the first frame of a time step is shown.
     """
-    with _mistakes_end_with_status_2():
+    with mistakes_exit():
         encoder, processor = _load(model)
         # (1, V, T, C, H, W), or (1, T, C, H, W) for a single clip -> (V, T, C, H, W)
         inputs = processor(video, num_clips=num_clips, num_crops=1, return_metadata=True, return_tensors="pt")
@@ -115,7 +105,7 @@ def dense_features(
     A feature is the mean over the tokens of a time step. A stride of half a clip gives every time step context on both
     sides, and costs two passes of the encoder.
     """
-    with _mistakes_end_with_status_2():
+    with mistakes_exit():
         encoder, processor = _load(model)
         pieces = stream_features(encoder, processor, video, stride or processor.num_frames, batch_size)
         shape = write_features(pieces, output, {"video": video, "model": model})
@@ -156,7 +146,7 @@ def check_data(
 
     With --shrink_to the list names the copies. Ends with status 1 if a video cannot be read.
     """
-    with _mistakes_end_with_status_2():
+    with mistakes_exit():
         videos = load_videos(source, video_column)
         if output is not None and shrink_to is None and len(videos) and not isinstance(videos[0]["video"], str):
             raise ValueError(f"videos inside {source} have no path to list: add --shrink_to, or omit --output")
@@ -284,7 +274,7 @@ def convert(
         "download_dir": download_dir,
     }
     given = [f"--{name}" for name, value in options.items() if value is not None]
-    with _mistakes_end_with_status_2():
+    with mistakes_exit():
         if to_meta and given:
             raise ValueError(f"--to_meta takes all settings from the folder; omit {', '.join(given)}.")
         if to_meta:

@@ -97,13 +97,13 @@ def test_unreadable_videos_are_counted_and_not_replaced(tiny_pretraining_model, 
     metrics = OnlineEvaluation(accelerator, *broken, "side", processor).metrics(tiny_pretraining_model.vjepa)
     assert metrics == whole | {"failed_eval_videos": 2}
     nothing = broken[0].select([len(broken[0]) - 1])
-    with pytest.raises(ValueError, match="no video of eval_videos"):
+    with pytest.raises(ValueError, match="no video of eval_train_videos"):
         OnlineEvaluation(accelerator, nothing, nothing, "side", processor).metrics(tiny_pretraining_model.vjepa)
 
 
 def test_wrong_labels_are_clear_errors(processor, tables):
     accelerator = Accelerator(cpu=True)
-    with pytest.raises(ValueError, match="eval_videos has no column 'label' with labels, only video, side"):
+    with pytest.raises(ValueError, match="eval_train_videos has no column 'label' with labels, only video, side"):
         OnlineEvaluation(accelerator, *tables, "label", processor)
     with pytest.raises(ValueError, match="label 'r' is not one of l"):
         OnlineEvaluation(accelerator, tables[0].filter(lambda row: row["side"] == "l"), tables[1], "side", processor)
@@ -117,7 +117,7 @@ def test_an_evaluation_needs_both_sources(processor, toy_videos):
         > 1
     )
     with pytest.raises(ValueError, match="belong together"):
-        EvaluationArguments(eval_videos="videos")
+        EvaluationArguments(eval_train_videos="videos")
     with pytest.raises(ValueError, match="eval_steps must be at least 1"):
         EvaluationArguments(eval_steps=0)
 
@@ -171,7 +171,7 @@ def pretrain(monkeypatch, toy_videos, tmp_path):
 @pytest.mark.invariant
 def test_an_evaluated_run_has_the_weights_of_one_that_is_not(pretrain, toy_videos, monkeypatch):
     source = str(toy_videos / "train.csv")
-    evaluated = {"eval_videos": source, "eval_test_videos": source, "eval_label": "motion", "eval_steps": 1}
+    evaluated = {"eval_train_videos": source, "eval_test_videos": source, "eval_label": "motion", "eval_steps": 1}
     plain, _ = pretrain("plain")
     weights, log = pretrain("evaluated", **evaluated)
     assert [row["step"] for row in log if "knn_accuracy" in row and "linear_accuracy" in row] == [1, 2, 3]

@@ -29,9 +29,9 @@ def make_online_evaluation(
     accelerator: Accelerator, arguments: EvaluationArguments, processor: VJEPAVideoProcessor, num_workers: int
 ) -> "OnlineEvaluation | None":
     """Load the labelled set that a run is evaluated on; None if the run names no set."""
-    if arguments.eval_videos is None or arguments.eval_test_videos is None:
+    if arguments.eval_train_videos is None or arguments.eval_test_videos is None:
         return None
-    train, test = load_videos(arguments.eval_videos), load_videos(arguments.eval_test_videos)
+    train, test = load_videos(arguments.eval_train_videos), load_videos(arguments.eval_test_videos)
     return OnlineEvaluation(accelerator, train, test, arguments.eval_label, processor, num_workers=num_workers)
 
 
@@ -61,7 +61,7 @@ class OnlineEvaluation:
         batch_size: int = 16,
         num_workers: int = 0,
     ) -> None:
-        train_labels, names = read_labels(train, label, "eval_videos")
+        train_labels, names = read_labels(train, label, "eval_train_videos")
         test_labels, _ = read_labels(test, label, "eval_test_videos", names)
         self.accelerator, self.num_labels = accelerator, len(names)
         self.batch_size, self.num_workers = batch_size, num_workers
@@ -114,7 +114,7 @@ class OnlineEvaluation:
         by_row = dict(gather_object(list(zip(rows, encoded, strict=True))))
         readable = [video for _, video in sorted(by_row.items()) if video[1] != UNREADABLE]
         if not readable:
-            raise ValueError("no video of eval_videos, or no video of eval_test_videos, can be read")
+            raise ValueError("no video of eval_train_videos, or no video of eval_test_videos, can be read")
         return torch.stack([features for features, _ in readable]), torch.tensor([label for _, label in readable])
 
 
