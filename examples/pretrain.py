@@ -45,7 +45,7 @@ TOY_VIDEOS = Path("output/toy_videos")
 def toy_videos() -> Path:
     """The list of the toy set, which is made if it is missing."""
     if not (TOY_VIDEOS / "train.csv").exists():
-        subprocess.run([sys.executable, HERE / "make_toy_videos.py", TOY_VIDEOS], check=True)
+        subprocess.run([sys.executable, HERE / "make_toy_videos.py", "--output_dir", TOY_VIDEOS], check=True)
     return TOY_VIDEOS / "train.csv"
 
 
