@@ -264,7 +264,7 @@ def convert(
 
     Ends with status 2 and writes nothing if the checkpoint is not a V-JEPA checkpoint or is incomplete.
     """
-    options = {
+    options: dict[str, Any] = {
         "probe": probe,
         "num_attention_heads": num_attention_heads,
         "num_frames": num_frames,

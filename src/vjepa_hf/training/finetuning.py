@@ -123,10 +123,11 @@ class ClassificationCollator:
             method = methods[int(rng.integers(len(methods)))]
             ratio = rng.beta(alphas[method], alphas[method])
             if method == "cutmix":
-                box = cutmix_box(*pixels.shape[-2:], ratio, rng)
+                height, width = pixels.shape[-2:]
+                box = cutmix_box(height, width, ratio, rng)
                 rows, columns = slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
                 mixed_pixels[index, ..., rows, columns] = pixels[previous, ..., rows, columns]
-                ratio = 1 - box.height * box.width / math.prod(pixels.shape[-2:])
+                ratio = 1 - box.height * box.width / (height * width)
             else:
                 mixed_pixels[index] = torch.lerp(pixels[previous], pixels[index], ratio)
             mixed_labels[index] = torch.lerp(labels[previous], labels[index], ratio)
