@@ -2,8 +2,8 @@
 
     python examples/make_toy_videos.py --output_dir output/toy_videos
 
-Each video has two labels. `motion` is the direction in which the flock moves: no single frame shows it. `appearance` is
-the form and texture of its shapes: every frame shows it. The two are drawn independently.
+Each video has two labels. `motion` is the direction in which the flock moves: no single frame shows it. `appearance`
+is the form and texture of its shapes: every frame shows it. The two are drawn independently.
 
 The shapes of a flock have only these two in common: each has its own position, size, color, and phase of its texture.
 They are brighter than the ground, so that where a shape is can be told of a hidden region from the visible ones by
