@@ -137,7 +137,7 @@ def main(command_line: Sequence[str] | None = None) -> None:
     write_confusion(output, logits[best], labels["test"][rows], names)
     (output / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     for failure in (failure for split in features.values() for failure in split.failures.values()):
-        print(f"skipped {failure.video}: {failure.cause}")
+        print(f"skipped {failure}")
     print(json.dumps({name: value for name, value in result.items() if name not in ("per_class", "probes")}))
     if probes:
         head_of(classifier).load_state_dict(heads[best].state_dict())

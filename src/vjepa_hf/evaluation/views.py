@@ -12,7 +12,7 @@ import torch
 from ..data.clips import ClipReader
 from ..data.order import ClipRequest
 from ..data.transforms import Chain, RandAugment, RandomErasing, RandomResizedCropFlip, Transform, normalize
-from ..data.videos import VideoFailure, for_processor, video_name
+from ..data.videos import VideoFailure, for_processor
 from ..model.video_io import VideoDecodeError
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
 
@@ -120,4 +120,4 @@ class ViewDataset(torch.utils.data.Dataset):
         try:
             return row, self.clips(video, int(row))
         except VideoDecodeError as error:
-            return row, VideoFailure(video_name(video), error.cause)
+            return row, VideoFailure.of(video, error)
