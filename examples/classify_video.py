@@ -1,34 +1,42 @@
 """Name what happens in a video or an image, with a folder that examples/probe.py wrote.
 
-    python examples/classify_video.py output/probe some.mp4
+    python examples/classify_video.py --model output/probe --videos some.mp4
 
-Several videos, images and URLs may follow. `--num-clips 8 --num-crops 3` averages the probabilities of so many views.
+`--videos` takes several videos, images and URLs. `--num_clips 8 --num_crops 3` averages the probabilities of 24 views.
 """
 
-from typing import Annotated
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import typer
 from transformers import pipeline
 
-from vjepa_hf import VJEPAVideoProcessor  # this import also teaches transformers what a V-JEPA model is
+from vjepa_hf import VJEPAVideoProcessor  # this import also registers V-JEPA in transformers
+from vjepa_hf.training.arguments import mistakes_exit, option, parse
 
 
-def main(
-    model: Annotated[str, typer.Argument(help="folder or Hub name of a classifier")],
-    videos: Annotated[list[str], typer.Argument(help="paths or URLs")],
-    top_k: Annotated[int, typer.Option(help="classes shown for each video")] = 5,
-    num_clips: Annotated[int | None, typer.Option(help="clips of a video; those of the classifier by default")] = None,
-    num_crops: Annotated[int | None, typer.Option(help="crops of a clip; those of the classifier by default")] = None,
-) -> None:
+@dataclass
+class ClassifyArguments:
     """Print the most likely classes of each video."""
-    views = {name: value for name, value in (("num_clips", num_clips), ("num_crops", num_crops)) if value is not None}
-    processor = VJEPAVideoProcessor.from_pretrained(model, **views)
-    classify = pipeline("video-classification", model=model, video_processor=processor)
-    for video in videos:
-        print(video)
-        for answer in classify(video, top_k=top_k):
-            print(f"  {answer['score']:.3f}  {answer['label']}")
+
+    videos: list[str] = option("paths or URLs of videos or images")
+    model: str = option("folder or Hub name of a classifier", "output/probe")
+    top_k: int = option("classes printed per video", 5)
+    num_clips: int | None = option("clips per video; None: as the classifier", None)
+    num_crops: int | None = option("crops per clip; None: as the classifier", None)
+
+
+def main(command_line: Sequence[str] | None = None) -> None:
+    args = parse(ClassifyArguments, command_line)
+    views = {"num_clips": args.num_clips, "num_crops": args.num_crops}
+    views = {name: value for name, value in views.items() if value is not None}
+    with mistakes_exit():
+        processor = VJEPAVideoProcessor.from_pretrained(args.model, **views)
+        classify = pipeline("video-classification", model=args.model, video_processor=processor)
+        for video in args.videos:
+            print(video)
+            for answer in classify(video, top_k=args.top_k):
+                print(f"  {answer['score']:.3f}  {answer['label']}")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

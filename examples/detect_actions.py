@@ -1,26 +1,29 @@
-"""Train and test a model that says what happens in boxes of key frames, on AVA or a set in its files.
+"""Train and test a model that detects actions in boxes of key frames, on AVA or on a set in AVA's file format.
 
-    accelerate launch examples/detect_actions.py output/pretrain --image-size 48
+    accelerate launch examples/detect_actions.py --image_size 48
 
-puts an attentive pooler and a classifier on the frozen encoder of examples/pretrain.py, on a toy set that it makes if
-it is missing. On AVA:
+puts an attentive pooler and a classifier on the frozen encoder of examples/pretrain.py, and trains them on a toy set,
+which it makes if it is missing. On AVA:
 
-    accelerate launch examples/detect_actions.py MODEL --videos AVA/videos --annotations ava_train_v2.2.csv \\
-        --test-videos AVA/videos --test-annotations ava_val_v2.2.csv --boxes ava_val_detections.csv --min-score 0.8 \\
-        --actions ava_action_list_v2.2_for_activitynet_2019.pbtxt --excluded ava_val_excluded_timestamps_v2.2.csv
+    accelerate launch examples/detect_actions.py --model MODEL \
+        --train_videos AVA/videos --train_annotations ava_train_v2.2.csv \
+        --test_videos AVA/videos --test_annotations ava_val_v2.2.csv \
+        --test_boxes ava_val_detections.csv --min_score 0.8 --excluded ava_val_excluded_timestamps_v2.2.csv \
+        --actions ava_action_list_v2.2_for_activitynet_2019.pbtxt
 
-`python` and `torchrun` start it as well.
+`--config FILE.yaml` holds any of the options; `python` and `torchrun` start the script as well.
 """
 
 import json
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import torch
-import typer
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
@@ -28,151 +31,172 @@ from transformers import get_cosine_schedule_with_warmup
 
 from vjepa_hf import VJEPAConfig, VJEPAForActionDetection, VJEPAVideoProcessor
 from vjepa_hf.evaluation import detection
-from vjepa_hf.evaluation.detection import FrameMeanAveragePrecision, plot_detections
+from vjepa_hf.evaluation.detection import FrameMeanAveragePrecision, KeyFrame, KeyFrameClips, plot_detections
+from vjepa_hf.training.arguments import mistakes_exit, option, parse
 
-TOY = Path("output/toy_actions")
-NUM_DRAWN = 8  # key frames of the picture
+TOY = "output/toy_actions"
+NUM_DRAWN = 8  # key frames in the picture
 
 
-def main(
-    model: Annotated[str, typer.Argument(help="folder or Hub name of a pretrained model")],
-    videos: Annotated[Path, typer.Option(help="folder of videos, or of folders of frames")] = TOY / "train",
-    annotations: Annotated[Path, typer.Option(help="csv to train on")] = TOY / "train.csv",
-    test_videos: Annotated[Path, typer.Option(help="folder of videos, or of folders of frames")] = TOY / "test",
-    test_annotations: Annotated[Path, typer.Option(help="csv to test on")] = TOY / "test.csv",
-    boxes: Annotated[Path | None, typer.Option(help="csv of detected boxes to test on; else annotated ones")] = None,
-    min_score: Annotated[float, typer.Option(help="detected boxes with a lower score are left out")] = 0.0,
-    actions: Annotated[Path, typer.Option(help="names and ids of the actions")] = TOY / "actions.pbtxt",
-    excluded: Annotated[Path | None, typer.Option(help="csv of test key frames to leave out")] = None,
-    first_second: Annotated[float, typer.Option(help="of the first frame; 900 for videos cut to AVA's part")] = 0.0,
-    frame_rate: Annotated[float | None, typer.Option(help="of folders of frames")] = None,
-    fps: Annotated[float | None, typer.Option(help="frames a second of a clip; the model's step by default")] = None,
-    image_size: Annotated[int | None, typer.Option(help="pixels of a side; the model's by default")] = None,
-    roi_size: Annotated[int, typer.Option(help="rows and columns of features in a box")] = 3,
-    random_init: Annotated[bool, typer.Option(help="take the configuration but no weights: the baseline")] = False,
-    fine_tune: Annotated[bool, typer.Option(help="train the encoder as well")] = False,
-    epochs: Annotated[int, typer.Option(help="passes over the training clips")] = 20,
-    batch_size: Annotated[int, typer.Option(help="clips of one step, for each process")] = 16,
-    learning_rate: Annotated[float, typer.Option(help="after the warm-up")] = 1e-3,
-    weight_decay: Annotated[float, typer.Option(help="of AdamW")] = 0.05,
-    num_workers: Annotated[int, typer.Option(help="processes that decode, for each process")] = 1,
-    seed: Annotated[int, typer.Option(help="order of the clips, the head's start, and a random encoder")] = 0,
-    output: Annotated[Path, typer.Option(help="folder of the model and of its results")] = Path(
-        "output/detect_actions"
-    ),
-) -> None:
-    """Train on annotated key frames, then measure frame mAP."""
-    # 1. Data: boxes of key frames, and a clip around each of them.
+@dataclass
+class DetectionArguments:
+    """Train and test a model that detects actions in boxes of key frames."""
+
+    model: str = option("folder or Hub name of a pretrained model", "output/pretrain")
+    train_videos: str = option("folder of videos, or of folders of frames, to train on", f"{TOY}/train")
+    train_annotations: str = option("csv of annotated boxes to train on", f"{TOY}/train.csv")
+    test_videos: str = option("folder of videos, or of folders of frames, to test on", f"{TOY}/test")
+    test_annotations: str = option("csv of annotated boxes to test on", f"{TOY}/test.csv")
+    test_boxes: str | None = option("csv of detected boxes to classify; None: the annotated boxes", None)
+    min_score: float = option("detected boxes with a lower score are skipped", 0.0)
+    actions: str = option("file with the names and ids of the actions", f"{TOY}/actions.pbtxt")
+    excluded: str | None = option("csv of test key frames to exclude", None)
+    first_second: float = option("second of the first frame; 900 for videos cut to AVA's annotated part", 0.0)
+    frame_rate: float | None = option("fps of folders of frames", None)
+    fps: float | None = option("fps of a clip; None: the frame step of the model", None)
+    image_size: int | None = option("side of a clip in pixels; None: as the model", None)
+    roi_size: int = option("rows and columns of features per box", 3)
+    random_init: bool = option("use the configuration but not the weights of model: the baseline", False)
+    fine_tune: bool = option("train the encoder too", False)
+    epochs: int = option("passes over the training clips", 20)
+    batch_size: int = option("clips per step and process", 16)
+    learning_rate: float = option("learning rate after the warm-up", 1e-3)
+    weight_decay: float = option("weight decay of AdamW", 0.05)
+    num_workers: int = option("decoding processes of each process", 1)
+    seed: int = option("seed of the order of the clips, the initial head, and a random encoder", 0)
+    output_dir: str = option("folder of the model and its results", "output/detect_actions")
+
+
+def main(command_line: Sequence[str] | None = None) -> None:
+    # 1. Arguments.
+    args = parse(DetectionArguments, command_line)
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    torch.manual_seed(args.seed)
     with accelerator.main_process_first():
-        if annotations == TOY / "train.csv" and not annotations.exists():
-            subprocess.run([sys.executable, Path(__file__).parent / "make_toy_actions.py", TOY], check=True)
-    names = detection.read_actions(actions)
-    left_out = detection.read_excluded(excluded) if excluded else ()
-    train_frames = detection.read_annotations(annotations, names)
-    truths = {frame.moment: frame for frame in detection.read_annotations(test_annotations, names, left_out)}
-    test_frames = detection.read_boxes(boxes, min_score, left_out) if boxes else list(truths.values())
+        if args.train_annotations == f"{TOY}/train.csv" and not Path(args.train_annotations).exists():
+            make_toy_actions = Path(__file__).parent / "make_toy_actions.py"
+            subprocess.run([sys.executable, make_toy_actions, "--output_dir", TOY], check=True)
 
-    # 2. Model: the target encoder with a new pooler and classifier, and the processor that gives it whole frames.
-    torch.manual_seed(seed)
-    classes = {"id2label": dict(enumerate(names.values())), "roi_size": roi_size}
-    classes["label2id"] = {name: index for index, name in classes["id2label"].items()}
-    if random_init:
-        detector = VJEPAForActionDetection(VJEPAConfig.from_pretrained(model, **classes))
-    else:
-        detector = VJEPAForActionDetection.from_pretrained(model, **classes)
-    detector.vjepa.requires_grad_(fine_tune)
-    processor = detection.whole_frame_processor(VJEPAVideoProcessor.from_pretrained(model), image_size, fps)
+    # 2. Data and model: boxes of key frames, a clip around each of them, and the encoder with a new head.
+    with mistakes_exit():
+        names = detection.read_actions(args.actions)
+        excluded = detection.read_excluded(args.excluded) if args.excluded else ()
+        train_frames = detection.read_annotations(args.train_annotations, names)
+        annotated = {
+            frame.moment: frame for frame in detection.read_annotations(args.test_annotations, names, excluded)
+        }
+        test_frames = list(annotated.values())
+        if args.test_boxes:
+            test_frames = detection.read_boxes(args.test_boxes, args.min_score, excluded)
+        detector = load_detector(args, list(names.values()))
+        processor = VJEPAVideoProcessor.from_pretrained(args.model)
+        processor = detection.whole_frame_processor(processor, args.image_size, args.fps)
+        train_clips = make_clips(args, train_frames, args.train_videos, processor)
+        test_clips = make_clips(args, test_frames, args.test_videos, processor)
 
-    # 3. Loaders.
-    train_clips, test_clips = (
-        detection.KeyFrameClips(frames, detection.find_videos(folder), processor, first_second, frame_rate)
-        for frames, folder in ((train_frames, videos), (test_frames, test_videos))
-    )
-    reading = {"batch_size": batch_size, "num_workers": num_workers, "collate_fn": detection.collate_key_frames}
-    order = torch.Generator().manual_seed(seed)
-    train_loader = DataLoader(train_clips, shuffle=True, generator=order, **reading)
-    test_loader = DataLoader(test_clips, **reading)
-
-    # 4. Optimizer.
-    learned = [parameter for parameter in detector.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=learning_rate, weight_decay=weight_decay)
-    steps = epochs * len(train_loader)
+    # 3. Loaders and optimizer.
+    order = torch.Generator().manual_seed(args.seed)
+    loading = {"batch_size": args.batch_size, "num_workers": args.num_workers}
+    loading |= {"collate_fn": detection.collate_key_frames}
+    train_loader = DataLoader(train_clips, shuffle=True, generator=order, **loading)
+    test_loader = DataLoader(test_clips, **loading)
+    trainable = [parameter for parameter in detector.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=args.learning_rate, weight_decay=args.weight_decay)
+    steps = args.epochs * len(train_loader)
     schedule = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
-    trained, optimizer, schedule, train_loader, test_loader = accelerator.prepare(
+    model, optimizer, schedule, train_loader, test_loader = accelerator.prepare(
         detector, optimizer, schedule, train_loader, test_loader
     )
 
-    # 5. Train. A clip that cannot be read has no boxes: nothing is learned from it.
+    # 4. Train. A clip that cannot be read has no boxes, so it has no part in the loss.
     unreadable: set[str] = set()
-    for epoch in range(epochs):
-        trained.train()
-        detector.vjepa.train(fine_tune)
+    for epoch in range(args.epochs):
+        model.train()
+        detector.vjepa.train(args.fine_tune)
         losses = []
         for batch in train_loader:
-            outputs = trained(batch["pixel_values_videos"], batch["boxes"], batch["box_mask"], batch["labels"])
-            accelerator.backward(outputs.loss)
+            loss = model(batch["pixel_values_videos"], batch["boxes"], batch["box_mask"], batch["labels"]).loss
+            accelerator.backward(loss)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-            losses.append(outputs.loss.detach())
+            losses.append(loss.detach())
             unreadable.update(map(str, batch["failures"]))
-        loss = accelerator.gather(torch.stack(losses)).mean().item()
-        accelerator.print(f"epoch {epoch + 1}/{epochs}: loss {loss:.4f}")
+        train_loss = accelerator.gather(torch.stack(losses)).mean().item()
+        accelerator.print(f"epoch {epoch + 1}/{args.epochs}: loss {train_loss:.4f}")
 
-    # 6. Test: every action of every box is a detection, of which the metric needs all.
-    trained.eval()
-    found = []
+    # 5. Test: every action of every box is a detection, because the metric needs all of them.
+    model.eval()
+    detected = []
     for batch in test_loader:
         with torch.no_grad():
-            logits = trained(batch["pixel_values_videos"], batch["boxes"], batch["box_mask"]).logits
-        detections = detection.to_detections(logits.cpu(), *(batch[k].cpu() for k in ("boxes", "box_mask", "scores")))
-        found += zip(batch["index"].tolist(), detections, strict=True)
+            logits = model(batch["pixel_values_videos"], batch["boxes"], batch["box_mask"]).logits
+        boxes = (batch[name].cpu() for name in ("boxes", "box_mask", "scores"))
+        detected += zip(batch["index"].tolist(), detection.to_detections(logits.cpu(), *boxes), strict=True)
         unreadable.update(map(str, batch["failures"]))
-    found = {test_frames[index].moment: detections for index, detections in gather_object(found)}
+    detections = {test_frames[index].moment: found for index, found in gather_object(detected)}
     unreadable = set(gather_object(sorted(unreadable)))
     if not accelerator.is_main_process:
         return
-    for cause in sorted(unreadable):
-        print(f"no boxes in {cause}")
+    for failure in sorted(unreadable):
+        print(f"no boxes in {failure}")
 
-    # 7. Judge: key frames without a box count as well, what is annotated there was missed.
-    nothing = {"boxes": [], "labels": [], "scores": []}
-    moments = sorted({*truths, *found})
-    found = [found.get(moment, nothing) for moment in moments]
-    true = [detection.to_truth(truths[moment]) if moment in truths else nothing for moment in moments]
+    # 6. Metrics: key frames without a detection count too, because what is annotated there was missed.
+    nothing: dict[str, Any] = {"boxes": [], "labels": [], "scores": []}
+    moments = sorted({*annotated, *detections})
+    predictions = [detections.get(moment, nothing) for moment in moments]
+    truths = [detection.to_truth(annotated[moment]) if moment in annotated else nothing for moment in moments]
     metric = FrameMeanAveragePrecision(len(names))
-    result = metric.compute(predictions=list(map(listed, found)), references=list(map(listed, true)))
+    result = metric.compute(predictions=list(map(as_lists, predictions)), references=list(map(as_lists, truths)))
     precisions = [None if math.isnan(precision) else precision for precision in result.pop("average_precision")]
     per_action = dict(zip(names.values(), precisions, strict=True))
-    result |= {"random_init": random_init, "fine_tune": fine_tune, "seed": seed, "train_loss": loss}
-    result |= {"unreadable_clips": len(unreadable), "average_precision": per_action}
+    result |= {"random_init": args.random_init, "fine_tune": args.fine_tune, "seed": args.seed}
+    result |= {"train_loss": train_loss, "unreadable_clips": len(unreadable), "average_precision": per_action}
 
-    # 8. Save: a model that needs nothing else, what it says in AVA's form, and a picture.
+    # 7. Save: a model that loads by itself, the detections in AVA's form, and a picture.
+    output = Path(args.output_dir)
     detector.save_pretrained(output)
     processor.save_pretrained(output)
     (output / "result.json").write_text(json.dumps(result, indent=2) + "\n")
-    detection.write_results(output / "results.csv", moments, found, list(names))
-    drawn = [place for place, moment in enumerate(moments) if moment in truths and len(found[place]["boxes"])]
+    detection.write_results(output / "results.csv", moments, predictions, list(names))
+    drawn = [index for index, moment in enumerate(moments) if moment in annotated and len(predictions[index]["boxes"])]
     drawn = drawn[:NUM_DRAWN]
-    key_frames = [test_clips.decode(truths[moments[place]])[processor.num_frames // 2] for place in drawn]
     plot_detections(
-        key_frames,
-        [found[place] for place in drawn],
-        [true[place] for place in drawn],
+        [test_clips.decode(annotated[moments[index]])[processor.num_frames // 2] for index in drawn],
+        [predictions[index] for index in drawn],
+        [truths[index] for index in drawn],
         list(names.values()),
         output / "detections.png",
-        titles=[f"{moments[place][0]}, second {moments[place][1]:g}" for place in drawn],
+        titles=[f"{moments[index][0]}, second {moments[index][1]:g}" for index in drawn],
     )
     for name, precision in per_action.items():
         print("  -  " if precision is None else f"{precision:.3f}", name)
     print(f"frame mAP {result['mean_average_precision']:.3f}; results and a picture in {output}")
 
 
-def listed(entry: dict) -> dict:
-    """Entries of a key frame as lists, which is what metrics take."""
+def load_detector(args: DetectionArguments, names: list[str]) -> VJEPAForActionDetection:
+    """Return the encoder with a new pooler and classifier; the encoder is frozen unless it is fine-tuned."""
+    settings = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+    settings["roi_size"] = args.roi_size
+    if args.random_init:
+        detector = VJEPAForActionDetection(VJEPAConfig.from_pretrained(args.model, **settings))
+    else:
+        detector = VJEPAForActionDetection.from_pretrained(args.model, **settings)
+    detector.vjepa.requires_grad_(args.fine_tune)
+    return detector
+
+
+def make_clips(
+    args: DetectionArguments, frames: list[KeyFrame], folder: str, processor: VJEPAVideoProcessor
+) -> KeyFrameClips:
+    """Return the clips around key frames of the videos in a folder."""
+    return KeyFrameClips(frames, detection.find_videos(folder), processor, args.first_second, args.frame_rate)
+
+
+def as_lists(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the boxes, labels and scores of a key frame as lists, as the metric needs them."""
     return {name: torch.as_tensor(values).tolist() for name, values in entry.items()}
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

@@ -1,6 +1,6 @@
 """Write a small set of real H.264 videos with boxes, in the files of AVA: several shapes, each with its own motion.
 
-    python examples/make_toy_actions.py output/toy_actions
+    python examples/make_toy_actions.py --output_dir output/toy_actions
 
 Every video shows up to four shapes over the moving clutter of the toy set, each with its own heading, form, texture,
 size and color, and lasts two seconds. Its key frame, the one with annotated boxes, is at second 1, where no shape
@@ -10,11 +10,11 @@ Beside the annotations lie the boxes of an imagined detector, which is not exact
 where there are none.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import typer
 
 from make_toy_videos import (
     FRAMES_PER_SECOND,
@@ -28,12 +28,13 @@ from make_toy_videos import (
     to_bytes,
     write_video,
 )
+from vjepa_hf.training.arguments import mistakes_exit, option, parse
 
 SIZE = 48  # pixels of a side
 SCALE = 32 / SIZE  # shapes are as many pixels large and fast as in the toy set, whose videos have 32
 KEY_SECOND = 1
-SHARE_SHOWN = 0.75  # of the four quarters of a key frame that hold a shape
-SHARE_FOUND = 0.95  # of the shapes that the imagined detector finds
+FRACTION_SHOWN = 0.75  # of the four quarters of a key frame that hold a shape
+FRACTION_FOUND = 0.95  # of the shapes that the imagined detector finds
 FALSE_ALARMS = 0.2  # probability of a box where there is no shape
 INACCURACY = 0.01  # standard deviation of a detector's corners, in sides of the frame
 
@@ -59,7 +60,7 @@ def render_scene(generator: np.random.Generator) -> tuple[np.ndarray, list[tuple
         velocity = speed * np.array([np.cos(heading), np.sin(heading)])
         centers = (place[:, None] + velocity[:, None] * (np.arange(num_frames) - key)) % 1
         box = None
-        if generator.uniform() < SHARE_SHOWN:
+        if generator.uniform() < FRACTION_SHOWN:
             box = paint_shape(generator, frames, shape, texture, centers, radius, SCALE)[key]
         quarters.append((box, motion, shape))
     return to_bytes(frames), quarters
@@ -69,7 +70,7 @@ def detect(generator: np.random.Generator, quarters: list[tuple[np.ndarray | Non
     """What an imagined detector finds in the quarters of a key frame: boxes (4,) and scores."""
     found = []
     for place, (box, _, _) in enumerate(quarters):
-        if box is not None and generator.uniform() < SHARE_FOUND:
+        if box is not None and generator.uniform() < FRACTION_FOUND:
             found.append((box + generator.normal(0, INACCURACY, 4), generator.uniform(0.6, 1.0)))
         elif box is None and generator.uniform() < FALSE_ALARMS:
             corner = 0.5 * np.array([place % 2, place // 2]) + generator.uniform(0.05, 0.15, 2)
@@ -86,9 +87,9 @@ def make_toy_actions(output: str | Path, num_train: int = 400, num_test: int = 2
 
     Args:
         output: folder to write; files of the same names are replaced.
-        num_train: videos to learn from.
-        num_test: videos to judge by.
-        seed: another seed, another set.
+        num_train: videos to train on.
+        num_test: videos to test on.
+        seed: seed of the set.
     """
     output = Path(output)
     tables: dict[str, list[str]] = {}
@@ -116,16 +117,22 @@ def row(index: int, box: np.ndarray, action: int | str, last: int | str) -> str:
     return f"{index:06d},{KEY_SECOND:04d},{corners},{action},{last}\n"
 
 
-def main(
-    output: Annotated[Path, typer.Argument(help="folder to write")],
-    num_train: Annotated[int, typer.Option(help="videos to learn from")] = 400,
-    num_test: Annotated[int, typer.Option(help="videos to judge by")] = 250,
-    seed: Annotated[int, typer.Option(help="another seed, another set")] = 0,
-) -> None:
+@dataclass
+class ToyActionsArguments:
     """Write a toy set of videos with boxes."""
-    make_toy_actions(output, num_train, num_test, seed)
-    typer.echo(f"{num_train} + {num_test} videos in {output}")
+
+    output_dir: str = option("folder to write", "output/toy_actions")
+    num_train: int = option("videos to train on", 400)
+    num_test: int = option("videos to test on", 250)
+    seed: int = option("seed of the set", 0)
+
+
+def main(command_line: Sequence[str] | None = None) -> None:
+    args = parse(ToyActionsArguments, command_line)
+    with mistakes_exit():
+        make_toy_actions(args.output_dir, args.num_train, args.num_test, args.seed)
+    print(f"{args.num_train} + {args.num_test} videos in {args.output_dir}")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

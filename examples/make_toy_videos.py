@@ -1,11 +1,11 @@
 """Write a small labelled set of real H.264 videos: a flock of textured shapes moving over moving clutter.
 
-    python examples/make_toy_videos.py output/toy_videos
+    python examples/make_toy_videos.py --output_dir output/toy_videos
 
-Each video has two labels. `motion` is the direction in which the flock moves: no single frame tells it.
-`appearance` is what its shapes look like, form and texture: every frame tells it. The two are drawn independently.
+Each video has two labels. `motion` is the direction in which the flock moves: no single frame shows it. `appearance`
+is the form and texture of its shapes: every frame shows it. The two are drawn independently.
 
-The shapes of a flock share these two and nothing else: each has its own place, size, color, and phase of its texture.
+The shapes of a flock have only these two in common: each has its own position, size, color, and phase of its texture.
 They are brighter than the ground, so that where a shape is can be told of a hidden region from the visible ones by
 whoever knows how the flock moves. The frame is a torus: what leaves on one side comes in on the other, so where a
 shape is says nothing about where it goes. The clutter is made of ripples, each with its own velocity: there is no
@@ -13,12 +13,14 @@ background, brightness or camera motion that one frame could give away for the w
 """
 
 import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import av
 import numpy as np
-import typer
+
+from vjepa_hf.training.arguments import mistakes_exit, option, parse
 
 MOTIONS = ("east", "south-east", "south", "south-west", "west", "north-west", "north", "north-east")
 SHAPES = ("disk", "square", "triangle", "cross")
@@ -179,10 +181,10 @@ def make_toy_videos(
 
     Args:
         output: folder to write; files of the same names are replaced.
-        num_train: videos to learn from.
-        num_test: videos to judge by.
-        seed: another seed, another set.
-        num_frames: frames of each video.
+        num_train: videos to train on.
+        num_test: videos to test on.
+        seed: seed of the set.
+        num_frames: frames per video.
         size: height and width in pixels, even, because H.264 in 4:2:0 halves the colors' resolution.
 
     Raises:
@@ -207,18 +209,24 @@ def make_toy_videos(
     return output
 
 
-def main(
-    output: Annotated[Path, typer.Argument(help="folder to write")],
-    num_train: Annotated[int, typer.Option(help="videos to learn from")] = 2000,
-    num_test: Annotated[int, typer.Option(help="videos to judge by")] = 512,
-    seed: Annotated[int, typer.Option(help="another seed, another set")] = 0,
-    num_frames: Annotated[int, typer.Option(help="frames of each video")] = 16,
-    size: Annotated[int, typer.Option(help="height and width in pixels")] = 32,
-) -> None:
+@dataclass
+class ToyVideosArguments:
     """Write a toy set of labelled H.264 videos."""
-    make_toy_videos(output, num_train, num_test, seed, num_frames, size)
-    typer.echo(f"{num_train} + {num_test} videos in {output}")
+
+    output_dir: str = option("folder to write", "output/toy_videos")
+    num_train: int = option("videos to train on", 2000)
+    num_test: int = option("videos to test on", 512)
+    seed: int = option("seed of the set", 0)
+    num_frames: int = option("frames per video", 16)
+    size: int = option("height and width in pixels", 32)
+
+
+def main(command_line: Sequence[str] | None = None) -> None:
+    args = parse(ToyVideosArguments, command_line)
+    with mistakes_exit():
+        make_toy_videos(args.output_dir, args.num_train, args.num_test, args.seed, args.num_frames, args.size)
+    print(f"{args.num_train} + {args.num_test} videos in {args.output_dir}")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

@@ -22,7 +22,7 @@ from vjepa_hf.data import clips as data
 from vjepa_hf.data.input_log import InputLog
 from vjepa_hf.data.sources import load_videos
 from vjepa_hf.data.transforms import normalize
-from vjepa_hf.evaluation.online import make_judge
+from vjepa_hf.evaluation.online import make_online_evaluation
 from vjepa_hf.training import checkpoints, diagnostics, flops, run_guard
 from vjepa_hf.training import setup as training
 from vjepa_hf.training.arguments import parse_arguments
@@ -45,7 +45,7 @@ TOY_VIDEOS = Path("output/toy_videos")
 def toy_videos() -> Path:
     """The list of the toy set, which is made if it is missing."""
     if not (TOY_VIDEOS / "train.csv").exists():
-        subprocess.run([sys.executable, HERE / "make_toy_videos.py", TOY_VIDEOS], check=True)
+        subprocess.run([sys.executable, HERE / "make_toy_videos.py", "--output_dir", TOY_VIDEOS], check=True)
     return TOY_VIDEOS / "train.csv"
 
 
@@ -82,7 +82,7 @@ def main() -> None:
     processor = training.make_processor(config, source)
     model, optimizer = accelerator.prepare(model, make_optimizer(model, optimization))
     vjepa = accelerator.unwrap_model(model)
-    judge = make_judge(accelerator, evaluation, processor, source.num_workers)
+    online = make_online_evaluation(accelerator, evaluation, processor, source.num_workers)
 
     # 4. Resume: all that decides the next step is in the checkpoint or is a function of the step.
     inputs = InputLog(source.max_failed_share)
@@ -144,9 +144,9 @@ def main() -> None:
             if (step % run.health_steps == 0 or last) and not guard.wrong:
                 figures = diagnostics.health(vjepa, outputs, *masks, accelerator.gather)
                 log.write_health(step, figures, diagnostics.alarms(figures, step > optimization.warmup_steps))
-            if judge and (step % evaluation.eval_steps == 0 or last):
+            if online and (step % evaluation.eval_steps == 0 or last):
                 with training.callable_in_parts(vjepa):
-                    log.write_health(step, judge.figures(vjepa.vjepa), alarms=[])
+                    log.write_health(step, online.metrics(vjepa.vjepa), alarms=[])
             if save or guard.stop:
                 log.name_failures(inputs.gather())
                 checkpoints.save_checkpoint(accelerator, run.output_dir, progress, run.save_total_limit)

@@ -5,8 +5,10 @@ pytest tests/test_cli.py
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
+import typer
 from datasets import Dataset
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -16,6 +18,8 @@ from vjepa_hf import VJEPAModel, VJEPAVideoProcessor
 from vjepa_hf.cli import app
 from vjepa_hf.data.clips import load_videos
 from vjepa_hf.data.videos import probe_video
+from vjepa_hf.evaluation.dense_features import stream_features
+from vjepa_hf.model.frame_sampling import regular_clips
 
 
 def run(*words: str, exit_code: int = 0) -> str:
@@ -39,16 +43,64 @@ def model_folder(tiny_config, tmp_path):
 
 
 @pytest.mark.parametrize("num_clips", [1, 3])
-def test_features_are_those_of_the_model_on_its_grid(model_folder, toy_video_path, tmp_path, num_clips):
+def test_features_are_those_of_the_model_on_its_grid_and_know_their_times(
+    model_folder, toy_video_path, tmp_path, num_clips
+):
     output = tmp_path / "features.safetensors"
-    run("features", toy_video_path, "-o", output, "--model", model_folder, "--num-clips", num_clips)
-    features = load_file(output)["features"]
-    assert features.shape == (num_clips, 2, 4, 4, 48)
+    words = ["features", toy_video_path, "-o", output, "--model", model_folder, "--num_clips", num_clips]
+    assert f"features ({num_clips}, 2, 4, 4, 48)" in run(*words)
+    tensors = load_file(output)
     pixels = VJEPAVideoProcessor.from_pretrained(model_folder)(str(toy_video_path), num_clips=num_clips)
     with torch.no_grad():
         clips = pixels["pixel_values_videos"].reshape(num_clips, 4, 3, 32, 32)
         expected = VJEPAModel.from_pretrained(model_folder)(clips).last_hidden_state
-    torch.testing.assert_close(features.flatten(1, 3), expected)
+    torch.testing.assert_close(tensors["features"].flatten(1, 3), expected)
+    # 16 frames at 12 fps; a clip has frames 0, 2, 4, 6 after its first one, and a time step begins at each second one.
+    first = regular_clips(16, 4, 2, num_clips).reshape(num_clips, 4)[:, :1]
+    torch.testing.assert_close(tensors["timestamps"], torch.from_numpy((first + np.array([0, 4])) / 12))
+
+
+def test_dense_features_are_one_mean_for_every_time_step_of_the_video(model_folder, toy_video_path, tmp_path):
+    output = tmp_path / "dense.safetensors"
+    words = ["dense-features", toy_video_path, "-o", output, "--model", model_folder]
+    assert "features (4, 48)" in run(*words)  # 16 frames: 8 of a clip, 4 time steps
+    encoder, processor = VJEPAModel.from_pretrained(model_folder), VJEPAVideoProcessor.from_pretrained(model_folder)
+    for options, stride in (([], 4), (["--stride", 2], 2)):
+        run(*words, *options)
+        pieces = list(stream_features(encoder.eval(), processor, str(toy_video_path), stride))
+        tensors = load_file(output)
+        torch.testing.assert_close(tensors["features"], torch.cat([p.features for p in pieces]).mean(dim=(1, 2)))
+        assert tensors["timestamps"].tolist() == [second for piece in pieces for second in piece.timestamps]
+        assert tensors["timestamps"].tolist() == pytest.approx([0, 4 / 12, 8 / 12, 1])
+
+
+def test_a_mistake_ends_in_one_line_and_status_2(model_folder, toy_video_path, tmp_path):
+    for command in ("features", "dense-features"):
+        words = [command, "nowhere.mp4", "-o", tmp_path / "out.safetensors"]
+        for model, message in ((model_folder, "nowhere.mp4"), (tmp_path, "config.json")):
+            *bars, line = run(*words, "--model", model, exit_code=2).splitlines()
+            assert ": " in line and message in line, line
+            assert all(bar.startswith("Loading weights") for bar in bars if bar)
+    words = ["dense-features", toy_video_path, "-o", tmp_path / "out.safetensors", "--model", model_folder]
+    assert "stride=3 must be a multiple of tubelet_size=2" in run(*words, "--stride", 3, exit_code=2)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def options() -> dict[str, list[str]]:
+    """Command -> the long names of its options."""
+    commands = typer.main.get_command(app).commands
+    return {
+        name: [word for parameter in command.params for word in parameter.opts if word.startswith("--")]
+        for name, command in commands.items()
+    }
+
+
+def test_commands_have_dashes_and_options_underscores(toy_video_path):
+    assert {"features", "dense-features", "check-data", "convert", "env"} == set(options())
+    names = [name for names in options().values() for name in names]
+    assert len(names) > 15 and not [name for name in names if "-" in name.removeprefix("--")]
+    for spelled in ("--num_frames", "--num-frames"):  # 0.1.0 had dashes; they are still understood
+        assert "0 short" in run("check-data", toy_video_path, spelled, 4, "--num_workers", 0)
 
 
 @pytest.fixture
@@ -65,7 +117,7 @@ def test_check_data_names_broken_and_short_videos_and_lists_the_others(
     folder_with_a_broken_video, tmp_path, num_workers
 ):
     cleaned = tmp_path / "clean.csv"
-    words = ["check-data", folder_with_a_broken_video, "--num-frames", 500, "--num-workers", num_workers]
+    words = ["check-data", folder_with_a_broken_video, "--num_frames", 500, "--num_workers", num_workers]
     output = run(*words, "-o", cleaned, exit_code=1)
     assert "unreadable" in output and "broken.mp4" in output
     assert "short" in output and "a clip spans 1997" in output
@@ -75,13 +127,13 @@ def test_check_data_names_broken_and_short_videos_and_lists_the_others(
 
 def test_check_data_ends_well_when_all_is_well(folder_with_a_broken_video):
     (folder_with_a_broken_video / "broken.mp4").unlink()
-    output = run("check-data", folder_with_a_broken_video, "--num-frames", 4, "--num-workers", 0)
+    output = run("check-data", folder_with_a_broken_video, "--num_frames", 4, "--num_workers", 0)
     assert "1 videos: 0 unreadable, 0 short" in output
 
 
 def test_check_data_names_what_is_odd(toy_video_path, tmp_path):
     write_video(tmp_path / "odd.mp4", num_frames=1, height=64, width=320)
-    output = run("check-data", tmp_path / "odd.mp4", "--num-frames", 1, "--num-workers", 0)
+    output = run("check-data", tmp_path / "odd.mp4", "--num_frames", 1, "--num_workers", 0)
     assert "odd         " in output and "one frame" in output and "very long in shape, 320 x 64" in output
     assert "0 unreadable, 0 short, 2 odd" in output
 
@@ -89,7 +141,7 @@ def test_check_data_names_what_is_odd(toy_video_path, tmp_path):
 def test_check_data_writes_smaller_copies_and_their_list(folder_with_a_broken_video, tmp_path):
     write_video(folder_with_a_broken_video / "large.mp4", num_frames=20, height=96, width=128)
     copies = tmp_path / "copies"
-    words = ["--shrink-to", copies, "--short-side", 32, "-o", tmp_path / "clean.csv", "--num-workers", 0]
+    words = ["--shrink_to", copies, "--short_side", 32, "-o", tmp_path / "clean.csv", "--num_workers", 0]
     run("check-data", folder_with_a_broken_video, *words, exit_code=1)
     videos = load_videos(tmp_path / "clean.csv")["video"][:]
     assert [video.rsplit("_", 1)[-1] for video in videos] == ["good one.mp4", "large.mp4"]
@@ -101,14 +153,14 @@ def test_check_data_writes_smaller_copies_and_their_list(folder_with_a_broken_vi
 def test_check_data_lists_what_fits_a_cell(toy_video_path, tmp_path):
     row = {"video": [str(toy_video_path)], "label": [3], "caption": ["a cat"], "thumbnail": [b"\xff\xd8"]}
     Dataset.from_dict(row).to_parquet(tmp_path / "a.parquet")
-    run("check-data", tmp_path / "a.parquet", "--num-workers", 0, "-o", tmp_path / "clean.csv")
+    run("check-data", tmp_path / "a.parquet", "--num_workers", 0, "-o", tmp_path / "clean.csv")
     assert (tmp_path / "clean.csv").read_text().splitlines() == ["video,label,caption", f"{toy_video_path},3,a cat"]
 
 
 def test_check_data_says_what_it_cannot_do(toy_video_path, tmp_path):
     assert "does not exist" in run("check-data", tmp_path / "nowhere", exit_code=2)
     Dataset.from_dict({"video": [toy_video_path.read_bytes()]}).to_parquet(tmp_path / "a.parquet")
-    words = ["check-data", tmp_path / "a.parquet", "--num-workers", 0]
-    assert "16" in run(*words, "--shrink-to", tmp_path / "copies", "--short-side", 8, exit_code=2)
+    words = ["check-data", tmp_path / "a.parquet", "--num_workers", 0]
+    assert "16" in run(*words, "--shrink_to", tmp_path / "copies", "--short_side", 8, exit_code=2)
     assert "0 unreadable" in run(*words)
-    assert "add --shrink-to" in run(*words, "-o", tmp_path / "a.csv", exit_code=2)
+    assert "add --shrink_to" in run(*words, "-o", tmp_path / "a.csv", exit_code=2)

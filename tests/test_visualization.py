@@ -3,6 +3,9 @@
 pytest tests/test_visualization.py
 """
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,23 @@ from PIL import Image
 from vjepa_hf.evaluation import detection
 from vjepa_hf.evaluation.detection import plot_detections
 from vjepa_hf.visualization import CURVES, _matching_names, plot_confusion, plot_curves, plot_masks, shade_masked
+
+
+def backend_after(statement: str) -> str:
+    """The user's backend, which was "svg", after a statement in a fresh process, and whether pyplot was imported."""
+    program = f"""
+import sys, matplotlib
+matplotlib.use("svg")
+{statement}
+print(matplotlib.get_backend(), "matplotlib.pyplot" in sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return result.stdout.strip()
+
+
+def test_importing_leaves_the_backend_of_the_user_alone():
+    assert backend_after("import vjepa_hf.evaluation, vjepa_hf.visualization") == "svg False"
+    assert backend_after("import matplotlib.pyplot; matplotlib.use('Agg')") == "Agg True"  # so this can fail
 
 
 def test_only_hidden_tubelets_are_darkened():
@@ -30,7 +50,7 @@ def test_masks_over_a_clip_become_a_picture(tmp_path):
         assert picture.width > picture.height > 100
 
 
-def test_curves_are_drawn_from_rows_that_each_have_some_figures(tmp_path):
+def test_curves_are_drawn_from_rows_that_each_have_some_metrics(tmp_path):
     rows = [{"step": 1, "loss": 0.9, "learning_rate": 1e-4}, {"step": 2, "target_std": 0.5}, {"step": 2, "loss": 0.8}]
     rows += [{"step": 2, "loss/kind_0": 0.7, "loss/kind_1": 0.9} | {f"loss/time_{time}": 0.8 for time in range(8)}]
     plot_curves(rows, tmp_path / "curves.png", title="a run")
@@ -38,14 +58,14 @@ def test_curves_are_drawn_from_rows_that_each_have_some_figures(tmp_path):
         assert picture.size == (1600, 900)
 
 
-def test_a_star_stands_for_the_figures_that_a_run_has():
+def test_a_star_stands_for_the_metrics_that_a_run_has():
     rows = [{"step": 1, "loss": 0.9, "loss/kind_0": 0.8, "loss/kind_1": 1.0}, {"step": 2, "loss/kind_1": 0.9}]
     assert _matching_names(rows, ("loss", "loss/kind_*")) == ["loss", "loss/kind_0", "loss/kind_1"]
     assert _matching_names([{"loss": 0.9, "loss/kind_0": 0.9}], ("loss", "loss/kind_*")) == ["loss"]
     assert _matching_names(rows, ("loss/time_*",)) == []
 
 
-def test_every_curve_is_a_figure_that_a_run_logs(tiny_pretraining_model, tiny_clip):
+def test_every_curve_is_a_metric_that_a_run_logs(tiny_pretraining_model, tiny_clip):
     from vjepa_hf.training.arguments import OptimizationArguments
     from vjepa_hf.training.diagnostics import health
     from vjepa_hf.training.log import Throughput

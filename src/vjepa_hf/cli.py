@@ -1,4 +1,4 @@
-"""The command `vjepa-hf`: what one wants to know or make without writing a script."""
+"""The `vjepa-hf` command line."""
 
 import csv
 import importlib.metadata
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 import torch
 import typer
 from datasets import ClassLabel, Dataset, Value
@@ -22,13 +23,25 @@ from .data.videos import VideoFailure, video_name
 from .evaluation.dense_features import stream_features, write_features
 from .model.frame_sampling import clip_span
 from .model.modeling_vjepa import VJEPAModel
-from .model.video_io import VideoDecodeError, VideoInfo
+from .model.video_io import VideoDecodeError, VideoFile, VideoInfo
 from .model.video_processing_vjepa import VJEPAVideoProcessor
+from .training.arguments import mistakes_exit
 from .training.flops import matmul_rate
 
 PACKAGES = ("vjepa_hf", "torch", "torchvision", "transformers", "accelerate", "datasets", "av", "numpy")
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="V-JEPA for Hugging Face.")
+
+def _with_underscores(name: str) -> str:
+    return name.replace("-", "_")
+
+
+# Options are written with underscores, as in the scripts of examples/; `--num-clips` is understood as `--num_clips`.
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="V-JEPA for Hugging Face.",
+    context_settings={"token_normalize_func": _with_underscores},
+)
 
 
 @app.command()
@@ -47,81 +60,98 @@ def env() -> None:
         typer.echo(f"{name:<15}{value}")
 
 
+VideoArgument = Annotated[str, typer.Argument(help="path or URL of a video")]
+FeatureFile = Annotated[Path, typer.Option("--output", "-o", help="safetensors file to write")]
+ModelOption = Annotated[str, typer.Option("--model", help="folder or Hub name of a model")]
+
+
 @app.command()
 def features(
-    video: Annotated[str, typer.Argument(help="path or URL")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="safetensors file to write")],
-    model: Annotated[str, typer.Option(help="folder or Hub name of a model")] = "output/pretrain",
-    num_clips: Annotated[int, typer.Option(help="clips, evenly spaced over the video")] = 1,
-    stride: Annotated[int | None, typer.Option(help="the whole video, a clip every so many frames of a clip")] = None,
-    keep_grid: Annotated[bool, typer.Option(help="with --stride: no mean over the places of a time step")] = False,
-    batch_size: Annotated[int, typer.Option(help="with --stride: clips of one forward pass")] = 4,
+    video: VideoArgument,
+    output: FeatureFile,
+    model: ModelOption = "output/pretrain",
+    num_clips: Annotated[int, typer.Option("--num_clips", min=1, help="clips, evenly spaced over the video")] = 1,
 ) -> None:
-    """Write the features of a video: `features` (V, t, h, w, D), V clips of t x h x w tokens.
+    """Write the features of V clips of a video: `features` (V, t, h, w, D) and `timestamps` (V, t) in seconds.
 
-    With --stride a video of any length is read to its end: `features` (n, D), or with --keep-grid (n, h, w, D), one
-    for each of n time steps, and `timestamps` (n,), the second at which each begins.
+    A timestamp is the time at which the first frame of a time step is shown.
     """
-    encoder = VJEPAModel.from_pretrained(model).eval()
-    processor = VJEPAVideoProcessor.from_pretrained(model)
-    metadata = {"video": video, "model": model}
-    try:
-        if stride is not None:
-            if torch.accelerator.is_available():
-                encoder.to(torch.accelerator.current_accelerator())
-            pieces = stream_features(encoder, processor, video, stride, batch_size)
-            shape = write_features(pieces, output, metadata, keep_grid)
-        else:
-            shape = _write_clips(encoder, processor, video, num_clips, output, metadata)
-    except (ValueError, VideoDecodeError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
+    with mistakes_exit():
+        encoder, processor = _load(model)
+        # (1, V, T, C, H, W), or (1, T, C, H, W) for a single clip -> (V, T, C, H, W)
+        inputs = processor(video, num_clips=num_clips, num_crops=1, return_metadata=True, return_tensors="pt")
+        pixels = inputs["pixel_values_videos"].flatten(0, -5)
+        frames = inputs["video_metadata"][0].frames_indices.reshape(num_clips, -1)
+        timestamps = _seconds(video, frames[:, :: encoder.config.tubelet_size])
+        with torch.inference_mode():
+            tokens = encoder(pixels.to(encoder.device)).last_hidden_state.unflatten(1, encoder.config.grid_size)
+        tensors = {"features": tokens.float().cpu().contiguous(), "timestamps": timestamps}
+        save_file(tensors, output, metadata={"video": video, "model": model})
+    typer.echo(f"features {tuple(tokens.shape)} in {output}")
+
+
+@app.command()
+def dense_features(
+    video: VideoArgument,
+    output: FeatureFile,
+    model: ModelOption = "output/pretrain",
+    stride: Annotated[
+        int | None, typer.Option("--stride", help="frames from one window to the next; default: a whole clip")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="windows per forward pass")] = 4,
+) -> None:
+    """Write one feature for every time step of a video of any length: `features` (n, D) and `timestamps` (n,).
+
+    A feature is the mean over the tokens of a time step. A stride of half a clip gives every time step context on both
+    sides, and costs two passes of the encoder.
+    """
+    with mistakes_exit():
+        encoder, processor = _load(model)
+        pieces = stream_features(encoder, processor, video, stride or processor.num_frames, batch_size)
+        shape = write_features(pieces, output, {"video": video, "model": model})
     typer.echo(f"features {tuple(shape)} in {output}")
 
 
-def _write_clips(
-    encoder: VJEPAModel,
-    processor: VJEPAVideoProcessor,
-    video: str,
-    num_clips: int,
-    output: Path,
-    metadata: dict[str, str],
-) -> tuple[int, ...]:
-    # (1, V, T, C, H, W), or (1, T, C, H, W) for a single clip -> (V, T, C, H, W)
-    pixels = processor(video, num_clips=num_clips, return_tensors="pt")["pixel_values_videos"].flatten(0, -5)
-    with torch.inference_mode():
-        tokens = encoder(pixels).last_hidden_state.unflatten(1, encoder.config.grid_size)
-    save_file({"features": tokens.contiguous()}, output, metadata=metadata)
-    return tokens.shape
+def _load(model: str) -> tuple[VJEPAModel, VJEPAVideoProcessor]:
+    """Load encoder and processor; the encoder is put on the accelerator if there is one."""
+    encoder = VJEPAModel.from_pretrained(model, add_predictor=False).eval()
+    if torch.accelerator.is_available():
+        encoder.to(torch.accelerator.current_accelerator())
+    return encoder, VJEPAVideoProcessor.from_pretrained(model)
+
+
+def _seconds(video: str, frames: np.ndarray) -> torch.Tensor:
+    """Return the seconds at which frames are shown, float64 in the shape of `frames`."""
+    numbers, positions = np.unique(frames, return_inverse=True)
+    with VideoFile(video) as file:
+        seconds = torch.tensor([frame.seconds for frame in file.iter_frames(numbers)], dtype=torch.float64)
+    return seconds[torch.from_numpy(positions.reshape(frames.shape))]
 
 
 @app.command()
 def check_data(
     source: Annotated[str, typer.Argument(help="folder, list, .tar, .parquet, or a pattern of these")],
-    video_column: Annotated[str | None, typer.Option(help="column that holds the videos")] = None,
-    num_frames: Annotated[int, typer.Option(help="frames of a clip")] = 16,
-    frame_step: Annotated[int, typer.Option(help="frames from one frame of a clip to the next")] = 4,
-    num_workers: Annotated[int, typer.Option(help="processes that decode; 0: none beside this one")] = 2,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="csv of the readable videos to write")] = None,
-    shrink_to: Annotated[Path | None, typer.Option(help="folder for smaller copies, which load faster")] = None,
-    short_side: Annotated[int, typer.Option(min=16, help="pixels of the shorter side of a copy")] = 256,
+    video_column: Annotated[str | None, typer.Option("--video_column", help="column that holds the videos")] = None,
+    num_frames: Annotated[int, typer.Option("--num_frames", min=1, help="frames per clip")] = 16,
+    frame_step: Annotated[int, typer.Option("--frame_step", min=1, help="step between the frames of a clip")] = 4,
+    num_workers: Annotated[int, typer.Option("--num_workers", min=0, help="processes that decode; 0: only this")] = 2,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="csv to write, of the readable videos")] = None,
+    shrink_to: Annotated[Path | None, typer.Option("--shrink_to", help="folder for smaller, faster copies")] = None,
+    short_side: Annotated[int, typer.Option("--short_side", min=16, help="short side of a copy in pixels")] = 256,
     keyframe_interval: Annotated[
-        int, typer.Option(min=1, help="most frames from key frame to key frame of a copy")
+        int, typer.Option("--keyframe_interval", min=1, help="largest distance of key frames in a copy, in frames")
     ] = 16,
 ) -> None:
-    """Open every video of a source and report those that cannot be read, are shorter than a clip, or are odd.
+    """Open every video of a source and report videos that are unreadable, shorter than a clip, or unusual.
 
-    With --shrink-to the list names the copies. Ends with status 1 when a video cannot be read.
+    With --shrink_to the list names the copies. Ends with status 1 if a video cannot be read.
     """
-    try:
+    with mistakes_exit():
         videos = load_videos(source, video_column)
         if output is not None and shrink_to is None and len(videos) and not isinstance(videos[0]["video"], str):
-            raise ValueError(f"videos inside {source} have no path to list: add --shrink-to, or omit --output")
-    except ValueError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+            raise ValueError(f"videos inside {source} have no path to list: add --shrink_to, or omit --output")
     checked = _CheckedVideos(videos, shrink_to, short_side, keyframe_interval)
-    loader = torch.utils.data.DataLoader(checked, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is)
+    loader = torch.utils.data.DataLoader(checked, batch_size=None, num_workers=num_workers, collate_fn=_unchanged)
     checks = list(tqdm(loader, unit="video"))
     span = clip_span(num_frames, frame_step)
     counts = Counter({"unreadable": 0, "short": 0, "odd": 0})
@@ -145,7 +175,7 @@ class _Check(NamedTuple):
 
 
 class _CheckedVideos(torch.utils.data.Dataset):
-    """The check of every video of a source, and its smaller copy."""
+    """Checks of the videos of a source; with `shrink_to` each video is also copied."""
 
     def __init__(self, videos: Dataset, shrink_to: Path | None, short_side: int, keyframe_interval: int) -> None:
         self.videos, self.shrink_to = videos, shrink_to
@@ -169,7 +199,7 @@ class _CheckedVideos(torch.utils.data.Dataset):
         return _Check(name, result, str(copy))
 
 
-def _as_it_is(check: Any) -> Any:
+def _unchanged(check: Any) -> Any:
     return check
 
 
@@ -181,7 +211,7 @@ def _findings(result: VideoInfo | VideoFailure, span: int) -> list[tuple[str, st
 
 
 def _write_list(path: Path, videos: Dataset, checks: Sequence[_Check]) -> None:
-    """The rows of the readable videos, or of their copies; without the other media of a row, which are no text."""
+    """Write the rows of the readable videos or of their copies, without columns that hold other media."""
     num_rows = 0
     columns = ["video", *(name for name, feature in videos.features.items() if _fits_a_cell(feature))]
     with path.open("w", newline="") as file:
@@ -199,7 +229,7 @@ def _fits_a_cell(feature: Any) -> bool:
 
 
 def _absolute(video: str) -> str:
-    """A path that means the same from any folder; a URL as it is."""
+    """Return an absolute path, or a URL unchanged."""
     return video if "://" in video else str(Path(video).resolve())
 
 
@@ -207,21 +237,34 @@ def _absolute(video: str) -> str:
 def convert(
     checkpoint: Annotated[str, typer.Argument(help=".pth.tar file, or vitl16, vith16, vith16-384; else a folder")],
     output: Annotated[Path, typer.Argument(help="folder to write; with --to-meta the file")],
-    probe: Annotated[str | None, typer.Option(help=".pth.tar file, or k400, ssv2, in1k, places205, inat21")] = None,
-    to_meta: Annotated[bool, typer.Option("--to-meta", help="from a folder to the layout of Meta's code")] = False,
-    num_attention_heads: Annotated[int | None, typer.Option(help="heads, where the width is no published one")] = None,
-    num_frames: Annotated[int | None, typer.Option(help="frames of a clip, where position tables do not tell")] = None,
-    image_size: Annotated[list[int] | None, typer.Option(help="pixels of a side; twice: height, then width")] = None,
-    uniform_power: Annotated[bool | None, typer.Option(help="sin-cos split, where the tables do not tell")] = None,
-    labels: Annotated[str | None, typer.Option(help="class names: a file with one a line, or ssv2, in1k")] = None,
-    license: Annotated[str, typer.Option(help="license of the weights, for the model card")] = LICENSE,
-    download_dir: Annotated[Path | None, typer.Option(help="where released files are kept")] = None,
+    probe: Annotated[
+        str | None, typer.Option("--probe", help=".pth.tar file, or k400, ssv2, in1k, places205, inat21")
+    ] = None,
+    to_meta: Annotated[bool, typer.Option("--to_meta", help="convert a folder to the layout of Meta's code")] = False,
+    num_attention_heads: Annotated[
+        int | None, typer.Option("--num_attention_heads", help="heads, if the width is not a published one")
+    ] = None,
+    num_frames: Annotated[
+        int | None, typer.Option("--num_frames", help="frames per clip, if the position tables do not show it")
+    ] = None,
+    image_size: Annotated[
+        list[int] | None, typer.Option("--image_size", help="side in pixels; give it twice for height and width")
+    ] = None,
+    uniform_power: Annotated[
+        bool | None,
+        typer.Option("--uniform_power/--no_uniform_power", help="sin-cos split, if the tables do not show it"),
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option("--labels", help="class names: a file with one per line, or ssv2, in1k")
+    ] = None,
+    license: Annotated[str, typer.Option("--license", help="license of the weights, for the model card")] = LICENSE,
+    download_dir: Annotated[Path | None, typer.Option("--download_dir", help="folder for released files")] = None,
 ) -> None:
-    """Convert a checkpoint of Meta's V-JEPA code to a folder that from_pretrained loads, or with --to-meta back.
+    """Convert a checkpoint of Meta's V-JEPA code to a folder for from_pretrained, or with --to_meta back.
 
-    Ends with status 1, leaving nothing behind, when the checkpoint is not what it should be.
+    Ends with status 2 and writes nothing if the checkpoint is not a V-JEPA checkpoint or is incomplete.
     """
-    options = {
+    options: dict[str, Any] = {
         "probe": probe,
         "num_attention_heads": num_attention_heads,
         "num_frames": num_frames,
@@ -230,17 +273,14 @@ def convert(
         "labels": labels,
         "download_dir": download_dir,
     }
-    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
-    try:
+    given = [f"--{name}" for name, value in options.items() if value is not None]
+    with mistakes_exit():
         if to_meta and given:
-            raise ValueError(f"--to-meta reads a folder that says all there is to know; omit {', '.join(given)}.")
+            raise ValueError(f"--to_meta takes all settings from the folder; omit {', '.join(given)}.")
         if to_meta:
             report = export_to_meta(checkpoint, output)
         else:
             report = convert_checkpoint(checkpoint, output, license=license, **options)
-    except (ValueError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
     typer.echo(report)
 
 

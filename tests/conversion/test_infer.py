@@ -35,7 +35,7 @@ def test_configuration_is_inferred(tiny_config, changes):
 
 
 def test_heads_of_published_widths_are_known_and_others_are_asked_for(tiny_config, checkpoint, tmp_path):
-    with pytest.raises(ValueError, match=r"hidden_size=48.*--num-attention-heads"):
+    with pytest.raises(ValueError, match=r"hidden_size=48.*--num_attention_heads"):
         convert(checkpoint, tmp_path / "model")
     tiny_config.hidden_size, tiny_config.num_attention_heads = 192, 3
     parts = to_meta(VJEPAForPreTraining(tiny_config).state_dict())
@@ -51,7 +51,7 @@ def test_shape_of_a_clip_is_asked_for_where_tables_do_not_tell(tiny_config):
     ):
         generator = torch.Generator().manual_seed(0)
         parts[part][name] = torch.randn(parts[part][name].shape, generator=generator)
-    with pytest.raises(ValueError, match="--num-frames.*--image-size.*--uniform-power"):
+    with pytest.raises(ValueError, match="--num_frames.*--image_size.*--uniform_power"):
         infer_config(parts, num_attention_heads=2)
     config = infer_config(parts, 2, num_frames=4, image_size=[16, 64], uniform_power=False)
     assert (config.num_frames, config.image_size, config.uniform_power) == (4, (16, 64), False)

@@ -252,16 +252,16 @@ def test_command_line_goes_there_and_back(checkpoint, probe, content, tmp_path):
     run = CliRunner().invoke
     folder, back = str(tmp_path / "model"), str(tmp_path / "back.pth.tar")
     result = run(app, ["convert", str(checkpoint), folder])
-    assert result.exit_code == 1 and "--num-attention-heads" in result.stderr and left_behind(tmp_path) == []
-    result = run(app, ["convert", str(checkpoint), folder, "--probe", str(probe), "--num-attention-heads", "2"])
+    assert result.exit_code == 2 and "--num_attention_heads" in result.stderr and left_behind(tmp_path) == []
+    result = run(app, ["convert", str(checkpoint), folder, "--probe", str(probe), "--num_attention_heads", "2"])
     assert result.exit_code == 0 and "CC BY-NC 4.0" in result.stdout
     assert json.loads((tmp_path / "model" / "config.json").read_text())["architectures"] == [
         "VJEPAForVideoClassification"
     ]
-    result = run(app, ["convert", "--to-meta", folder, back, "--probe", str(probe)])
-    assert result.exit_code == 1 and "omit --probe" in result.stderr
-    result = run(app, ["convert", "--to-meta", folder, back])
+    result = run(app, ["convert", "--to_meta", folder, back, "--probe", str(probe)])
+    assert result.exit_code == 2 and "omit --probe" in result.stderr
+    result = run(app, ["convert", "--to_meta", folder, back])
     assert result.exit_code == 0 and "identity" in result.stdout
     assert same_tensors(torch.load(back, weights_only=True)["encoder"], content["encoder"])
     result = run(app, ["convert", "no_such_model", str(tmp_path / "other")])
-    assert result.exit_code == 1 and "vitl16" in result.stderr
+    assert result.exit_code == 2 and "vitl16" in result.stderr

@@ -10,11 +10,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 from video_files import write_video
 from vjepa_hf import VJEPAVideoProcessor
-from vjepa_hf.cli import app
 from vjepa_hf.data.videos import decode_video
 from vjepa_hf.evaluation.dense_features import FeaturePiece, Window, plan_windows, stream_features, write_features
 from vjepa_hf.model.video_io import VideoDecodeError, VideoFile
@@ -177,20 +175,6 @@ def test_a_file_that_fails_leaves_nothing_behind(tmp_path):
     with pytest.raises(VideoDecodeError):
         write_features(failing(), tmp_path / "f.safetensors", {})
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_command_writes_the_features_of_the_whole_video(tiny_model, processor, video, tmp_path):
-    tiny_model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    output = tmp_path / "out.safetensors"
-    command = ["features", str(video), "-o", str(output), "--model", str(tmp_path / "model"), "--stride"]
-    result = CliRunner().invoke(app, [*command, "2", "--keep-grid"])
-    assert result.exit_code == 0 and "features (10, 4, 4, 48)" in result.stdout, result.output
-    torch.testing.assert_close(
-        load_file(output)["features"], by_hand(tiny_model, processor, video, 2), rtol=1e-4, atol=1e-5
-    )
-    wrong = CliRunner().invoke(app, [*command, "3"])
-    assert wrong.exit_code == 1 and "stride=3 must be a multiple" in wrong.output
 
 
 def test_code_on_the_page_runs(repo, video):

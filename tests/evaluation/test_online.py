@@ -1,4 +1,4 @@
-"""What a run says about its features is right, is the same on any number of processes, and changes nothing.
+"""Accuracies of a run are right, do not depend on the number of processes, and do not change the run.
 
 pytest tests/evaluation/test_online.py
 """
@@ -15,7 +15,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 
 from vjepa_hf import VJEPAVideoProcessor
-from vjepa_hf.evaluation.online import OnlineEvaluation, linear_probe, make_judge, nearest_neighbors
+from vjepa_hf.evaluation.online import OnlineEvaluation, linear_probe, make_online_evaluation, nearest_neighbors
 from vjepa_hf.training.arguments import EvaluationArguments
 from vjepa_hf.training.log import read_log
 
@@ -24,7 +24,7 @@ def features(count: int, seed: int) -> torch.Tensor:
     return torch.randn(count, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-# --- the two judges ---
+# --- the two classifiers ---
 
 
 def test_neighbors_vote_with_the_weight_of_their_cosine():
@@ -56,8 +56,8 @@ def test_both_find_classes_that_lie_apart_and_a_feature_that_never_changes_does_
     labels = torch.arange(60) % 3
     train, test = centers[labels] + features(60, 0), centers[labels] + features(60, 1)
     train[:, 0] = test[:, 0] = 1.0
-    for judge in (nearest_neighbors, linear_probe):
-        assert judge(train, labels, test, 3).tolist() == labels.tolist()
+    for classify in (nearest_neighbors, linear_probe):
+        assert classify(train, labels, test, 3).tolist() == labels.tolist()
 
 
 # --- on videos ---
@@ -74,62 +74,65 @@ def tables(toy_videos) -> list[Dataset]:
     return [Dataset.from_dict({"video": names, "side": ["l", "r"] * (len(names) // 2)}) for names in paths]
 
 
-def test_judging_leaves_no_trace(tiny_pretraining_model, processor, tables):
-    judge = OnlineEvaluation(Accelerator(cpu=True), *tables, "side", processor)
+def test_an_evaluation_leaves_no_trace(tiny_pretraining_model, processor, tables):
+    evaluation = OnlineEvaluation(Accelerator(cpu=True), *tables, "side", processor)
     before = {name: tensor.clone() for name, tensor in tiny_pretraining_model.state_dict().items()}
     modes = [module.training for module in tiny_pretraining_model.modules()]
     state = torch.get_rng_state()
-    figures = judge.figures(tiny_pretraining_model.vjepa)
+    metrics = evaluation.metrics(tiny_pretraining_model.vjepa)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in tiny_pretraining_model.state_dict().items())
     assert [module.training for module in tiny_pretraining_model.modules()] == modes
     assert all(parameter.grad is None for parameter in tiny_pretraining_model.parameters())
-    assert judge.figures(tiny_pretraining_model.vjepa) == figures
-    assert set(figures) == {"knn_accuracy", "linear_accuracy", "eval_videos", "failed_eval_videos"}
-    assert figures["eval_videos"] == 8 and figures["failed_eval_videos"] == 0
+    assert evaluation.metrics(tiny_pretraining_model.vjepa) == metrics
+    assert set(metrics) == {"knn_accuracy", "linear_accuracy", "eval_videos", "failed_eval_videos"}
+    assert metrics["eval_videos"] == 8 and metrics["failed_eval_videos"] == 0
 
 
 def test_unreadable_videos_are_counted_and_not_replaced(tiny_pretraining_model, processor, tables, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     broken = [table.add_item({"video": str(tmp_path / "broken.mp4"), "side": "l"}) for table in tables]
     accelerator = Accelerator(cpu=True)
-    whole = OnlineEvaluation(accelerator, *tables, "side", processor).figures(tiny_pretraining_model.vjepa)
-    figures = OnlineEvaluation(accelerator, *broken, "side", processor).figures(tiny_pretraining_model.vjepa)
-    assert figures == whole | {"failed_eval_videos": 2}
+    whole = OnlineEvaluation(accelerator, *tables, "side", processor).metrics(tiny_pretraining_model.vjepa)
+    metrics = OnlineEvaluation(accelerator, *broken, "side", processor).metrics(tiny_pretraining_model.vjepa)
+    assert metrics == whole | {"failed_eval_videos": 2}
     nothing = broken[0].select([len(broken[0]) - 1])
-    with pytest.raises(ValueError, match="not one video"):
-        OnlineEvaluation(accelerator, nothing, nothing, "side", processor).figures(tiny_pretraining_model.vjepa)
+    with pytest.raises(ValueError, match="no video of eval_train_videos"):
+        OnlineEvaluation(accelerator, nothing, nothing, "side", processor).metrics(tiny_pretraining_model.vjepa)
 
 
 def test_wrong_labels_are_clear_errors(processor, tables):
     accelerator = Accelerator(cpu=True)
-    with pytest.raises(ValueError, match="eval_videos has no column 'label', only video, side"):
+    with pytest.raises(ValueError, match="eval_train_videos has no column 'label' with labels, only video, side"):
         OnlineEvaluation(accelerator, *tables, "label", processor)
     with pytest.raises(ValueError, match="label 'r' is not one of l"):
         OnlineEvaluation(accelerator, tables[0].filter(lambda row: row["side"] == "l"), tables[1], "side", processor)
 
 
-def test_a_judge_is_made_only_where_both_sources_are_given(processor, toy_videos):
-    assert make_judge(Accelerator(cpu=True), EvaluationArguments(), processor, 0) is None
+def test_an_evaluation_needs_both_sources(processor, toy_videos):
+    assert make_online_evaluation(Accelerator(cpu=True), EvaluationArguments(), processor, 0) is None
     lists = str(toy_videos / "train.csv"), str(toy_videos / "train.csv")
-    assert make_judge(Accelerator(cpu=True), EvaluationArguments(*lists, "motion"), processor, 0).num_labels > 1
+    assert (
+        make_online_evaluation(Accelerator(cpu=True), EvaluationArguments(*lists, "motion"), processor, 0).num_labels
+        > 1
+    )
     with pytest.raises(ValueError, match="belong together"):
-        EvaluationArguments(eval_videos="videos")
+        EvaluationArguments(eval_train_videos="videos")
     with pytest.raises(ValueError, match="eval_steps must be at least 1"):
         EvaluationArguments(eval_steps=0)
 
 
-def _write_figures(model, processor, tables, folder) -> None:
+def _write_metrics(model, processor, tables, folder) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)  # that of the process from which this one comes
     accelerator = Accelerator(cpu=True)
-    figures = OnlineEvaluation(accelerator, *tables, "side", processor).figures(model.vjepa)
-    text = json.dumps([accelerator.num_processes, figures])
+    metrics = OnlineEvaluation(accelerator, *tables, "side", processor).metrics(model.vjepa)
+    text = json.dumps([accelerator.num_processes, metrics])
     (folder / f"{accelerator.process_index}.json").write_text(text)
 
 
 def test_two_processes_find_what_one_finds(tiny_pretraining_model, processor, tables, tmp_path):
-    one = OnlineEvaluation(Accelerator(cpu=True), *tables, "side", processor).figures(tiny_pretraining_model.vjepa)
-    debug_launcher(_write_figures, (tiny_pretraining_model, processor, tables, tmp_path), num_processes=2)
+    one = OnlineEvaluation(Accelerator(cpu=True), *tables, "side", processor).metrics(tiny_pretraining_model.vjepa)
+    debug_launcher(_write_metrics, (tiny_pretraining_model, processor, tables, tmp_path), num_processes=2)
     found = [json.loads((tmp_path / f"{process}.json").read_text()) for process in (0, 1)]
     assert found == [[2, one], [2, one]]
 
@@ -166,13 +169,13 @@ def pretrain(monkeypatch, toy_videos, tmp_path):
 
 
 @pytest.mark.invariant
-def test_a_judged_run_has_the_weights_of_one_that_is_not(pretrain, toy_videos, monkeypatch):
+def test_an_evaluated_run_has_the_weights_of_one_that_is_not(pretrain, toy_videos, monkeypatch):
     source = str(toy_videos / "train.csv")
-    judged = {"eval_videos": source, "eval_test_videos": source, "eval_label": "motion", "eval_steps": 1}
+    evaluated = {"eval_train_videos": source, "eval_test_videos": source, "eval_label": "motion", "eval_steps": 1}
     plain, _ = pretrain("plain")
-    weights, log = pretrain("judged", **judged)
+    weights, log = pretrain("evaluated", **evaluated)
     assert [row["step"] for row in log if "knn_accuracy" in row and "linear_accuracy" in row] == [1, 2, 3]
     assert all(torch.equal(weights[name], tensor) for name, tensor in plain.items())
-    monkeypatch.setattr(OnlineEvaluation, "figures", lambda judge, encoder: {"x": torch.rand(1).item()})
-    disturbed, _ = pretrain("disturbed", **judged)  # and this comparison can fail
+    monkeypatch.setattr(OnlineEvaluation, "metrics", lambda self, encoder: {"x": torch.rand(1).item()})
+    disturbed, _ = pretrain("disturbed", **evaluated)  # and this comparison can fail
     assert not all(torch.equal(disturbed[name], tensor) for name, tensor in plain.items())

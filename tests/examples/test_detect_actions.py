@@ -12,7 +12,6 @@ from PIL import Image
 from vjepa_hf import VJEPAForActionDetection, VJEPAForPreTraining, VJEPAVideoProcessor
 from vjepa_hf.evaluation.detection import KeyFrameClips, collate_key_frames, find_videos, read_annotations
 
-pytestmark = pytest.mark.slow
 ONE = ("accelerate", "launch")
 TWO = ("accelerate", "launch", "--multi_gpu", "--num_processes", "2")
 
@@ -35,23 +34,25 @@ def pretrained(tiny_pretraining_model, tmp_path):
 
 def run(run_example, launcher, pretrained, toy_actions, output, *more):
     options = {
-        "videos": toy_actions / "train",
-        "annotations": toy_actions / "train.csv",
-        "test-videos": toy_actions / "test",
-        "test-annotations": toy_actions / "test.csv",
+        "model": pretrained,
+        "train_videos": toy_actions / "train",
+        "train_annotations": toy_actions / "train.csv",
+        "test_videos": toy_actions / "test",
+        "test_annotations": toy_actions / "test.csv",
         "actions": toy_actions / "actions.pbtxt",
-        "boxes": toy_actions / "test_boxes.csv",
+        "test_boxes": toy_actions / "test_boxes.csv",
         "epochs": 2,
-        "image-size": 48,
-        "roi-size": 2,
-        "num-workers": 0,
-        "output": output,
+        "image_size": 48,
+        "roi_size": 2,
+        "num_workers": 0,
+        "output_dir": output,
     }
     words = [word for key, value in options.items() for word in (f"--{key}", value)]
-    result = run_example(*launcher, "examples/detect_actions.py", pretrained, *words, *more)
+    result = run_example(*launcher, "examples/detect_actions.py", *words, *more)
     return result.stdout, json.loads((output / "result.json").read_text())
 
 
+@pytest.mark.slow
 def test_training_gives_scores_a_picture_and_a_model_that_loads(run_example, pretrained, toy_actions, tmp_path):
     output = tmp_path / "output"
     printed, result = run(run_example, ONE, pretrained, toy_actions, output)
@@ -75,12 +76,35 @@ def test_training_gives_scores_a_picture_and_a_model_that_loads(run_example, pre
     assert all(before[name].equal(value) for name, value in detector.vjepa.encoder.state_dict().items())
 
 
-def test_two_processes_train_the_encoder_too_and_judge_every_key_frame_once(
+@pytest.mark.slow
+def test_two_processes_train_the_encoder_too_and_test_every_key_frame_once(
     run_example, pretrained, toy_actions, tmp_path
 ):
-    options = ("--fine-tune", "--random-init", "--epochs", "1", "--batch-size", "2")
+    options = ("--fine_tune", "--random_init", "--epochs", "1", "--batch_size", "2")
     _, result = run(run_example, TWO, pretrained, toy_actions, tmp_path / "output", *options)
     assert result["fine_tune"] is result["random_init"] is True
     assert result["num_samples"] == 5 and result["unreadable_clips"] == 1
     before = VJEPAForPreTraining.from_pretrained(pretrained).vjepa.encoder.norm.bias
     assert not before.equal(VJEPAForActionDetection.from_pretrained(tmp_path / "output").vjepa.encoder.norm.bias)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--actions", "nowhere.pbtxt"], "nowhere.pbtxt"),
+        (["--test_video", "x"], "unknown option 'test_video'; did you mean 'test_videos'"),
+        (["--epochs", "few"], "epochs"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_status_2(
+    pretrained, toy_actions, tmp_path, options, message, monkeypatch, capsys
+):
+    import detect_actions
+
+    words = ["--model", str(pretrained), "--train_annotations", str(toy_actions / "train.csv"), *options]
+    monkeypatch.setattr("sys.argv", ["detect_actions.py", *words, "--output_dir", str(tmp_path / "output")])
+    with pytest.raises(SystemExit) as stopped:
+        detect_actions.main()
+    *_, line = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and line.startswith("detect_actions.py: ") and message in line, line
+    assert not (tmp_path / "output").exists()

@@ -63,14 +63,13 @@ def test_adapters_of_a_run_answer_in_the_pipeline(run_example, pretrained, class
 
 
 @pytest.fixture
-def finetune(monkeypatch):
+def finetune():
     """The example's `main` in this process, which saves the time to start another."""
     import finetune
 
     def run(words):
-        monkeypatch.setattr(sys, "argv", ["finetune.py", *words, "--disable_tqdm", "true"])
         with torch.random.fork_rng(devices=[]):
-            finetune.main()
+            finetune.main([*words, "--disable_tqdm", "true"])
 
     return run
 
@@ -94,7 +93,7 @@ def test_two_processes_with_half_the_batch_give_the_same_model(
     assert max((second[name] - tensor).abs().max() for name, tensor in first.items()) < 1e-4
 
 
-def test_every_option_of_the_recipe_works_and_a_stopped_run_goes_on(finetune, pretrained, class_folders, tmp_path):
+def test_every_option_of_the_recipe_works_and_a_stopped_run_resumes(finetune, pretrained, class_folders, tmp_path):
     recipe = {"layer_decay": 0.75, "drop_path_rate": 0.2, "mixup_alpha": 0.8, "cutmix_alpha": 1.0, "num_clips": 2}
     recipe |= {"label_smoothing_factor": 0.1, "class_balance": "sampler", "dataloader_num_workers": 0}
     recipe |= {"rand_augment_magnitude": 7, "erase_probability": 0.25, "per_device_train_batch_size": 8}
@@ -102,7 +101,7 @@ def test_every_option_of_the_recipe_works_and_a_stopped_run_goes_on(finetune, pr
     straight = json.loads((tmp_path / "result.json").read_text())
     weights = vjepa_hf.VJEPAForVideoClassification.from_pretrained(tmp_path).state_dict()
     shutil.rmtree(tmp_path / "checkpoint-4")
-    finetune(options(pretrained, class_folders, tmp_path, resume_from_checkpoint="true", **recipe))
+    finetune(options(pretrained, class_folders, tmp_path, resume="true", **recipe))
     resumed = json.loads((tmp_path / "result.json").read_text())
     again = vjepa_hf.VJEPAForVideoClassification.from_pretrained(tmp_path)
     assert resumed["test_loss"] == straight["test_loss"]
@@ -110,9 +109,35 @@ def test_every_option_of_the_recipe_works_and_a_stopped_run_goes_on(finetune, pr
     assert again.config.id2label == {0: "left", 1: "right"}
 
 
-def test_options_that_have_no_effect_together_are_refused(finetune, pretrained, class_folders, tmp_path, capsys):
-    for wrong in ({"method": "lora", "layer_decay": 0.5}, {"method": "frozen", "drop_path_rate": 0.1}):
-        with pytest.raises(SystemExit):
-            finetune(options(pretrained, class_folders, tmp_path / "run", **wrong))
-        assert wrong["method"] in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"method": "lora", "layer_decay": 0.5}, "layer_decay has no effect with method=lora"),
+        ({"method": "frozen", "drop_path_rate": 0.1}, "drop_path_rate has no effect with method=frozen"),
+        ({"label": "action"}, "train_videos has no column 'action' with labels, only video, label"),
+        ({"resume": ""}, "has no checkpoint; omit it to start a new run"),
+        ({"validation_video": "x"}, "unknown option 'validation_video'; did you mean 'validation_videos'"),
+        ({"learning_rate": "fast"}, "learning_rate"),
+        ({"mixup_alpha": -1}, "mixup_alpha must not be negative"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_status_2(
+    pretrained, class_folders, tmp_path, wrong, message, monkeypatch, capsys
+):
+    import finetune
+
+    monkeypatch.setattr(sys, "argv", ["finetune.py", *options(pretrained, class_folders, tmp_path / "run", **wrong)])
+    with torch.random.fork_rng(devices=[]), pytest.raises(SystemExit) as stopped:
+        finetune.main()
+    *_, line = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and line.startswith("finetune.py: ") and message in line, line
     assert not (tmp_path / "run").exists()
+
+
+def test_options_of_the_trainer_stand_in_a_file_too(finetune, pretrained, class_folders, tmp_path):
+    lines = [f"model: {pretrained}", f"train_videos: {class_folders / 'train'}", "max_steps: 1", "learning_rate: 1e-3"]
+    lines += ["per_device_train_batch_size: 2", "save_strategy: 'no'", "dataloader_num_workers: 0", "method: frozen"]
+    (tmp_path / "run.yaml").write_text("\n".join(lines))
+    finetune(["--config", str(tmp_path / "run.yaml"), "--output_dir", str(tmp_path / "run"), "--seed", "7"])
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["method"], result["seed"], result["classes"]) == ("frozen", 7, 2)

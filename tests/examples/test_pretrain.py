@@ -96,20 +96,24 @@ def test_another_seed_gives_another_model(run_example, toy_videos, finished_run,
 
 @pytest.mark.parametrize("launcher", [ACCELERATE, TWO_PROCESSES], ids=["one", "two"])
 def test_a_probe_of_the_run_answers_in_the_pipeline(run_example, toy_videos, lists, finished_run, tmp_path, launcher):
-    options = ["--label", "side", "--labels-per-class", "4", "--epochs", "3", "--output", tmp_path / "probe"]
-    run_example(*launcher, "examples/probe.py", finished_run, *lists, *options)
+    options = ["--model", finished_run, "--train_videos", lists[0], "--test_videos", lists[1], "--label", "side"]
+    options += ["--labels_per_class", "4", "--epochs", "3", "--output_dir", tmp_path / "probe"]
+    run_example(*launcher, "examples/probe.py", *options)
     result = json.loads((tmp_path / "probe" / "result.json").read_text())
     assert result["num_samples"] == result["test_videos"] == 8 and result["train_videos"] == 8
     video = str(sorted((toy_videos / "test").glob("*.mp4"))[0])
     answers = pipeline("video-classification", model=str(tmp_path / "probe"))(video, top_k=3)
     assert {answer["label"] for answer in answers} == {"left", "right"}
-    printed = run_example("python", "examples/classify_video.py", tmp_path / "probe", video).stdout
+    printed = run_example(
+        "python", "examples/classify_video.py", "--model", tmp_path / "probe", "--videos", video
+    ).stdout
     assert answers[0]["label"] in printed
 
 
-def test_a_random_encoder_can_be_judged_beside(run_example, lists, finished_run, tmp_path):
-    options = ["--label", "side", "--epochs", "1", "--random-init", "--output", tmp_path / "probe"]
-    run_example("python", "examples/probe.py", finished_run, *lists, *options)
+def test_a_random_encoder_is_the_baseline_of_a_probe(run_example, lists, finished_run, tmp_path):
+    options = ["--model", finished_run, "--train_videos", lists[0], "--test_videos", lists[1], "--label", "side"]
+    options += ["--epochs", "1", "--random_init", "--output_dir", tmp_path / "probe"]
+    run_example("python", "examples/probe.py", *options)
     assert json.loads((tmp_path / "probe" / "result.json").read_text())["random_init"] is True
 
 

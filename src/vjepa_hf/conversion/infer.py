@@ -35,7 +35,7 @@ def infer_config(
     if heads is None:
         raise ValueError(
             f"the number of attention heads cannot be inferred from hidden_size={width}, not a published size; "
-            "pass num_attention_heads (--num-attention-heads)."
+            "pass num_attention_heads (--num_attention_heads)."
         )
     fields: dict[str, Any] = {
         "hidden_size": width,
@@ -145,8 +145,8 @@ def _infer_grid(
     if others and scores[best] - scores[others[0]] < 0.05:
         raise ValueError(
             "the position tables match no sin-cos formula, so the shape of a clip cannot be inferred from them; pass "
-            "num_frames (--num-frames), image_size (--image-size) and uniform_power (--uniform-power or "
-            "--no-uniform-power)."
+            "num_frames (--num_frames), image_size (--image_size) and uniform_power (--uniform_power or "
+            "--no_uniform_power)."
         )
     return best
 

@@ -2,12 +2,15 @@
 
 - `dense_features`: features of long videos, one per time step
 - `detection`: action detection: AVA's files, clips around key frames, frame mAP
-- `features`: features of videos, in checked shards or computed on the fly
+- `features`: tokens of videos, computed once and kept on disk
 - `grouping`: cross-validation folds and intervals over groups
 - `labels`: class indices, and few-label draws
+- `live_features`: tokens of videos, computed again in every pass
 - `metrics`: classification metrics that need no download
-- `online`: evaluate during pretraining: nearest neighbours and a linear probe
-- `probes`: attentive probes, sweeps of them, and scores
+- `online`: evaluation during pretraining: nearest neighbors and a linear probe
+- `probes`: attentive probes, sweeps of hyperparameters, predictions and scores
+- `shards`: features on disk that record what they were made from
+- `views`: the clips of a video that a frozen encoder sees
 """
 
 from .dense_features import stream_features, write_features
@@ -23,12 +26,13 @@ from .detection import (
     whole_frame_processor,
     write_results,
 )
-from .features import AugmentedClips, LiveFeatures, extract_features
-from .grouping import grouped_folds, grouped_interval
+from .features import extract_features
 from .labels import draw_labels, encode_labels
+from .live_features import LiveFeatures
 from .metrics import MeanClassAccuracy, TopKAccuracy
 from .online import OnlineEvaluation
-from .probes import fit_probe, predict, score
+from .probes import fit_probe, predict, score, train_heads
+from .views import AugmentedClips
 
 __all__ = [
     "AugmentedClips",
@@ -43,8 +47,6 @@ __all__ = [
     "encode_labels",
     "extract_features",
     "fit_probe",
-    "grouped_folds",
-    "grouped_interval",
     "plot_detections",
     "predict",
     "read_actions",
@@ -53,6 +55,7 @@ __all__ = [
     "score",
     "stream_features",
     "to_detections",
+    "train_heads",
     "whole_frame_processor",
     "write_features",
     "write_results",

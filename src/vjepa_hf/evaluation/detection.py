@@ -5,7 +5,7 @@ AVA's files are tables without a header. Boxes are x1, y1, x2, y2 in units of th
     annotations  video, second, x1, y1, x2, y2, action id, person id     one row for each action of a box
     boxes        video, second, x1, y1, x2, y2, (nothing), score         what a detector of people found
     results      video, second, x1, y1, x2, y2, action id, score         what a model says
-    excluded     video, second                                           key frames to leave out
+    excluded     video, second                                           key frames to exclude
 """
 
 import csv
@@ -20,7 +20,8 @@ import datasets
 import evaluate
 import numpy as np
 import torch
-from matplotlib import pyplot
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch.nn.utils.rnn import pad_sequence
 
 from ..data.sources import VIDEO_SUFFIXES
@@ -52,7 +53,7 @@ class KeyFrame:
 
     @property
     def moment(self) -> Moment:
-        """What tells this key frame from all others."""
+        """Video and second, which identify the key frame."""
         return self.video, self.second
 
 
@@ -64,7 +65,7 @@ def read_actions(path: str | Path) -> dict[int, str]:
 
     Args:
         path: .pbtxt with `name` and `id` (or `label_id`) of each action, or .csv with an id and a name in each row.
-            AVA is judged on the 60 actions of `ava_action_list_v2.2_for_activitynet_2019.pbtxt`.
+            AVA is evaluated on the 60 actions of `ava_action_list_v2.2_for_activitynet_2019.pbtxt`.
 
     Raises:
         ValueError: the file holds no action, or one id twice.
@@ -84,7 +85,7 @@ def read_actions(path: str | Path) -> dict[int, str]:
 
 
 def read_excluded(path: str | Path) -> set[Moment]:
-    """Key frames to leave out, of a file with the columns video and second."""
+    """Read the key frames to exclude, from a file with the columns video and second."""
     return {(row[0], float(row[1])) for _, row in _rows(path, 2)}
 
 
@@ -95,13 +96,13 @@ def read_annotations(path: str | Path, actions: Collection[int], excluded: Colle
         path: of the .csv.
         actions: ids that count, in the order of the classes; others are not a class, and a box that has no other
             stays as one without an action. So does a box whose action is left empty.
-        excluded: key frames to leave out.
+        excluded: key frames to exclude.
 
     Raises:
         ValueError: a row is not of this form, or its box is not within [0, 1]; the message has file and line.
     """
     classes = {action: place for place, action in enumerate(actions)}
-    # {key frame: {(person, box): classes}}; a person has one box in a key frame, but persons may be left out.
+    # {key frame: {(person, box): classes}}; a person has one box in a key frame, but the column may be missing.
     moments: dict[Moment, dict[tuple, list[int]]] = {}
     for number, row in _rows(path, 7, 8):
         moment, box, action = _parse(path, number, row)
@@ -125,8 +126,8 @@ def read_boxes(path: str | Path, min_score: float = 0.0, excluded: Collection[Mo
 
     Args:
         path: of the .csv; without a column of scores every box has the score 1.
-        min_score: boxes with a lower score are left out; 0.8 is usual on AVA.
-        excluded: key frames to leave out.
+        min_score: boxes with a lower score are skipped; 0.8 is usual on AVA.
+        excluded: key frames to exclude.
 
     Raises:
         ValueError: as in `read_annotations`, or a box without a score between 0 and 1.
@@ -329,7 +330,7 @@ def to_detections(
     box_scores: torch.Tensor | None = None,
     threshold: float = 0.0,
 ) -> list[dict[str, torch.Tensor]]:
-    """What a model says of each clip: `boxes` (n, 4), `labels` (n,) and `scores` (n,), one entry an action of a box.
+    """Turn logits into detections of each clip: `boxes` (n, 4), `labels` (n,) and `scores` (n,), per action of a box.
 
     Args:
         logits: of `VJEPAForActionDetection`, `(B, R, L)`.
@@ -337,7 +338,7 @@ def to_detections(
         box_mask: `(B, R)`, True for what is not padding; None for no padding.
         box_scores: `(B, R)`, how sure a detector is of the boxes. The score of an action is then the product of its
             probability and this: that there is somebody, and that it is what they do.
-        threshold: entries with a lower score are left out; average precision needs them all.
+        threshold: detections with a lower score are skipped; average precision needs all of them.
     """
     scores = logits.float().sigmoid()
     scores = scores if box_scores is None else scores * box_scores.unsqueeze(-1)
@@ -351,7 +352,7 @@ def to_detections(
 
 
 def to_truth(key_frame: KeyFrame) -> dict[str, np.ndarray]:
-    """The annotations of a key frame as `FrameMeanAveragePrecision` takes them: `boxes` (n, 4) and `labels` (n,)."""
+    """Return the annotations of a key frame for `FrameMeanAveragePrecision`: `boxes` (n, 4) and `labels` (n,)."""
     places, labels = key_frame.labels.nonzero()
     return {"boxes": key_frame.boxes[places], "labels": labels}
 
@@ -419,7 +420,7 @@ class FrameMeanAveragePrecision(evaluate.Metric):
         return {"mean_average_precision": mean, "average_precision": precisions, "num_samples": len(references)}
 
     def _entries(self, frame: dict[str, Any], *also: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Boxes (n, 4), labels (n,) and scores (n,) of a frame; of ground truth every score is one."""
+        """Return boxes (n, 4), labels (n,) and scores (n,) of a frame; the scores of ground truth are 1."""
         labels = np.asarray(frame["labels"], dtype=np.int64)
         boxes = np.asarray(frame["boxes"], dtype=np.float64).reshape(-1, 4)
         scores = np.asarray(frame["scores"], dtype=np.float64) if also else np.ones(len(labels))
@@ -440,7 +441,7 @@ def box_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def match(boxes: np.ndarray, scores: np.ndarray, truths: np.ndarray, iou_threshold: float) -> np.ndarray:
-    """Which detections `(n,)` of one class in one frame are right; see `FrameMeanAveragePrecision`."""
+    """Return which detections `(n,)` of one class in one frame are correct; see `FrameMeanAveragePrecision`."""
     hits = np.zeros(len(boxes), dtype=bool)
     if not len(truths):
         return hits
@@ -454,7 +455,7 @@ def match(boxes: np.ndarray, scores: np.ndarray, truths: np.ndarray, iou_thresho
 
 
 def average_precision(scores: np.ndarray, hits: np.ndarray, num_truths: int) -> float:
-    """Area under the interpolated precision of detections `(n,)` of one class, as a function of recall."""
+    """Compute the area under the interpolated precision-recall curve of the detections `(n,)` of one class."""
     if num_truths == 0:
         return float("nan")
     order = np.argsort(-scores, kind="stable")
@@ -476,25 +477,25 @@ def plot_detections(
     threshold: float = 0.3,
     num_columns: int = 4,
 ) -> None:
-    """Draw key frames with the boxes of a detector and what they are said to show into one PNG.
+    """Draw key frames with their detections into one PNG.
 
-    What is drawn says the legend: an action is green where an annotated box beneath shows it, else red; annotated
-    boxes are dashed, and hold in white the actions that were not found.
+    An action is green if an annotated box that overlaps its box has it, else red. Annotated boxes are dashed, with the
+    actions that were not detected in white.
 
     Args:
-        frames: of each key frame, uint8 `(C, height, width)`.
-        detections: of each key frame, `detection.to_detections`.
-        truths: of each key frame, `detection.to_truth`.
-        names: of the classes.
-        path: of the PNG.
-        titles: above the key frames.
-        threshold: scores below it are not drawn.
-        num_columns: key frames beside one another.
+        frames: image of each key frame, uint8 `(C, height, width)`.
+        detections: detections of each key frame, as of `to_detections`.
+        truths: annotations of each key frame, as of `to_truth`.
+        names: names of the classes.
+        path: PNG to write.
+        titles: titles of the key frames.
+        threshold: detections with a lower score are not drawn.
+        num_columns: key frames per row of the picture.
     """
     num_columns = min(num_columns, len(frames))
     num_rows = -(-len(frames) // num_columns)
-    size = (3.6 * num_columns, 3.9 * num_rows)
-    figure, axes = pyplot.subplots(num_rows, num_columns, figsize=size, layout="constrained", squeeze=False)
+    figure = Figure(figsize=(3.6 * num_columns, 3.9 * num_rows), layout="constrained")
+    axes = figure.subplots(num_rows, num_columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for number, (axis, frame) in enumerate(zip(axes.flat, frames, strict=False)):
@@ -504,16 +505,15 @@ def plot_detections(
         axis.set(xlim=(0, 1), ylim=(1, 0))
         _draw_boxes(axis, detections[number], truths[number], names, threshold)
         axis.set_title(titles[number] if titles is not None else "", fontsize=9)
-    legend = "green: right, red: wrong, dashed: annotated, white: not found"
-    figure.suptitle(f"what is said of each box with a score from {threshold:g} on; {legend}", fontsize=9)
+    legend = "green: correct, red: wrong, dashed: annotated, white: not detected"
+    figure.suptitle(f"detections with a score of at least {threshold:g}; {legend}", fontsize=9)
     figure.savefig(path, dpi=100)
-    pyplot.close(figure)
 
 
 def _draw_boxes(
     axis: Any, found: dict[str, Any], truth: dict[str, Any], names: Sequence[str], threshold: float
 ) -> None:
-    """The boxes of a key frame with their actions."""
+    """Draw the boxes of a key frame with their actions."""
     boxes, labels, scores = (np.asarray(found[name], dtype=float) for name in ("boxes", "labels", "scores"))
     shown = scores >= threshold
     boxes, labels, scores = boxes.reshape(-1, 4)[shown], labels[shown].astype(int), scores[shown]
@@ -534,13 +534,13 @@ def _draw_boxes(
 
 def _draw_box(axis: Any, box: np.ndarray, color: str, linestyle: Any = "-") -> None:
     x1, y1, x2, y2 = box
-    patch = pyplot.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=1.6)
+    patch = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=1.6)
     patch.set_linestyle(linestyle)
     axis.add_patch(patch)
 
 
 def _write(axis: Any, x: float, y: float, lines: Sequence[tuple[str, str]]) -> None:
-    """Lines of text, each in its color, that end at a point, but inside the picture."""
+    """Write lines of text, each in its color, above a point but inside the picture."""
     line_height = 0.052
     top = max(y - line_height * len(lines), 0)
     for number, (text, color) in enumerate(lines):

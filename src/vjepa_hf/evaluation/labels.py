@@ -1,23 +1,25 @@
-"""Class indices, and which labels a probe may see."""
+"""Labels of videos: class indices, and which labels a probe may use."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import datasets
 import numpy as np
 
 from ..data.randomness import generator
 
 
 def encode_labels(labels: Sequence[Any], names: Sequence[str] | None = None) -> tuple[np.ndarray, list[str]]:
-    """Turn labels into class indices `(n,)`, and name the classes in sorted order.
+    """Turn labels into class indices `(n,)`, and return the class names in sorted order.
 
     Args:
-        labels: one a sample; an integer is an index into `names`, as in Meta's lists, unless names are integers too.
-        names: classes in their order, where they are known; None takes those that occur.
+        labels: one label per sample; an integer is an index into `names`, as in Meta's lists, unless the names are
+            integers too.
+        names: class names in their order; None takes the names that occur, sorted.
 
     Raises:
-        ValueError: a label that is not among `names`.
+        ValueError: a label is not in `names`.
     """
     names = list(names) if names is not None else sorted(set(map(str, labels)))
     order = {name: index for index, name in enumerate(names)}
@@ -33,37 +35,56 @@ def encode_labels(labels: Sequence[Any], names: Sequence[str] | None = None) -> 
     return np.array([index(label) for label in labels], dtype=np.int64), names
 
 
-def few_labels(labels: Sequence[int] | np.ndarray, per_class: int, seed: int) -> np.ndarray:
-    """Draw `per_class` samples of every class; their sorted places in `labels`.
+def read_labels(
+    table: datasets.Dataset, column: str, source: str, names: Sequence[str] | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """Encode the labels in a column of a table of videos, like `encode_labels`.
 
-    A larger number contains a smaller one with the same seed, so that results over label counts compare.
+    Args:
+        table: videos with their labels.
+        column: name of the column with the labels.
+        source: option that named the table, for the message of an error.
+        names: class names in their order; None takes the names that occur, sorted.
 
     Raises:
-        ValueError: a class with fewer samples.
+        ValueError: the table has no such column, or a label is not in `names`.
+    """
+    if column not in table.column_names:
+        raise ValueError(f"{source} has no column {column!r} with labels, only {', '.join(table.column_names)}")
+    return encode_labels(table[column], names)
+
+
+def few_labels(labels: Sequence[int] | np.ndarray, per_class: int, seed: int) -> np.ndarray:
+    """Draw `per_class` samples of every class and return their sorted indices into `labels`.
+
+    With the same seed a larger draw contains a smaller one, so that results over numbers of labels can be compared.
+
+    Raises:
+        ValueError: a class has fewer samples.
     """
     return _draw(labels, lambda count: per_class, "labels", seed)
 
 
-def label_share(labels: Sequence[int] | np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Draw a share of the samples of every class, at least one; their sorted places in `labels`.
+def label_fraction(labels: Sequence[int] | np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Draw a fraction of the samples of every class, at least one, and return their sorted indices into `labels`.
 
-    A larger share contains a smaller one with the same seed.
+    With the same seed a larger fraction contains a smaller one.
 
     Raises:
-        ValueError: a share outside (0, 1].
+        ValueError: the fraction is not in (0, 1].
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"label share {share} must lie in (0, 1]")
-    return _draw(labels, lambda count: max(1, round(share * count)), "labels", seed)
+    if not 0 < fraction <= 1:
+        raise ValueError(f"label fraction {fraction} must lie in (0, 1]")
+    return _draw(labels, lambda count: max(1, round(fraction * count)), "labels", seed)
 
 
 @dataclass(frozen=True)
 class LabelDraw:
-    """Which labels a probe may see.
+    """Training videos whose labels a probe may use.
 
     Attributes:
-        labels: how many, in words.
-        seed: of the draw.
+        labels: description of the amount, such as "10 %" or "8 per class".
+        seed: seed of the draw.
         rows: sorted rows of the training videos.
     """
 
@@ -74,57 +95,59 @@ class LabelDraw:
 
 def draw_labels(
     labels: Sequence[int] | np.ndarray,
-    shares: Sequence[float],
+    fractions: Sequence[float],
     splits: int,
     seed: int = 0,
     per_class: int | None = None,
 ) -> list[LabelDraw]:
-    """Draw the labels of a low-shot table: of every share some splits, all classes alike (paper, section 5.3).
+    """Draw the labels of a low-shot table: several splits of every fraction, balanced by class (paper, section 5.3).
 
     Args:
         labels: class indices `(n,)`.
-        shares: of the samples of each class.
-        splits: draws of each share; split s is seeded by `seed + s`.
-        seed: of the first split.
-        per_class: samples of each class, in place of shares.
+        fractions: fractions of the samples of each class.
+        splits: draws of each fraction; split s has the seed `seed + s`.
+        seed: seed of the first split.
+        per_class: samples of each class, instead of fractions.
 
     Raises:
-        ValueError: no splits, or as of `label_share` and `few_labels`.
+        ValueError: `splits` is below 1, or as in `label_fraction` and `few_labels`.
     """
     if splits < 1:
         raise ValueError(f"splits={splits} must be at least 1")
     seeds = range(seed, seed + splits)
     if per_class is not None:
-        return [LabelDraw(f"{per_class} a class", seed, few_labels(labels, per_class, seed)) for seed in seeds]
+        return [LabelDraw(f"{per_class} per class", seed, few_labels(labels, per_class, seed)) for seed in seeds]
     return [
-        LabelDraw(f"{100 * share:g} %", seed, label_share(labels, share, seed)) for share in shares for seed in seeds
+        LabelDraw(f"{100 * fraction:g} %", seed, label_fraction(labels, fraction, seed))
+        for fraction in fractions
+        for seed in seeds
     ]
 
 
-def hold_out(labels: Sequence[int] | np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split samples into those to train on and a share of every class to choose by; sorted places in `labels`.
+def hold_out(labels: Sequence[int] | np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split samples into training samples and a held-out fraction of every class; return the sorted indices of both.
 
-    Of a class with several samples at least one is held out; a single one is trained on.
+    A class with several samples has at least one that is held out; a single sample is used for training.
 
     Raises:
-        ValueError: a share outside (0, 1), or no class with two samples.
+        ValueError: the fraction is not in (0, 1), or no class has two samples.
     """
-    if not 0 < share < 1:
-        raise ValueError(f"validation share {share} must lie in (0, 1)")
-    held = _draw(labels, lambda count: max(1, round(share * count)) if count > 1 else 0, "held out", seed)
+    if not 0 < fraction < 1:
+        raise ValueError(f"validation fraction {fraction} must lie in (0, 1)")
+    held = _draw(labels, lambda count: max(1, round(fraction * count)) if count > 1 else 0, "held out", seed)
     if not len(held):
-        raise ValueError("to choose among heads some class needs two training videos; give validation videos instead")
+        raise ValueError("no class has two training videos, so none can be held out; give validation videos")
     return np.setdiff1d(np.arange(len(labels)), held), held
 
 
 def _draw(labels: Sequence[int] | np.ndarray, number: Callable[[int], int], purpose: str, seed: int) -> np.ndarray:
-    """`number(count)` samples of every class of `count`, their sorted places."""
+    """Draw `number(count)` samples of every class with `count` samples; return their sorted indices."""
     labels = np.asarray(labels)
     chosen = [np.empty(0, dtype=np.int64)]
     for label in np.unique(labels):
-        places = np.flatnonzero(labels == label)
-        wanted = number(len(places))
-        if len(places) < wanted:
-            raise ValueError(f"class {label} has {len(places)} samples, fewer than the {wanted} asked for")
-        chosen.append(generator(purpose, seed, label).permutation(places)[:wanted])
+        indices = np.flatnonzero(labels == label)
+        wanted = number(len(indices))
+        if len(indices) < wanted:
+            raise ValueError(f"class {label} has {len(indices)} samples, but {wanted} per class were asked for")
+        chosen.append(generator(purpose, seed, label).permutation(indices)[:wanted])
     return np.sort(np.concatenate(chosen))

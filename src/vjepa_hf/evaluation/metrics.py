@@ -1,10 +1,10 @@
-"""Metrics of classification as `evaluate.Metric`s that need no download.
+"""Classification metrics as `evaluate.Metric`s that need no download.
 
     top1 = TopKAccuracy(k=1)
     top1.add_batch(predictions=logits, references=labels)
     top1.compute()  # {"top_1_accuracy": 0.5, "num_samples": 2}
 
-Every result says over how many samples it was taken, so that a missing video cannot go unnoticed.
+Every result reports its number of samples, so that a missing video does not go unnoticed.
 """
 
 import math
@@ -16,7 +16,7 @@ import numpy as np
 
 
 class _LogitMetric(evaluate.Metric):
-    """A metric whose predictions are logits, one row of L numbers a sample, and whose references are class indices."""
+    """Base class of metrics whose predictions are logits, L per sample, and whose references are class indices."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(config_name=type(self).__name__, keep_in_memory=True, **kwargs)
@@ -29,7 +29,7 @@ class _LogitMetric(evaluate.Metric):
 
 
 class TopKAccuracy(_LogitMetric):
-    """Share of samples whose class is among the `k` highest logits; with fewer than `k` classes it is 1."""
+    """Fraction of samples whose class is among the `k` highest logits; with fewer than `k` classes it is 1."""
 
     def __init__(self, k: int = 1, **kwargs: Any) -> None:
         if k < 1:
@@ -44,7 +44,7 @@ class TopKAccuracy(_LogitMetric):
 
 
 class MeanClassAccuracy(_LogitMetric):
-    """Mean over the classes that occur of the share of their samples classified right: rare classes count alike."""
+    """Mean accuracy of the classes that occur, so that a rare class counts as much as a frequent one."""
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float | int]:
         references = np.asarray(references)
@@ -54,29 +54,29 @@ class MeanClassAccuracy(_LogitMetric):
 
 
 def wilson_interval(hits: int, num_samples: int, z: float = 1.959964) -> tuple[float, float]:
-    """Bounds that hold the true accuracy with 95 % confidence (Wilson, 1927), right for few samples as well.
+    """Compute the 95 % confidence interval of an accuracy (Wilson, 1927), which also holds for few samples.
 
     Args:
-        hits: samples classified right.
-        num_samples: of how many, at least 1.
+        hits: number of correctly classified samples.
+        num_samples: number of samples, at least 1.
         z: quantile of the normal distribution; the default leaves 2.5 % on either side.
 
     Raises:
-        ValueError: hits that are not between 0 and `num_samples`, or no samples.
+        ValueError: `hits` is not between 0 and `num_samples`, or there are no samples.
     """
     if num_samples < 1 or not 0 <= hits <= num_samples:
         raise ValueError(f"hits={hits} must lie between 0 and num_samples={num_samples}, which must be at least 1")
-    share, weight = hits / num_samples, z**2 / num_samples
-    middle = (share + weight / 2) / (1 + weight)
-    reach = z / (1 + weight) * math.sqrt(share * (1 - share) / num_samples + weight / (4 * num_samples))
+    accuracy, weight = hits / num_samples, z**2 / num_samples
+    middle = (accuracy + weight / 2) / (1 + weight)
+    reach = z / (1 + weight) * math.sqrt(accuracy * (1 - accuracy) / num_samples + weight / (4 * num_samples))
     return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
 def confusion_matrix(predictions: np.ndarray, references: np.ndarray, num_classes: int) -> np.ndarray:
-    """How many samples of each class (rows) were taken for which (columns), int64 `(num_classes, num_classes)`.
+    """Count samples by true class (rows) and predicted class (columns), int64 `(num_classes, num_classes)`.
 
     Args:
-        predictions: class indices `(n,)`.
+        predictions: predicted class indices `(n,)`.
         references: true class indices `(n,)`.
         num_classes: L.
     """

@@ -1,7 +1,7 @@
-"""Fine-tune a classifier with `transformers.Trainer`: labelled clips, mixed batches, parameter groups, LoRA's modules.
+"""Fine-tuning of a classifier with `transformers.Trainer`: mixed batches, parameter groups and the modules for LoRA.
 
-The frames of a training clip, its augmentation, and how it is mixed are functions of (seed, epoch, sample id), so a
-resumed run sees what the straight one saw, with any number of workers.
+The frames, the augmentation and the mixing of a training clip are functions of (seed, epoch, sample id), so a resumed
+run sees the same clips as an uninterrupted one, with any number of workers.
 """
 
 import math
@@ -21,7 +21,7 @@ from ..data.transforms import CropBox
 from ..data.videos import video_name
 from ..model.modeling_vjepa import VJEPAForVideoClassification
 
-# For `peft.LoraConfig`: the four matrices of every layer of the encoder, and what is trained whole beside them.
+# For `peft.LoraConfig`: adapters for the four matrices of every encoder layer; pooler and classifier train fully.
 LORA_TARGET_MODULES = r"vjepa\.encoder\.layers\.\d+\.(attention\.(qkv|proj)|mlp\.(fc1|fc2))"
 LORA_MODULES_TO_SAVE = ["pooler", "classifier"]
 
@@ -30,7 +30,7 @@ LORA_MODULES_TO_SAVE = ["pooler", "classifier"]
 
 
 class EpochCallback(TrainerCallback):
-    """Tells the training videos which epoch begins. Accelerate does that itself, but only for a single process."""
+    """Callback that sets the epoch of the training videos, which Accelerate does for a single process only."""
 
     def __init__(self, videos: TrainingVideos) -> None:
         self.videos = videos
@@ -38,12 +38,12 @@ class EpochCallback(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Called by the `Trainer`; a resumed one may begin in the middle of an epoch."""
+        """Set the epoch; a resumed run may start in the middle of one."""
         self.videos.set_epoch(int(state.epoch or 0))
 
 
 def unreadable_videos(accelerator: Accelerator, videos: LabelledVideos) -> list[str]:
-    """Names of the videos that any process failed to read; all processes call it."""
+    """Return the names of the videos that any process failed to read; call it on all processes."""
     flags = accelerator.reduce(videos.unreadable.to(accelerator.device, torch.int64), "sum")
     return [video_name(videos.videos[row]) for row in torch.nonzero(flags)[:, 0].tolist()]
 
@@ -52,32 +52,32 @@ def unreadable_videos(accelerator: Accelerator, videos: LabelledVideos) -> list[
 
 
 def balanced_weights(labels: np.ndarray, num_labels: int) -> tuple[float, ...]:
-    """A weight for every class, such that all classes weigh alike and the mean over the samples is 1.
+    """Return class weights that give every class the same total weight; their mean over the samples is 1.
 
     Raises:
-        ValueError: a class without a sample.
+        ValueError: a class has no sample.
     """
     counts = np.bincount(labels, minlength=num_labels)
     if counts.min() == 0:
-        raise ValueError(f"class {int(counts.argmin())} has no training video, so it can be given no weight")
+        raise ValueError(f"class {int(counts.argmin())} has no training video, so its weight is undefined")
     return tuple((len(labels) / (num_labels * counts)).tolist())
 
 
 @dataclass(frozen=True)
 class ClassificationCollator:
-    """Stack clips, and turn classes into the shares `(B, L)` that `modeling_vjepa.soft_cross_entropy` takes.
+    """Collator that stacks clips and turns classes into soft labels `(B, L)`, for `modeling_vjepa.soft_cross_entropy`.
 
-    Training clips may be mixed, each with the one before it in the batch: by mixup (arXiv:1710.09412) or, with equal
-    chance where both are on, by CutMix (arXiv:1905.04899) with one box for all frames. torchvision has both, drawing
-    one share a batch from the global generator; here each clip has its own, a function of (seed, epoch, sample id).
+    It can mix each training clip with the previous one in the batch, by mixup (arXiv:1710.09412), by CutMix
+    (arXiv:1905.04899) with one box for all frames, or by either with equal probability. torchvision has both but draws
+    one ratio per batch from the global generator; here the ratio of a clip is a function of (seed, epoch, sample id).
 
     Attributes:
         num_labels: L.
-        seed: of the mixing.
-        mixup_alpha: both parameters of the beta distribution of a clip's share; 0 switches mixup off.
-        cutmix_alpha: likewise for CutMix.
-        label_smoothing: share of a training label that is spread over all classes.
-        class_weights: how much a training clip of each class counts; None: all alike.
+        seed: seed of the mixing.
+        mixup_alpha: both parameters of the beta distribution of the mixing ratio; 0 disables mixup.
+        cutmix_alpha: the same for CutMix.
+        label_smoothing: fraction of a training label that is spread over all classes.
+        class_weights: weight of the training clips of each class; None: 1.
     """
 
     num_labels: int
@@ -95,7 +95,7 @@ class ClassificationCollator:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
 
     def __call__(self, samples: Sequence[LabelledClip]) -> dict[str, torch.Tensor]:
-        """`pixel_values_videos` (B, ...) and `labels` `(B, L)`, zero for unreadable videos."""
+        """Return `pixel_values_videos` (B, ...) and `labels` (B, L); the labels of unreadable videos are zero."""
         pixels = torch.stack([sample.pixels for sample in samples])
         classes = torch.tensor([sample.label for sample in samples])
         readable = classes != UNREADABLE
@@ -111,29 +111,32 @@ class ClassificationCollator:
         self, pixels: torch.Tensor, labels: torch.Tensor, samples: Sequence[LabelledClip]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         alphas = {"mixup": self.mixup_alpha, "cutmix": self.cutmix_alpha}
-        kinds = [kind for kind, alpha in alphas.items() if alpha > 0]
-        places = [place for place, sample in enumerate(samples) if sample.label != UNREADABLE]
-        if not kinds or len(places) < 2:
+        methods = [name for name, alpha in alphas.items() if alpha > 0]
+        readable = [index for index, sample in enumerate(samples) if sample.label != UNREADABLE]
+        if not methods or len(readable) < 2:
             return pixels, labels
         mixed_pixels, mixed_labels = pixels.clone(), labels.clone()
-        for place, other in zip(places, places[-1:] + places[:-1], strict=True):
-            rng = generator("mix", self.seed, *samples[place].key)
-            kind = kinds[int(rng.integers(len(kinds)))]
-            share = rng.beta(alphas[kind], alphas[kind])
-            if kind == "cutmix":
-                box = cutmix_box(*pixels.shape[-2:], share, rng)
+        for index, previous in zip(readable, readable[-1:] + readable[:-1], strict=True):
+            key = samples[index].key
+            assert key is not None  # training clips have one
+            rng = generator("mix", self.seed, *key)
+            method = methods[int(rng.integers(len(methods)))]
+            ratio = rng.beta(alphas[method], alphas[method])
+            if method == "cutmix":
+                height, width = pixels.shape[-2:]
+                box = cutmix_box(height, width, ratio, rng)
                 rows, columns = slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
-                mixed_pixels[place, ..., rows, columns] = pixels[other, ..., rows, columns]
-                share = 1 - box.height * box.width / math.prod(pixels.shape[-2:])
+                mixed_pixels[index, ..., rows, columns] = pixels[previous, ..., rows, columns]
+                ratio = 1 - box.height * box.width / (height * width)
             else:
-                mixed_pixels[place] = torch.lerp(pixels[other], pixels[place], share)
-            mixed_labels[place] = torch.lerp(labels[other], labels[place], share)
+                mixed_pixels[index] = torch.lerp(pixels[previous], pixels[index], ratio)
+            mixed_labels[index] = torch.lerp(labels[previous], labels[index], ratio)
         return mixed_pixels, mixed_labels
 
 
-def cutmix_box(height: int, width: int, share: float, generator: np.random.Generator) -> CropBox:
-    """A box anywhere that covers `1 - share` of the frame, less what lies beyond the border."""
-    scale = 0.5 * math.sqrt(1 - share)
+def cutmix_box(height: int, width: int, ratio: float, generator: np.random.Generator) -> CropBox:
+    """Draw a box that covers `1 - ratio` of the frame before it is cut at the border."""
+    scale = 0.5 * math.sqrt(1 - ratio)
     sides = []
     for length in (height, width):
         center, reach = int(generator.integers(length)), int(scale * length)
@@ -148,19 +151,19 @@ def cutmix_box(height: int, width: int, share: float, generator: np.random.Gener
 def layer_wise_groups(
     model: VJEPAForVideoClassification, learning_rate: float, weight_decay: float, layer_decay: float
 ) -> list[dict[str, Any]]:
-    """Trainable parameters for AdamW, whose learning rate shrinks by `layer_decay` with every layer below the head.
+    """Group the trainable parameters for AdamW, with a learning rate that falls by `layer_decay` per layer.
 
-    The head and the encoder's final norm learn at `learning_rate`, its last layer at `layer_decay` times that, and so
-    on down to the embeddings (BEiT, arXiv:2106.08254, appendix). Biases and 1-D parameters are not decayed.
+    The head and the final norm of the encoder have `learning_rate`, the last layer `layer_decay` times that, and so on
+    down to the embeddings (BEiT, arXiv:2106.08254, appendix). Biases and 1-D parameters have no weight decay.
 
     Args:
-        model: classifier, also one that peft has wrapped.
-        learning_rate: of the head.
-        weight_decay: of AdamW.
-        layer_decay: in (0, 1]; 1 gives all the same.
+        model: classifier, with or without adapters of peft.
+        learning_rate: learning rate of the head.
+        weight_decay: weight decay of AdamW.
+        layer_decay: factor in (0, 1]; 1 gives all layers the same learning rate.
 
     Raises:
-        ValueError: a `layer_decay` outside of that.
+        ValueError: `layer_decay` is not in (0, 1].
     """
     if not 0 < layer_decay <= 1:
         raise ValueError(f"layer_decay must lie in (0, 1], got {layer_decay}")
@@ -180,7 +183,7 @@ def layer_wise_groups(
 
 
 def _layers_above(name: str, num_hidden_layers: int) -> int:
-    """Steps down from the head to the parameter: 0 for the head itself."""
+    """Return the number of layers above a parameter; 0 for the head."""
     if "encoder.embeddings." in name:
         return num_hidden_layers + 1
     layer = re.search(r"encoder\.layers\.(\d+)\.", name)
