@@ -19,7 +19,7 @@ from .checks import shrink_video
 from .clips import ClipReader, PretrainingCollator, VideoClipDataset, augment_clips
 from .input_log import InputLog
 from .labelled import LabelledVideos, TrainingVideos
-from .masking import CausalMask, MaskSampler, MultiBlockMask, TubeMask
+from .masking import MaskSampler, MultiBlockMask, RandomTubeMask
 from .mixing import mix_videos
 from .order import ClipBatchSampler
 from .sources import load_images, load_videos
@@ -28,7 +28,6 @@ from .transforms import Chain, ColorJitter, RandAugment, RandomErasing, RandomRe
 from .videos import VideoFailure, decode_video, probe_video
 
 __all__ = [
-    "CausalMask",
     "Chain",
     "ClipBatchSampler",
     "ClipReader",
@@ -43,7 +42,7 @@ __all__ = [
     "RandomErasing",
     "RandomResizedCropFlip",
     "TrainingVideos",
-    "TubeMask",
+    "RandomTubeMask",
     "VideoClipDataset",
     "VideoDecodeError",
     "VideoFailure",

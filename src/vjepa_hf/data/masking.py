@@ -1,13 +1,13 @@
 """Which tokens are context and which are targets: per-clip generator in, index lists out.
 
-A mask kind is a small frozen object; called with a token grid and a `numpy.random.Generator` it returns a boolean
-array of N tokens, `True` for the targets to predict. `MaskSampler` draws one mask per clip and kind and cuts them to
-index lists of equal length. The masks of a clip are a function of (seed, epoch, sample id, kind) alone.
+A mask type is a small frozen object; called with a token grid and a `numpy.random.Generator` it returns a boolean
+array of N tokens, `True` for the targets to predict. `MaskSampler` draws one mask per clip and mask type and cuts them
+to index lists of equal length. The masks of a clip are a function of (seed, epoch, sample id, mask type) alone.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,21 +29,28 @@ class MultiBlockMask:
     """Targets are the union of `num_blocks` blocks of one size (paper, section 3.2, "3D multi-block").
 
     The size is drawn once per clip: an area of `spatial_scale` times the frame, an aspect ratio (height / width)
-    uniform in `aspect_ratio`, a length of `temporal_scale` times the time steps. Positions are uniform.
+    uniform in `aspect_ratio`, a length of `temporal_scale` times the time steps. Positions are uniform. With
+    `context_steps`, all tokens after that many time steps are targets too (the paper's causal masks); `num_blocks` may
+    be 0 then.
     """
 
     num_blocks: int
-    spatial_scale: tuple[float, float]
+    spatial_scale: tuple[float, float] = (0.15, 0.15)
     temporal_scale: tuple[float, float] = (1.0, 1.0)
     aspect_ratio: tuple[float, float] = (0.75, 1.5)
+    context_steps: int | None = None
 
-    def __post_init__(self):
-        if self.num_blocks < 1:
-            raise ValueError(f"num_blocks={self.num_blocks} must be at least 1.")
+    def __post_init__(self) -> None:
+        if self.context_steps is not None and self.context_steps < 1:
+            raise ValueError(f"context_steps={self.context_steps} must be at least 1, or None to hide blocks only.")
+        if self.num_blocks < (self.context_steps is None):
+            raise ValueError(
+                f"num_blocks={self.num_blocks} must be at least 1, or 0 with context_steps, after which all is hidden."
+            )
         for name, high in (("spatial_scale", 1.0), ("temporal_scale", 1.0), ("aspect_ratio", np.inf)):
-            smallest, largest = getattr(self, name)
-            if not 0.0 < smallest <= largest <= high:
-                raise ValueError(f"{name}={getattr(self, name)} must be an increasing pair in (0, {high}].")
+            pair = getattr(self, name)
+            if len(pair) != 2 or not 0.0 < pair[0] <= pair[1] <= high:
+                raise ValueError(f"{name}={pair} must be an increasing pair in (0, {high}].")
 
     def block_size(self, grid: Grid, generator: np.random.Generator) -> Grid:
         """Draw the size (t, h, w) in tokens that all blocks of a clip share."""
@@ -56,21 +63,24 @@ class MultiBlockMask:
         return length, height, width
 
     def __call__(self, grid: Grid, generator: np.random.Generator) -> np.ndarray:
-        size = self.block_size(grid, generator)
         target = np.zeros(grid, dtype=bool)
-        for corner in generator.integers(0, np.subtract(grid, size) + 1, size=(self.num_blocks, 3)).tolist():
-            (t0, h0, w0), (t1, h1, w1) = corner, np.add(corner, size).tolist()
-            target[t0:t1, h0:h1, w0:w1] = True
+        if self.context_steps is not None:
+            target[self.context_steps :] = True
+        if self.num_blocks:
+            size = self.block_size(grid, generator)
+            for corner in generator.integers(0, np.subtract(grid, size) + 1, size=(self.num_blocks, 3)).tolist():
+                (t0, h0, w0), (t1, h1, w1) = corner, np.add(corner, size).tolist()
+                target[t0:t1, h0:h1, w0:w1] = True
         return target.reshape(-1)
 
 
 @dataclass(frozen=True)
-class TubeMask:
-    """Targets are a random share `ratio` of the patch positions, the same at every time step."""
+class RandomTubeMask:
+    """Targets are a random fraction `ratio` of the patch positions, the same at every time step."""
 
     ratio: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0.0 < self.ratio < 1.0:
             raise ValueError(f"ratio={self.ratio} must lie between 0 and 1.")
 
@@ -80,24 +90,33 @@ class TubeMask:
         return np.tile(masked, t)
 
 
-@dataclass(frozen=True)
-class CausalMask:
-    """Targets are all tokens from time step `num_context_steps` on; with `blocks`, those blocks are targets too."""
-
-    num_context_steps: int
-    blocks: MultiBlockMask | None = None
-
-    def __post_init__(self):
-        if self.num_context_steps < 1:
-            raise ValueError(f"num_context_steps={self.num_context_steps} must be at least 1.")
-
-    def __call__(self, grid: Grid, generator: np.random.Generator) -> np.ndarray:
-        t, h, w = grid
-        target = np.repeat(np.arange(t) >= self.num_context_steps, h * w)
-        return target if self.blocks is None else target | self.blocks(grid, generator)
+MaskType = MultiBlockMask | RandomTubeMask
+MASK_TYPES: dict[str, type[MaskType]] = {"multi_block": MultiBlockMask, "random_tube": RandomTubeMask}
 
 
-MaskKind = MultiBlockMask | TubeMask | CausalMask
+def make_mask(settings: Mapping[str, Any]) -> MaskType:
+    """Make a mask type from its settings in a YAML file: `{"type": "random_tube", "ratio": 0.9}`.
+
+    Raises:
+        ValueError: an unknown type or setting, a setting that is missing, or a value of the wrong type or range.
+    """
+    settings = dict(settings)
+    name = settings.pop("type", None)
+    if name not in MASK_TYPES:
+        raise ValueError(f"type={name!r} must be one of {', '.join(MASK_TYPES)}.")
+    known = {setting.name: setting for setting in fields(MASK_TYPES[name])}
+    for setting, value in settings.items():
+        if setting not in known:
+            raise ValueError(f"{name} has no setting {setting!r}; its settings are {', '.join(known)}.")
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(number, int | float) or number is None for number in numbers):
+            raise ValueError(f"{setting}={value!r} must be a number, or a pair of numbers.")
+        settings[setting] = tuple(value) if isinstance(value, list) else value
+    try:
+        return MASK_TYPES[name](**settings)
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}") from error
+
 
 SHORT_RANGE = MultiBlockMask(num_blocks=8, spatial_scale=(0.15, 0.15))
 LONG_RANGE = MultiBlockMask(num_blocks=2, spatial_scale=(0.7, 0.7))
@@ -115,17 +134,23 @@ class MaskSampler:
 
     def __init__(
         self,
-        masks: Sequence[MaskKind],
+        masks: Sequence[MaskType],
         grid_size: Grid,
         seed: int = 0,
         mode: Literal["subsample", "reference", "packed"] = "subsample",
     ):
         if not masks:
-            raise ValueError("masks is empty; give at least one mask kind.")
+            raise ValueError("masks is empty; give at least one mask type.")
         if mode not in ("subsample", "reference", "packed"):
             raise ValueError(f"mode={mode!r} must be 'subsample', 'reference' or 'packed'.")
         if seed < 0:
             raise ValueError(f"seed={seed} must not be negative.")
+        for mask in masks:
+            if isinstance(mask, MultiBlockMask) and (mask.context_steps or 0) >= grid_size[0]:
+                raise ValueError(
+                    f"context_steps={mask.context_steps} must be less than the {grid_size[0]} time steps of a clip "
+                    "(num_frames / tubelet_size), so that some are left to predict."
+                )
         self.masks = tuple(masks)
         self.grid_size = grid_size
         self.seed = seed
@@ -141,11 +166,11 @@ class MaskSampler:
             group: (epoch, sample id) of all clips that share the length of the lists; the batch itself if `None`.
 
         Returns:
-            `context_masks` and `target_masks`: per mask kind a sorted LongTensor `(B, K)` and `(B, M)`; packed, B
+            `context_masks` and `target_masks`: per mask type a sorted LongTensor `(B, K)` and `(B, M)`; packed, B
             sorted LongTensors `(K,)` and `(M,)` of any lengths.
 
         Raises:
-            ValueError: when the grid is too small for a mask kind to leave both context and targets.
+            ValueError: when the grid is too small for a mask type to leave both context and targets.
         """
         if self.mode == "packed":
             drawn = [[self._draw(key, kind)[0] for key in samples] for kind in range(len(self.masks))]

@@ -57,8 +57,6 @@ def make_optimizer(model: VJEPAForPreTraining, optimization: OptimizationArgumen
     return torch.optim.AdamW(
         groups,
         lr=optimization.start_learning_rate,
-        betas=(optimization.adam_beta1, optimization.adam_beta2),
-        eps=optimization.adam_epsilon,
         fused=True,
     )
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from ..data.clips import ClipReader, PretrainingCollator, VideoClipDataset
 from ..data.input_log import InputLog
-from ..data.masking import CausalMask, MaskKind, MaskSampler, MultiBlockMask
+from ..data.masking import MaskSampler, make_mask
 from ..data.mixing import mix_videos
 from ..data.order import ClipBatchSampler
 from ..data.sources import Videos
@@ -21,7 +21,7 @@ from ..data.transforms import Chain, ColorJitter, RandAugment, RandomErasing, Ra
 from ..model.configuration_vjepa import VJEPAConfig
 from ..model.modeling_vjepa import VJEPALayer
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
-from .arguments import DataArguments, MaskArguments, ModelArguments, OptimizationArguments, PretrainingArguments
+from .arguments import DataArguments, MaskArguments, OptimizationArguments, PretrainingArguments
 from .checkpoints import Progress
 from .run_guard import leave_stop_signals_to_the_run
 
@@ -30,26 +30,13 @@ from .run_guard import leave_stop_signals_to_the_run
 # What compiled layers keep for the backward pass, as a share of what the compiler would by default: norms and
 # activations are computed again, which takes a fifth off; with less than 0.9 in bfloat16 matrix products are too.
 KEPT_ACTIVATIONS = 0.95
+# Videos tried in place of an unreadable one before the run stops.
+MAX_DECODE_ATTEMPTS = 10
 
 
-def model_config(model: ModelArguments, num_mask_kinds: int) -> VJEPAConfig:
-    """The configuration that a run asks for, with one mask token a mask kind."""
-    return VJEPAConfig(
-        image_size=model.frame_size,
-        num_frames=model.num_frames,
-        patch_size=model.patch_size,
-        tubelet_size=model.tubelet_size,
-        hidden_size=model.hidden_size,
-        num_hidden_layers=model.num_hidden_layers,
-        num_attention_heads=model.num_attention_heads,
-        mlp_ratio=model.mlp_ratio,
-        initializer_range=model.initializer_range,
-        drop_path_rate=model.drop_path_rate,
-        pred_hidden_size=model.pred_hidden_size,
-        pred_num_hidden_layers=model.pred_num_hidden_layers,
-        pred_num_mask_tokens=num_mask_kinds,
-        attn_implementation=model.attn_implementation,
-    )
+def model_config(args: PretrainingArguments) -> VJEPAConfig:
+    """Return the configuration that a run asks for, with one mask token for each mask type unless `model` says so."""
+    return VJEPAConfig(**{"pred_num_mask_tokens": len(args.masking.masks)} | args.model)
 
 
 def compile_layers(model: PreTrainedModel, backend: str = "inductor") -> None:
@@ -95,25 +82,9 @@ def make_processor(config: VJEPAConfig, data: DataArguments) -> VJEPAVideoProces
     )
 
 
-def mask_sampler(masks: MaskArguments, grid_size: tuple[int, int, int], seed: int) -> MaskSampler:
-    """The masks that a run asks for, on the token grid (t, h, w) of its clips.
-
-    Raises:
-        ValueError: a grid that is too small for them.
-    """
-    if not 0 <= masks.mask_context_steps < grid_size[0]:
-        raise ValueError(
-            f"mask_context_steps {masks.mask_context_steps} must be less than the {grid_size[0]} time steps of a "
-            "clip, num_frames / tubelet_size, so that some are left to predict; 0 hides none"
-        )
-    aspect_ratio = tuple(masks.mask_aspect_ratio)
-
-    def kind(num_blocks: int, scale: float) -> MaskKind:
-        blocks = MultiBlockMask(num_blocks, (scale, scale), aspect_ratio=aspect_ratio) if num_blocks else None
-        return CausalMask(masks.mask_context_steps, blocks) if masks.mask_context_steps else blocks
-
-    kinds = [kind(*values) for values in zip(masks.mask_num_blocks, masks.mask_block_scale, strict=True)]
-    return MaskSampler(kinds, grid_size, seed, masks.mask_mode)
+def mask_sampler(masking: MaskArguments, grid_size: tuple[int, int, int], seed: int) -> MaskSampler:
+    """Return the sampler of the masks that a run asks for, on the token grid (t, h, w) of its clips."""
+    return MaskSampler([make_mask(settings) for settings in masking.masks], grid_size, seed, masking.mask_mode)
 
 
 # --- input ---------------------------------------------------------------------------------------------------------
@@ -149,7 +120,7 @@ def make_loader(
     videos = None if data.streaming else mix_videos(sources, weights, run.seed)
     transform = None if data.augment_on_device else make_transform(config.image_size, data)
     reader = ClipReader(config.num_frames, data.frame_step, run.seed, transform, data.short_video, data.fps)
-    collate = PretrainingCollator(mask_sampler(args.masks, config.grid_size, run.seed))
+    collate = PretrainingCollator(mask_sampler(args.masking, config.grid_size, run.seed))
     sampler = ClipBatchSampler(
         num_samples=None if videos is None else len(videos),
         per_device_batch_size=optimization.per_device_batch_size,
@@ -159,18 +130,17 @@ def make_loader(
         process_index=accelerator.process_index,
         gradient_accumulation_steps=optimization.gradient_accumulation_steps,
         first_clip=progress.clips,
-        mask_group_size=args.masks.mask_group_size,
+        mask_group_size=args.masking.mask_group_size,
         clips_per_video=data.clips_per_video,
     )
     options = {"num_workers": data.num_workers, "pin_memory": accelerator.device.type == "cuda"}
     options |= {"worker_init_fn": leave_stop_signals_to_the_run}
-    attempts = data.max_decode_attempts
     if videos is None:
         stream = ClipStream(
-            sources, weights, reader, sampler, collate, data.shuffle_buffer, attempts, inputs.lane_states
+            sources, weights, reader, sampler, collate, data.shuffle_buffer, MAX_DECODE_ATTEMPTS, inputs.lane_states
         )
         return torch.utils.data.DataLoader(stream, batch_size=None, **options)
-    clips = VideoClipDataset(videos, reader, attempts)
+    clips = VideoClipDataset(videos, reader, MAX_DECODE_ATTEMPTS)
     return torch.utils.data.DataLoader(clips, batch_sampler=sampler, collate_fn=collate, **options)
 
 
