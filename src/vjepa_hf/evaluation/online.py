@@ -29,9 +29,9 @@ def make_judge(
     accelerator: Accelerator, evaluation: EvaluationArguments, processor: VJEPAVideoProcessor, num_workers: int
 ) -> "OnlineEvaluation | None":
     """The judge that a run asks for, or None."""
-    if evaluation.eval_videos is None:
+    if evaluation.eval_train_videos is None:
         return None
-    train, test = load_videos(evaluation.eval_videos), load_videos(evaluation.eval_test_videos)
+    train, test = load_videos(evaluation.eval_train_videos), load_videos(evaluation.eval_test_videos)
     return OnlineEvaluation(accelerator, train, test, evaluation.eval_label, processor, num_workers=num_workers)
 
 
@@ -61,7 +61,7 @@ class OnlineEvaluation:
         batch_size: int = 16,
         num_workers: int = 0,
     ) -> None:
-        for name, table in (("eval_videos", train), ("eval_test_videos", test)):
+        for name, table in (("eval_train_videos", train), ("eval_test_videos", test)):
             if label not in table.column_names:
                 raise ValueError(
                     f"{name} has no column {label!r}, only {', '.join(table.column_names)}; set eval_label"
@@ -112,7 +112,7 @@ class OnlineEvaluation:
         numbered = dict(gather_object(list(zip(rows, found, strict=True))))
         readable = [video for _, video in sorted(numbered.items()) if video[1] != UNREADABLE]
         if not readable:
-            raise ValueError("not one video of eval_videos or of eval_test_videos can be read")
+            raise ValueError("not one video of eval_train_videos or of eval_test_videos can be read")
         return torch.stack([features for features, _ in readable]), torch.tensor([label for _, label in readable])
 
 

@@ -19,11 +19,10 @@ import yaml
 from jsonargparse import ArgumentParser, get_loader
 
 from ..data.masking import make_mask
+from ..files import whole_file
 from ..model.configuration_vjepa import VJEPAConfig
 
 T = TypeVar("T")
-
-from ..files import whole_file
 
 
 # --- parser ----------------------------------------------------------------------------------------------------------
