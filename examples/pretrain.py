@@ -15,18 +15,15 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
 
 from vjepa_hf import VJEPAForPreTraining
-from vjepa_hf.data import clips as data
 from vjepa_hf.data.input_log import InputLog
 from vjepa_hf.data.sources import load_videos
-from vjepa_hf.data.transforms import normalize
 from vjepa_hf.evaluation.online import make_online_evaluation
-from vjepa_hf.training import checkpoints, diagnostics, flops, run_guard
 from vjepa_hf.training import setup as training
 from vjepa_hf.training.arguments import parse_arguments
-from vjepa_hf.training.log import RunLog, Throughput, progress_figures, read_log, run_matmul_rate, run_summary
+from vjepa_hf.training.checkpoints import save_checkpoint
+from vjepa_hf.training.log import Monitor, read_log, run_summary
 from vjepa_hf.training.optimization import (
     clip_gradients,
     hyperparameters,
@@ -35,6 +32,7 @@ from vjepa_hf.training.optimization import (
     set_hyperparameters,
 )
 from vjepa_hf.training.output import export, finish, prepare_output_dir, starting_point
+from vjepa_hf.training.run_guard import RunGuard
 from vjepa_hf.training.starting_weights import freeze_first_layers, load_starting_weights
 from vjepa_hf.visualization import plot_curves
 
@@ -52,9 +50,9 @@ def toy_videos() -> Path:
 def main() -> None:
     # 1. Arguments: one YAML file, overridden by the command line.
     args = parse_arguments(default_config=HERE / "configs" / "tiny_cpu.yaml")
-    source, optimization, evaluation, run = args.data, args.optimization, args.evaluation, args.run
+    source, optimization, run = args.data, args.optimization, args.run
 
-    # 2. Machines: the same script on one process or many, on CPU or GPU.
+    # 2. Processes: the same script on one or many, on CPU or GPU.
     training.check_launcher()
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # without it, several processes on CPU would not know each other
@@ -68,13 +66,13 @@ def main() -> None:
         videos = source.videos or [toy_videos()]
         videos = [load_videos(name, source.video_column, source.streaming) for name in videos]
 
-    # 3. Model: context encoder and predictor learn, the target encoder follows the context encoder as an average.
+    # 3. Model: context encoder and predictor learn, the target encoder is a moving average of the context encoder.
     torch.manual_seed(run.seed)
-    config = training.model_config(args.model, num_mask_kinds=len(args.masks.mask_num_blocks))
+    config = training.model_config(args)
     model = VJEPAForPreTraining(config)
-    if args.model.init_from and not run.resume:
-        accelerator.print(load_starting_weights(model, args.model.init_from, args.model.init_parts))
-    freeze_first_layers(model, args.model.freeze_layers)
+    if optimization.init_from and not run.resume:
+        accelerator.print(load_starting_weights(model, optimization.init_from, optimization.init_parts))
+    freeze_first_layers(model, optimization.freeze_layers)
     if run.gradient_checkpointing:
         training.checkpoint_activations(model)
     if run.compile:
@@ -82,41 +80,39 @@ def main() -> None:
     processor = training.make_processor(config, source)
     model, optimizer = accelerator.prepare(model, make_optimizer(model, optimization))
     vjepa = accelerator.unwrap_model(model)
-    online = make_online_evaluation(accelerator, evaluation, processor, source.num_workers)
+    online = make_online_evaluation(accelerator, args.evaluation, processor, source.num_workers)
 
-    # 4. Resume: all that decides the next step is in the checkpoint or is a function of the step.
+    # 4. Resume: everything that decides the next step is in the checkpoint or is a function of the step.
     inputs = InputLog(source.max_failed_share)
-    guard = run_guard.RunGuard(accelerator, run.max_skipped_steps, run.max_grad_norm_ratio)
+    guard = RunGuard(accelerator, run.max_skipped_steps, run.max_grad_norm_ratio)
     accelerator.register_for_checkpointing(inputs, guard)
     prepare_output_dir(accelerator, args)
     progress = starting_point(accelerator, run)
 
     # 5. Data: clips and masks are functions of (seed, epoch, sample id); workers decode, augment and draw masks.
     loader = training.make_loader(accelerator, args, config, videos, progress, inputs)
-    augment = training.make_transform(config.image_size, source)
-    num_clips = training.clips_per_step(accelerator, optimization)
+    augment = training.make_transform(training.frame_size(config), source) if source.augment_on_device else None
+    batches = training.ready_batches(loader, accelerator.device, processor, run.seed, augment)
+    num_clips = training.global_batch_size(accelerator, optimization)
 
-    # 6. Loop: one optimizer step is one or more forward passes, whose gradients are averaged.
-    num_videos = None if source.streaming else len(loader.dataset)
-    accelerator.print(run_summary(accelerator, args, num_videos, model))
-    log = RunLog(accelerator, args, progress.step)
-    throughput = Throughput(lambda: run_matmul_rate(accelerator))
-    with guard.signals():  # that stop a job: the run then ends after its step
-        for batch in throughput.timed(loader):
+    # 6. Loop: an optimizer step is one or more batches; each runs once for every mask type, and gradients add up.
+    monitor = Monitor(accelerator, args, vjepa, inputs, guard, progress.step, online and online.metrics)
+    accelerator.print(run_summary(accelerator, args, None if source.streaming else len(loader.dataset), model))
+    with guard.signals():  # a signal to stop ends the run after its step
+        for batch in monitor.batches(batches):
             values = hyperparameters(progress.step, optimization)
             set_hyperparameters(optimizer, values)
-            inputs.update(batch)
             with accelerator.accumulate(model):
-                batch = send_to_device(batch, accelerator.device, non_blocking=True)
-                clips = batch["pixel_values_videos"]
-                if source.augment_on_device:
-                    clips = data.augment_clips(clips, batch["clip_keys"], augment, run.seed)
-                pixels = normalize(clips, processor.image_mean, processor.image_std)
-                masks = batch["context_masks"], batch["target_masks"]
-                outputs = model(pixels, *masks)
-                throughput.flops += flops.step_flops(config, *masks, args.model.freeze_layers)
-                accelerator.backward(outputs.loss)
-                guard.watch(batch, outputs.loss)
+                pixels = batch["pixel_values_videos"]
+                masks = list(zip(batch["context_masks"], batch["target_masks"], strict=True))
+                outputs, target_hidden_state = [], None
+                for index, (context_mask, target_mask) in enumerate(masks):
+                    with training.gradient_sync(accelerator, model, last_mask_type=index + 1 == len(masks)):
+                        output = model(pixels, [context_mask], [target_mask], [index], target_hidden_state)
+                        accelerator.backward(output.loss / len(masks))  # frees the activations of this mask type
+                    target_hidden_state = output.target_hidden_state
+                    outputs.append(output)
+                guard.watch(batch, torch.stack([output.loss.detach() for output in outputs]).mean())
                 if accelerator.sync_gradients:
                     accelerator.unscale_gradients(optimizer)
                     norms = clip_gradients(vjepa, max_grad_norm(progress.step, optimization))
@@ -125,39 +121,23 @@ def main() -> None:
                 optimizer.step()
                 optimizer.zero_grad()
             if not accelerator.sync_gradients:
-                continue  # the average must follow real optimizer steps only
-            progress = progress.after_step(num_clips)
-            if guard.wrong:
-                log.write_skipped(progress.step, guard.skipped_step())
-            else:
+                continue  # the moving average must follow real optimizer steps only
+            if not guard.wrong:
                 vjepa.update_target_encoder(values["ema_momentum"])
-            throughput.clips += num_clips
-            log.bar.update()
+            progress = progress.after_step(num_clips)
 
             # 7. Log and save.
-            step, last = progress.step, progress.step == optimization.max_steps
-            save = step % run.save_steps == 0 or last
-            if step % run.logging_steps == 0 or save:
-                log.name_failures(inputs.gather())
-                figures = progress_figures(accelerator, guard, throughput)
-                log.write_progress(step, figures | values | inputs.figures())
-            if (step % run.health_steps == 0 or last) and not guard.wrong:
-                figures = diagnostics.health(vjepa, outputs, *masks, accelerator.gather)
-                log.write_health(step, figures, diagnostics.alarms(figures, step > optimization.warmup_steps))
-            if online and (step % evaluation.eval_steps == 0 or last):
-                with training.callable_in_parts(vjepa):
-                    log.write_health(step, online.metrics(vjepa.vjepa), alarms=[])
-            if save or guard.stop:
-                log.name_failures(inputs.gather())
-                checkpoints.save_checkpoint(accelerator, run.output_dir, progress, run.save_total_limit)
+            monitor.step(progress.step, values, batch, outputs)
+            if guard.stop or progress.step % run.save_steps == 0 or progress.step == optimization.max_steps:
+                save_checkpoint(accelerator, run.output_dir, progress, run.save_total_limit)
                 export(accelerator, model, processor, run.output_dir)
             if guard.stop:
                 break
 
     # 8. Results: the curves, and the line that loads the model.
-    log.close()
+    monitor.close()
     if accelerator.is_main_process:
-        plot_curves(read_log(log.path), Path(run.output_dir) / "curves.png", title=run.output_dir)
+        plot_curves(read_log(monitor.log.path), Path(run.output_dir) / "curves.png", title=run.output_dir)
     finish(accelerator, args, guard, progress)
 
 

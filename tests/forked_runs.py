@@ -1,6 +1,7 @@
 """Pretraining runs in processes that are forked off a server which has imported everything, so that a run costs a
 second or two and not ten; and ways to make one die at an exact moment."""
 
+import json
 import math
 import multiprocessing
 import os
@@ -16,17 +17,21 @@ from house import REPO
 from programs import cpu_environment
 
 TINY = {
-    "image_size": "32",
-    "num_frames": "4",
-    "patch_size": "8",
-    "hidden_size": "32",
-    "num_hidden_layers": "2",
-    "num_attention_heads": "2",
-    "pred_hidden_size": "16",
-    "pred_num_hidden_layers": "1",
-    "mask_num_blocks": "4 1",
-    "mask_block_scale": "0.15 0.7",
-    "mask_context_steps": "0",
+    "model.image_size": "32",
+    "model.num_frames": "4",
+    "model.patch_size": "8",
+    "model.hidden_size": "32",
+    "model.num_hidden_layers": "2",
+    "model.num_attention_heads": "2",
+    "model.pred_hidden_size": "16",
+    "model.pred_num_hidden_layers": "1",
+    "masks": json.dumps(
+        [
+            {"type": "multi_block", "num_blocks": 4, "spatial_scale": [0.15, 0.15]},
+            {"type": "multi_block", "num_blocks": 1, "spatial_scale": [0.7, 0.7]},
+        ],
+        separators=(",", ":"),
+    ),
     "frame_step": "2",
     "num_workers": "0",
     "max_steps": "6",
@@ -150,17 +155,17 @@ class ForkedRuns:
 
 def spoil_passes(first: int, last: int, rank: int = 0) -> None:
     """Let forward passes of one process, counted from 1, see pixels that are not numbers."""
-    import pretrain
+    from vjepa_hf.training import setup
 
     if int(os.environ.get("RANK", 0)) != rank:
         return
-    normalize, passes = pretrain.normalize, []
+    normalize, passes = setup.normalize, []
 
     def spoilt(*args):
         passes.append(normalize(*args))
         return passes[-1] * (math.nan if first <= len(passes) <= last else 1.0)
 
-    pretrain.normalize = spoilt
+    setup.normalize = spoilt
 
 
 FSDP = {

@@ -1,14 +1,17 @@
 """pytest tests/test_masking.py"""
 
+from dataclasses import asdict, replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, CausalMask, MaskSampler, MultiBlockMask, TubeMask
+from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, MaskSampler, MultiBlockMask, RandomTubeMask, make_mask
 
 GRID = (8, 14, 14)
+FUTURE = MultiBlockMask(num_blocks=0, context_steps=3)
 NUM_TOKENS = 8 * 14 * 14
 
 
@@ -94,10 +97,18 @@ def test_both_modes_draw_the_same_masks_and_cut_them_to_the_same_length():
         assert not torch.equal(ours[0], theirs[0])
 
 
+def test_masks_are_made_from_the_settings_of_a_yaml_file():
+    assert make_mask({"type": "multi_block", "num_blocks": 8, "spatial_scale": [0.15, 0.15]}) == SHORT_RANGE
+    for name, mask in (("multi_block", replace(LONG_RANGE, context_steps=4)), ("random_tube", RandomTubeMask(0.9))):
+        assert make_mask({"type": name} | asdict(mask)) == mask
+
+
 # Index lists
 
 
-@pytest.mark.parametrize("mask", [SHORT_RANGE, LONG_RANGE, TubeMask(0.9), CausalMask(3), CausalMask(4, SHORT_RANGE)])
+@pytest.mark.parametrize(
+    "mask", [SHORT_RANGE, LONG_RANGE, RandomTubeMask(0.9), FUTURE, replace(SHORT_RANGE, context_steps=4)]
+)
 def test_context_and_targets_are_sorted_disjoint_indices_of_the_grid(mask):
     (context,), (target,) = MaskSampler([mask], GRID)(keys(5))
     assert context.dtype == target.dtype == torch.long
@@ -114,14 +125,14 @@ def test_a_single_clip_keeps_all_its_tokens():
 
 
 def test_tube_mask_hides_the_same_positions_at_every_time_step():
-    target = draw(TubeMask(0.75), 1)[0].reshape(GRID)
+    target = draw(RandomTubeMask(0.75), 1)[0].reshape(GRID)
     assert target[0].sum() == 147 and (target == target[:1]).all()
 
 
 def test_causal_mask_predicts_the_future_from_the_past():
-    target = draw(CausalMask(3), 1)[0].reshape(GRID)
+    target = draw(FUTURE, 1)[0].reshape(GRID)
     assert not target[:3].any() and target[3:].all()
-    blocks = draw(CausalMask(3, SHORT_RANGE), 1)[0].reshape(GRID)
+    blocks = draw(replace(SHORT_RANGE, context_steps=3), 1)[0].reshape(GRID)
     assert blocks[:3].any() and not blocks[:3].all() and blocks[3:].all()
 
 
@@ -166,12 +177,12 @@ def test_a_larger_group_cuts_to_its_own_shortest_list():
 def test_a_grid_too_small_for_the_mask_is_an_error_and_not_a_loop():
     with pytest.raises(ValueError, match=r"the grid .* = \(2, 1, 1\) is too small for MultiBlockMask.*100 draws"):
         MaskSampler([LONG_RANGE], (2, 1, 1))(keys(1))
-    with pytest.raises(ValueError, match="too small for CausalMask"):
-        MaskSampler([CausalMask(8)], GRID)(keys(1))
+    with pytest.raises(ValueError, match="context_steps=8 must be less than the 8 time steps of a clip"):
+        MaskSampler([MultiBlockMask(0, context_steps=8)], GRID)
 
 
 def test_one_remaining_token_is_enough():
-    (context,), (target,) = MaskSampler([TubeMask(0.5)], (1, 1, 2))(keys(4))
+    (context,), (target,) = MaskSampler([RandomTubeMask(0.5)], (1, 1, 2))(keys(4))
     assert context.shape == target.shape == (4, 1)
 
 
@@ -183,8 +194,12 @@ def test_one_remaining_token_is_enough():
         (lambda: MultiBlockMask(1, (0.5, 1.5)), r"spatial_scale=\(0.5, 1.5\)"),
         (lambda: MultiBlockMask(1, (0.1, 0.1), temporal_scale=(0.9, 0.1)), r"temporal_scale=\(0.9, 0.1\)"),
         (lambda: MultiBlockMask(1, (0.1, 0.1), aspect_ratio=(-1.0, 1.0)), r"aspect_ratio=\(-1.0, 1.0\)"),
-        (lambda: TubeMask(1.0), "ratio=1.0"),
-        (lambda: CausalMask(0), "num_context_steps=0"),
+        (lambda: RandomTubeMask(1.0), "ratio=1.0"),
+        (lambda: MultiBlockMask(1, context_steps=0), "context_steps=0 must be at least 1, or None"),
+        (lambda: make_mask({"ratio": 0.5}), "type=None must be one of multi_block, random_tube"),
+        (lambda: make_mask({"type": "random_tube"}), "random_tube: .* missing .*'ratio'"),
+        (lambda: make_mask({"type": "random_tube", "share": 0.5}), "random_tube has no setting 'share'"),
+        (lambda: make_mask({"type": "multi_block", "num_blocks": 2.5}), "num_blocks=2.5 must be a number"),
         (lambda: MaskSampler([], GRID), "masks is empty"),
         (lambda: MaskSampler([SHORT_RANGE], GRID, mode="prefix"), "mode='prefix' must be"),
         (lambda: MaskSampler([SHORT_RANGE], GRID, seed=-1), "seed=-1"),
@@ -209,24 +224,25 @@ BLOCKS = st.builds(
 )
 KINDS = st.one_of(
     BLOCKS,
-    st.builds(TubeMask, ratio=st.floats(0.05, 0.95)),
-    st.builds(CausalMask, num_context_steps=st.integers(1, 7), blocks=st.none() | BLOCKS),
+    st.builds(RandomTubeMask, ratio=st.floats(0.05, 0.95)),
+    st.builds(replace, BLOCKS, context_steps=st.integers(1, 7)),
+    st.integers(1, 7).map(lambda steps: MultiBlockMask(0, context_steps=steps)),
 )
 MODES = st.sampled_from(["subsample", "reference"])
 
 
-def drawn_or_refused(sampler: MaskSampler, samples, group=None):
+def drawn_or_refused(masks, grid, seed, mode, samples):
     """Masks, or None for a grid that has no room for them, which must be what the error says."""
     try:
-        return sampler(samples, group)
+        return MaskSampler(masks, grid, seed, mode)(samples)
     except ValueError as error:
-        assert "is too small for" in str(error)
+        assert "is too small for" in str(error) or "must be less than" in str(error)
         return None
 
 
 @given(GRIDS, st.lists(KINDS, min_size=1, max_size=2), MODES, st.integers(1, 4), st.integers(0, 2**31))
 def test_any_mask_gives_every_clip_sorted_disjoint_tokens_of_the_grid(grid, kinds, mode, batch, seed):
-    masks = drawn_or_refused(MaskSampler(kinds, grid, seed, mode), keys(batch))
+    masks = drawn_or_refused(kinds, grid, seed, mode, keys(batch))
     if masks is None:
         return
     for context, target in zip(*masks, strict=True):
@@ -242,10 +258,11 @@ def test_any_mask_gives_every_clip_sorted_disjoint_tokens_of_the_grid(grid, kind
 
 @given(GRIDS, KINDS, MODES, st.integers(2, 5), st.data())
 def test_any_mask_is_a_function_of_its_clip_and_its_group(grid, kind, mode, batch, drawn):
-    sampler, group = MaskSampler([kind], grid, 3, mode), keys(batch)
-    whole = drawn_or_refused(sampler, group)
+    group = keys(batch)
+    whole = drawn_or_refused([kind], grid, 3, mode, group)
     if whole is None:
         return
+    sampler = MaskSampler([kind], grid, 3, mode)
     order = drawn.draw(st.permutations(range(batch)))
     for number in order:  # one by one, in any order, as another number of processes would ask for them
         alone = sampler([group[number]], group)

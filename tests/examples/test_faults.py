@@ -238,7 +238,7 @@ def test_a_run_goes_on_with_more_processes(runs, videos, straight, tmp_path):
 def test_sharded_with_fsdp_the_run_is_the_same_and_goes_on_exactly(runs, videos, straight, tmp_path):
     output = tmp_path / "run"
     sharded = {"env": FSDP, "processes": 2, "per_device_batch_size": "2", "videos": videos}
-    sharded |= {"eval_videos": videos, "eval_test_videos": videos, "eval_label": "appearance", "eval_steps": "3"}
+    sharded |= {"eval_train_videos": videos, "eval_test_videos": videos, "eval_label": "appearance", "eval_steps": "3"}
     runs.finish(shard_on_cpu, output_dir=output, **sharded)
     assert [row["step"] for row in log(output) if "knn_accuracy" in row] == [3, 6]
     assert (list_checkpoints(output)[-1] / "pytorch_model_fsdp_0" / "__1_0.distcp").exists()
@@ -295,7 +295,7 @@ def test_a_step_that_is_not_finite_in_one_process_is_left_out_in_all(runs, video
     split = {"processes": processes, "per_device_batch_size": str(4 // processes)}
     spoil = partial(spoil_passes, 3, 3, rank=processes - 1)
     printed = runs.finish(spoil, videos=videos, output_dir=output, save_steps="1", save_total_limit="10", **split)
-    assert "left out step 3: loss is nan" in printed
+    assert "skipped step 3: loss is nan" in printed
     assert [row["skipped_steps"] for row in log(output) if "loss" in row] == [0, 0, 1, 1, 1, 1]
     (skipped,) = read_log(output / "skipped_steps.jsonl")
     assert skipped["step"] == 3 and len({tuple(clip["clip_key"]) for clip in skipped["clips"]}) == 4

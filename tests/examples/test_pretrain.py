@@ -126,7 +126,7 @@ def test_an_unreadable_video_is_named_once_and_too_many_end_the_run(run_example,
     options = {"videos": videos, "max_steps": "8", "save_steps": "8"}
     result = pretrain(run_example, PYTHON, toy_videos, tmp_path / "run", max_failed_share="0.9", **options)
     shown = result.stdout + result.stderr
-    assert shown.count("left out an unreadable video") == 1 and "broken.mp4" in shown
+    assert shown.count("skipped an unreadable video") == 1 and "broken.mp4" in shown
     last = [row for row in read_log(tmp_path / "run" / "log.jsonl") if "failed_videos" in row][-1]
     causes = {name: count for name, count in last.items() if name.startswith("failed_videos/")}
     assert last["failed_videos"] == sum(causes.values()) > 1 and len(causes) == 1
@@ -148,7 +148,7 @@ def test_failures_of_a_resumed_run_are_those_of_the_straight_one(run_example, to
     last = list_checkpoints(tmp_path / "run")[-1]
     last.rename(last.with_name("gone"))
     result = pretrain(run_example, PYTHON, toy_videos, tmp_path / "run", "--resume", **options)
-    assert "left out" not in result.stdout + result.stderr  # named before the checkpoint, so not again
+    assert "skipped an" not in result.stdout + result.stderr  # named before the checkpoint, so not again
     straight, resumed = (read_log(tmp_path / name / "log.jsonl") for name in ("straight", "run"))
     counts = [[row["failed_videos"] for row in rows if "failed_videos" in row] for rows in (straight, resumed)]
     assert counts[0] == counts[1] and counts[0][-1] > 0

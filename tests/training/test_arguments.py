@@ -1,12 +1,19 @@
-"""YAML first, then the command line; an unknown key or a wrong value is an error that names it.
+"""One parser for every script: YAML, then the command line; a mistake is an error that names it.
 
 pytest tests/training/test_arguments.py
 """
 
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
 import pytest
 import yaml
+from transformers import TrainingArguments
 
-from vjepa_hf.training.arguments import PretrainingArguments, parse_arguments
+from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, MultiBlockMask, make_mask
+from vjepa_hf.training.arguments import PUBLISHED_MASKS, PretrainingArguments, option, parse, parse_arguments
+from vjepa_hf.training.setup import model_config
 
 
 def config_file(tmp_path, text: str):
@@ -16,12 +23,14 @@ def config_file(tmp_path, text: str):
 
 
 def test_the_command_line_overrides_the_file_and_the_file_the_defaults(tmp_path):
-    path = config_file(tmp_path, "max_steps: 50\nlearning_rate: 3e-4\nwarmup_steps: 5\nimage_size: [32, 64]\n")
-    args = parse_arguments(["--config", str(path), "--max_steps", "9", "--report_to", "tensorboard"])
+    path = config_file(
+        tmp_path,
+        "max_steps: 50\nlearning_rate: 3e-4\nwarmup_steps: 5\nmodel: {image_size: [32, 64], layer_norm_eps: 1e-5}\n",
+    )
+    args = parse_arguments(["--config", str(path), "--max_steps", "9", "--model.hidden_size", "384"])
     assert args.optimization.max_steps == 9
     assert args.optimization.learning_rate == 3e-4  # YAML reads it as text, for want of a dot
-    assert args.model.frame_size == (32, 64)
-    assert args.run.report_to == ["tensorboard"]
+    assert args.model == {"image_size": [32, 64], "layer_norm_eps": 1e-5, "hidden_size": 384}
     assert args.optimization.final_learning_rate == 1e-6
 
 
@@ -29,7 +38,7 @@ def test_the_default_file_is_used_unless_another_is_named(tmp_path):
     default = config_file(tmp_path, "seed: 4\n")
     assert parse_arguments([], default).run.seed == 4
     other = tmp_path / "other.yaml"
-    other.write_text("num_frames: 4\n")
+    other.write_text("model:\n  num_frames: 4\n")
     assert parse_arguments(["--config", str(other)], default).run.seed == 0
 
 
@@ -42,11 +51,13 @@ def test_one_source_or_several_are_a_list(tmp_path):
 def test_null_and_empty_lists_survive(tmp_path):
     path = config_file(tmp_path, "mask_group_size: null\nreport_to: []\n")
     args = parse_arguments(["--config", str(path)])
-    assert args.masks.mask_group_size is None and args.run.report_to == []
+    assert args.masking.mask_group_size is None and args.run.report_to == []
 
 
 def test_saved_arguments_read_back_as_themselves(tmp_path):
-    args = parse_arguments(["--mask_group_size", "48", "--seed", "3", "--max_grad_norm", "inf", "--image_size", "64"])
+    args = parse_arguments(
+        ["--mask_group_size", "48", "--seed", "3", "--max_grad_norm", ".inf", "--model.image_size", "64"]
+    )
     args.save(tmp_path / "arguments.yaml")
     assert parse_arguments(["--config", str(tmp_path / "arguments.yaml")]) == args
     assert len(yaml.safe_load((tmp_path / "arguments.yaml").read_text())) > 40
@@ -55,12 +66,13 @@ def test_saved_arguments_read_back_as_themselves(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("max_stepz: 3\n", "config.yaml: unknown key 'max_stepz'"),
-        ("max_steps: soon\n", "max_steps.*invalid int value: 'soon'"),
-        ("short_video: loop\n", "short_video.*invalid choice: 'loop'"),
+        ("max_stepz: 3\n", "config.yaml: unknown option 'max_stepz'; did you mean 'max_steps'"),
+        ("max_steps: soon\n", "config.yaml: max_steps: Expected a int. Got value: soon"),
+        ("short_video: loop\n", "short_video: Expected a Literal.'repeat_last', 'wrap', 'error'.. Got value: loop"),
         ("- 3\n", "expected lines `key: value`, found a list"),
         ("max_steps: 0\n", "max_steps must be at least 1, got 0"),
-        ("resume: maybe\n", "Truthy value expected: got maybe"),
+        ("resume: maybe\n", "resume: Expected a bool. Got value: maybe"),
+        ("model: {hiden_size: 3}\n", "unknown option 'model.hiden_size'; did you mean 'model.hidden_size'"),
     ],
 )
 def test_wrong_files_are_errors_that_name_the_key(tmp_path, text, message):
@@ -71,13 +83,14 @@ def test_wrong_files_are_errors_that_name_the_key(tmp_path, text, message):
 @pytest.mark.parametrize(
     "command_line, message",
     [
-        (["--max_stepz", "3"], "unknown argument '--max_stepz'"),
-        (["--max_step", "3"], "unknown argument '--max_step'"),  # no guessing from a beginning
-        (["--max_steps", "many"], "invalid int value: 'many'"),
+        (["--max_stepz", "3"], "unknown option 'max_stepz'; did you mean 'max_steps'"),
+        (["--max_step", "3"], "unknown option 'max_step'; did you mean 'max_steps'"),  # no guessing from a beginning
+        (["--hidden_size", "3"], "unknown option 'hidden_size'; did you mean 'model.hidden_size'"),
+        (["--seed.x", "3"], "unknown option 'seed.x'"),
+        (["more"], "nrecognized arguments: more"),
+        (["--max_steps"], "--max_steps: expected one argument"),
+        (["--max_steps", "many"], "max_steps: Expected a int. Got value: many; `--help` lists all options"),
         (["--warmup_steps", "100001"], r"warmup_steps must lie in \[0, max_steps=90000\], got 100001"),
-        (["--mask_num_blocks", "8"], r"mask_num_blocks \[8\] and mask_block_scale"),
-        (["--mask_num_blocks", "8", "0"], r"mask_num_blocks \[8, 0\] hides nothing"),
-        (["--image_size", "1", "2", "3"], "image_size must be one side or height and width"),
         (["--color_jitter", "0.4", "0.4"], "color_jitter must be brightness, contrast, saturation and hue"),
         (["--clips_per_video", "0"], "clips_per_video must be at least 1"),
         (["--seed", "-1"], "seed must not be negative, got -1"),
@@ -109,14 +122,12 @@ def test_domain_adaptation_keeps_the_average_at_one_momentum(repo):
 
 
 def test_every_shipped_config_parses_and_makes_a_model_configuration(repo):
-    from vjepa_hf.training.setup import model_config
-
     paths = sorted((repo / "examples" / "configs").glob("*.yaml"))
     assert {path.stem for path in paths} >= {"tiny_cpu", "vitl16", "vith16", "vith16_384"}
     for path in paths:
         args = parse_arguments(["--config", str(path)])
         assert isinstance(args, PretrainingArguments)
-        assert model_config(args.model, len(args.masks.mask_num_blocks)).num_frames == args.model.num_frames
+        assert model_config(args).num_frames == args.model["num_frames"]
 
 
 @pytest.mark.parametrize(
@@ -125,8 +136,84 @@ def test_every_shipped_config_parses_and_makes_a_model_configuration(repo):
 )
 def test_published_runs_have_the_published_numbers(repo, name, hidden_size, layers, image_size, batch):
     args = parse_arguments(["--config", str(repo / "examples" / "configs" / f"{name}.yaml")])
-    assert (args.model.hidden_size, args.model.num_hidden_layers) == (hidden_size, layers)
-    assert (args.model.num_attention_heads, args.model.frame_size) == (16, (image_size, image_size))
+    assert (args.model["hidden_size"], args.model["num_hidden_layers"]) == (hidden_size, layers)
+    assert (args.model["num_attention_heads"], args.model["image_size"]) == (16, image_size)
     assert batch % args.optimization.per_device_batch_size == 0
     assert (args.optimization.max_steps, args.optimization.warmup_steps) == (90_000, 12_000)
-    assert (args.masks.mask_num_blocks, args.masks.mask_block_scale) == ([8, 2], [0.15, 0.7])
+    assert [make_mask(settings) for settings in args.masking.masks] == [SHORT_RANGE, LONG_RANGE]
+    assert [make_mask(settings) for settings in PUBLISHED_MASKS] == [SHORT_RANGE, LONG_RANGE]
+
+
+# --- any dataclass ---
+
+
+@dataclass
+class Group(TrainingArguments):
+    """Arguments of the Trainer with another default."""
+
+    learning_rate: float = option("initial learning rate", 5e-4)
+
+
+@dataclass
+class Options:
+    """A script."""
+
+    trainer: Group
+    videos: str = option("a required option")
+    label_ratio: list[float] = option("fractions, 100 % at most", [0.1, 0.5])
+    names: list[str] | None = option("a list or nothing", None)
+
+
+def test_groups_have_flat_names_and_may_be_arguments_of_others(tmp_path):
+    words = ["--videos", "3", "--label_ratio", "1", "0.2", "--output_dir", str(tmp_path), "--seed", "5"]
+    options = parse(Options, words)
+    assert (options.videos, options.label_ratio, options.names) == ("3", [1.0, 0.2], None)
+    assert (options.trainer.seed, options.trainer.learning_rate) == (5, 5e-4)
+    assert parse(Options, [*words, "--label_ratio"]).label_ratio == []
+
+
+def test_a_required_option_is_asked_for():
+    with pytest.raises(ValueError, match="required.*: videos|'videos' is required"):
+        parse(Options, [])
+
+
+def test_help_lists_every_option_with_its_default(capsys):
+    with pytest.raises(SystemExit) as end:
+        parse_arguments(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert end.value.code == 0
+    for name in parse_arguments([]).to_dict():
+        assert f"--{name} " in text or f"--{name}," in text
+    assert "model.hidden_size=1024" in text and "default: 90000" in text
+
+
+def test_a_script_answers_a_mistake_with_one_sentence(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["examples/pretrain.py", "--max_step", "3"])
+    with pytest.raises(SystemExit) as end:
+        parse_arguments()
+    assert (
+        end.value.code
+        == "pretrain.py: unknown option 'max_step'; did you mean 'max_steps'? `--help` lists all options"
+    )
+
+
+# --- files of version 0.1.0 ---
+
+
+def test_the_arguments_of_a_run_of_version_0_1_are_converted(repo):
+    args = parse_arguments(["--config", str(Path(__file__).with_name("arguments_0_1_0.yaml")), "--seed", "7"])
+    tiny = parse_arguments(["--config", str(repo / "examples" / "configs" / "tiny_cpu.yaml"), "--seed", "7"])
+    assert model_config(args).to_dict() == model_config(tiny).to_dict()
+    for name in ("data", "optimization", "evaluation", "run"):
+        assert getattr(args, name) == getattr(tiny, name)
+    assert [make_mask(settings) for settings in args.masking.masks] == [MultiBlockMask(0, context_steps=2)]
+
+
+def test_what_cannot_be_converted_says_what_to_write(tmp_path):
+    for line, message in {
+        "adam_beta2: 0.95": "adam_beta2 of version 0.1.0 is gone and always 0.999 now",
+        "mask_mode: packed": "mask_mode packed of version 0.1.0 is gone; write subsample",
+        "model: {}": "unknown option 'hidden_size'; did you mean 'model.hidden_size'",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            parse_arguments(["--config", str(config_file(tmp_path, f"hidden_size: 64\n{line}\n"))])

@@ -1,13 +1,30 @@
-"""pytest tests/test_schedules.py"""
+"""Schedules, parameter groups, the values of a step, clipping.
+
+pytest tests/training/test_optimization.py
+"""
 
 import math
 from functools import partial
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vjepa_hf.training.optimization import ema_momentum, learning_rate, weight_decay
+from tiny_run import tiny_arguments
+from vjepa_hf import VJEPAForPreTraining
+from vjepa_hf.training.optimization import (
+    clip_gradients,
+    ema_momentum,
+    hyperparameters,
+    learning_rate,
+    make_optimizer,
+    max_grad_norm,
+    parameter_groups,
+    set_hyperparameters,
+    weight_decay,
+)
+from vjepa_hf.training.setup import model_config
 
 RATES = {"start": 0.5, "peak": 1.0, "final": 0.0, "schedule_scale": 1.0}
 
@@ -97,3 +114,59 @@ def test_a_stretched_schedule_is_that_of_a_longer_run(run, start, final):
     assert learning_rate(step, max_steps=steps, schedule_scale=scale, **values) == learning_rate(
         step, max_steps=longer, schedule_scale=1.0, **values
     )
+
+
+# Optimizer
+
+
+@pytest.fixture
+def model() -> VJEPAForPreTraining:
+    torch.manual_seed(0)
+    return VJEPAForPreTraining(model_config(tiny_arguments()))
+
+
+def test_biases_and_vectors_are_not_decayed_and_the_target_encoder_is_not_trained(model):
+    decayed, plain = parameter_groups(model)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert all(names[id(parameter)].endswith("bias") or parameter.ndim == 1 for parameter in plain["params"])
+    assert all(parameter.ndim > 1 for parameter in decayed["params"])
+    found = {names[id(parameter)] for group in (decayed, plain) for parameter in group["params"]}
+    assert found == {name for name in names.values() if not name.startswith("vjepa.encoder.")}
+
+
+def test_every_step_sets_its_own_values(model):
+    optimization = tiny_arguments().optimization
+    optimizer = make_optimizer(model, optimization)
+    values = hyperparameters(3, optimization)
+    set_hyperparameters(optimizer, values)
+    assert values["learning_rate"] == optimization.learning_rate
+    for decayed, plain in (optimizer.param_groups[:2], optimizer.param_groups[2:]):
+        assert decayed["lr"] == plain["lr"] == values["learning_rate"]
+        assert decayed["weight_decay"] == values["weight_decay"] > 0 == plain["weight_decay"]
+
+
+def test_the_predictor_learns_faster_where_asked(model):
+    optimization = tiny_arguments("--predictor_learning_rate_scale", "5").optimization
+    optimizer = make_optimizer(model, optimization)
+    set_hyperparameters(optimizer, hyperparameters(3, optimization))
+    rate = optimization.learning_rate
+    assert [group["lr"] for group in optimizer.param_groups] == [rate, rate, 5 * rate, 5 * rate]
+    predictor = {id(parameter) for parameter in model.vjepa.predictor.parameters()}
+    assert {id(parameter) for group in optimizer.param_groups[2:] for parameter in group["params"]} == predictor
+
+
+def test_clipping_starts_after_the_warmup_unless_told_otherwise():
+    optimization = tiny_arguments("--max_grad_norm", "3").optimization
+    assert [max_grad_norm(step, optimization) for step in (0, 3, 4)] == [math.inf, math.inf, 3.0]
+    assert max_grad_norm(0, tiny_arguments("--clip_after_warmup", "false").optimization) == 10.0
+
+
+def test_encoder_and_predictor_are_clipped_each_by_itself(model):
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.full_like(parameter, 1e-6 if name.startswith("vjepa.predictor") else 1.0)
+    norms = clip_gradients(model, max_norm=1.0)
+    assert norms["context_encoder_grad_norm"] > 1.0 > norms["predictor_grad_norm"]
+    after = clip_gradients(model, max_norm=math.inf)
+    assert after["context_encoder_grad_norm"].item() == pytest.approx(1.0, abs=1e-4)
+    assert after["predictor_grad_norm"].item() == pytest.approx(norms["predictor_grad_norm"].item())

@@ -49,8 +49,8 @@ class MultiBlockMask:
             )
         for name, high in (("spatial_scale", 1.0), ("temporal_scale", 1.0), ("aspect_ratio", np.inf)):
             pair = getattr(self, name)
-            if len(pair) != 2 or not 0.0 < pair[0] <= pair[1] <= high:
-                raise ValueError(f"{name}={pair} must be an increasing pair in (0, {high}].")
+            if not isinstance(pair, tuple) or len(pair) != 2 or not 0.0 < pair[0] <= pair[1] <= high:
+                raise ValueError(f"{name}={pair} must be an increasing pair of numbers in (0, {high}].")
 
     def block_size(self, grid: Grid, generator: np.random.Generator) -> Grid:
         """Draw the size (t, h, w) in tokens that all blocks of a clip share."""
@@ -109,8 +109,9 @@ def make_mask(settings: Mapping[str, Any]) -> MaskType:
         if setting not in known:
             raise ValueError(f"{name} has no setting {setting!r}; its settings are {', '.join(known)}.")
         numbers = value if isinstance(value, list | tuple) else [value]
-        if not all(isinstance(number, int | float) or number is None for number in numbers):
-            raise ValueError(f"{setting}={value!r} must be a number, or a pair of numbers.")
+        allowed = (int, type(None)) if setting in ("num_blocks", "context_steps") else (int, float)
+        if not all(isinstance(number, allowed) for number in numbers):
+            raise ValueError(f"{setting}={value!r} must be a number, or two numbers if its default is a pair.")
         settings[setting] = tuple(value) if isinstance(value, list) else value
     try:
         return MASK_TYPES[name](**settings)

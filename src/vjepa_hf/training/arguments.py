@@ -204,9 +204,12 @@ def _read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         text = Path(path).read_text(encoding="utf-8")
         document = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = get_loader("yaml")(text) or {}  # reads 3e-4 as a number, which PyYAML does not
+        values = get_loader("yaml")(text)  # reads 3e-4 as a number, which PyYAML does not
+        if isinstance(values, str):  # and keys without any value as text, which PyYAML does not either
+            values = yaml.safe_load(text)
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"not a YAML file: {_one_line(error)}") from error
+    values = {} if values is None else values
     if not isinstance(values, dict):
         raise ValueError(f"expected lines `key: value`, found a {type(values).__name__}")
     written = [key.value for key, _ in document.value] if values else []

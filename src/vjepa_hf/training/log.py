@@ -1,4 +1,4 @@
-"""The log of a run, its throughput and its memory."""
+"""What a run reports: log, throughput, memory, health and evaluation."""
 
 import json
 import math
@@ -13,12 +13,16 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from ..data.input_log import InputLog
 from ..data.videos import VideoFailure
 from ..files import whole_file
+from ..model.modeling_vjepa import VJEPAForPreTraining, VJEPAForPreTrainingOutput, VJEPAModel
 from .arguments import PretrainingArguments
-from .flops import matmul_rate
+from .diagnostics import alarms, health
+from .flops import matmul_rate, step_flops
 from .optimization import hyperparameters
 from .run_guard import RunGuard
+from .setup import callable_in_parts
 
 SKIPPED_STEPS_FILE = "skipped_steps.jsonl"
 
@@ -26,7 +30,7 @@ SKIPPED_STEPS_FILE = "skipped_steps.jsonl"
 def run_summary(
     accelerator: Accelerator, args: PretrainingArguments, num_videos: int | None, model: torch.nn.Module
 ) -> str:
-    """What is about to happen, in a few lines, so that a wrong setting is seen before it costs a day.
+    """Describe a run in a few lines, so that a wrong setting is seen before it costs a day.
 
     `num_videos` is None for streams, which do not know it.
     """
@@ -38,7 +42,7 @@ def run_summary(
         f"{'streamed' if num_videos is None else f'{num_videos:,}'} videos, {num_parameters:,} trained parameters",
         f"{accelerator.num_processes} processes, device {accelerator.device.type}, mixed precision "
         f"{accelerator.mixed_precision}",
-        f"{math.prod(batch)} clips a step = {batch[0]} a device x {batch[1]} processes x {batch[2]} accumulated",
+        f"{math.prod(batch)} clips per step = {batch[0]} per device x {batch[1]} processes x {batch[2]} accumulated",
         f"{clips:,} clips in {optimization.max_steps:,} steps"
         + ("" if num_videos is None else f" = {clips / num_videos:.1f} epochs"),
     ]
@@ -52,15 +56,15 @@ def run_summary(
     return "\n".join(lines)
 
 
-# Of a health line, what is printed; all of it goes to the log.
+# Health metrics that are printed; the log has all of them.
 SHOWN_HEALTH = ("target_std", "context_std", "target_rank", "loss_ratio", "copy_ratio", "encoder_distance")
 
 
 class RunLog:
-    """What a run tells: a progress bar, trackers, and one JSON object a line in `log.jsonl`.
+    """Progress bar, trackers, and log files with one JSON object per line, all written by the main process.
 
-    Steps that were left out stand, with their clips, in `skipped_steps.jsonl`. All of it comes from the main process.
-    A resumed run first drops the lines that it will write again.
+    Metrics go to `log.jsonl`, skipped steps and their clips to `skipped_steps.jsonl`. A resumed run first drops the
+    lines that it will write again.
     """
 
     def __init__(self, accelerator: Accelerator, args: PretrainingArguments, first_step: int) -> None:
@@ -80,10 +84,10 @@ class RunLog:
         if args.run.report_to:
             accelerator.init_trackers("vjepa", config={key: str(value) for key, value in args.to_dict().items()})
 
-    def write(self, step: int, figures: dict[str, float]) -> None:
-        """Record figures of a step."""
-        self.accelerator.log(figures, step=step)
-        self._append(self.path, {"step": step} | figures)
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Record the metrics of a step."""
+        self.accelerator.log(metrics, step=step)
+        self._append(self.path, {"step": step} | metrics)
 
     def _append(self, path: Path, row: dict[str, Any]) -> None:
         if self.accelerator.is_main_process:
@@ -92,32 +96,32 @@ class RunLog:
                 file.flush()
                 os.fsync(file.fileno())  # a checkpoint that outlives the machine finds its log
 
-    def write_progress(self, step: int, figures: dict[str, float]) -> None:
-        """Record figures of a step and show those that one watches beside the progress bar."""
-        self.write(step, figures)
+    def write_progress(self, step: int, metrics: dict[str, float]) -> None:
+        """Record the metrics of a step, and show the most important ones in the progress bar."""
+        self.write(step, metrics)
         self.bar.set_postfix_str(
-            f"loss {figures['loss']:.4f}, {figures['clips_per_second']:.1f} clips/s, "
-            f"data wait {figures['data_wait']:.0%}, matmul utilization {figures['matmul_utilization']:.0%}, "
-            f"{figures['memory_gib']:.1f} GiB"
+            f"loss {metrics['loss']:.4f}, {metrics['clips_per_second']:.1f} clips/s, "
+            f"data wait {metrics['data_wait']:.0%}, matmul utilization {metrics['matmul_utilization']:.0%}, "
+            f"{metrics['memory_gib']:.1f} GiB"
         )
 
-    def write_health(self, step: int, figures: dict[str, float], alarms: Sequence[str]) -> None:
+    def write_health(self, step: int, metrics: dict[str, float], alarms: Sequence[str]) -> None:
         """Record the health line of a step and print it, with its alarms."""
-        self.write(step, figures)
-        shown = [name for name in SHOWN_HEALTH if name in figures] or figures
-        self.say(f"step {step} health: " + ", ".join(f"{name} {figures[name]:.3g}" for name in shown))
+        self.write(step, metrics)
+        shown = [name for name in SHOWN_HEALTH if name in metrics] or metrics
+        self.say(f"step {step} health: " + ", ".join(f"{name} {metrics[name]:.3g}" for name in shown))
         for alarm in alarms:
             self.say(f"WARNING {alarm}")
 
-    def write_skipped(self, step: int, found: dict[str, Any]) -> None:
-        """Say that a step was left out, and write down what `RunGuard.skipped_step` knows about it."""
-        self._append(self.skipped_path, {"step": step} | found)
-        self.say(f"left out step {step}: {found['wrong']}; its clips stand in {self.skipped_path.name}")
+    def write_skipped(self, step: int, skipped: dict[str, Any]) -> None:
+        """Report a skipped step, and record the result of `RunGuard.skipped_step`."""
+        self._append(self.skipped_path, {"step": step} | skipped)
+        self.say(f"skipped step {step}: {skipped['wrong']}; its clips are in {self.skipped_path.name}")
 
     def name_failures(self, failures: Sequence[VideoFailure]) -> None:
-        """Name unreadable videos, as `InputLog.gather` returns them: once each."""
+        """Print the unreadable videos that `InputLog.gather` returns, each once."""
         for failure in failures:
-            self.say(f"left out an unreadable video, {failure.video}: {failure.cause}")
+            self.say(f"skipped an unreadable video, {failure.video}: {failure.cause}")
 
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
@@ -130,7 +134,7 @@ class RunLog:
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """All rows of a `log.jsonl`, but for a last one that a dying run did not finish."""
+    """Return all rows of a `log.jsonl`, without a last one that a killed run did not finish."""
     lines = Path(path).read_text().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
@@ -171,24 +175,19 @@ class Throughput:
     def read(self) -> dict[str, float]:
         """Return `clips_per_second`, `data_wait` and `matmul_utilization` since the last call."""
         elapsed = time.perf_counter() - self.started
-        figures = {"clips_per_second": self.clips / elapsed, "data_wait": self.waited / elapsed}
+        metrics = {"clips_per_second": self.clips / elapsed, "data_wait": self.waited / elapsed}
         rate = self.flops / elapsed
         if rate > self.matmul_rate:
             self.matmul_rate = max(rate, self.measure_matmul_rate())
-        figures["matmul_utilization"] = rate / self.matmul_rate
+        metrics["matmul_utilization"] = rate / self.matmul_rate
         self._reset()
-        return figures
+        return metrics
 
 
 def run_matmul_rate(accelerator: Accelerator) -> float:
     """Measure the FLOP/s of large matmuls on the device of this process, in the precision of the run."""
     dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16}
     return matmul_rate(accelerator.device, dtypes.get(accelerator.mixed_precision, torch.float32))
-
-
-def progress_figures(accelerator: Accelerator, guard: RunGuard, throughput: Throughput) -> dict[str, float]:
-    """`loss` over steps and processes, gradient norms, steps left out, throughput and memory, as plain numbers."""
-    return guard.read() | throughput.read() | {"memory_gib": memory_gib(accelerator.device)}
 
 
 def memory_gib(device: torch.device) -> float:
@@ -201,3 +200,92 @@ def memory_gib(device: torch.device) -> float:
         return math.nan
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+class Monitor:
+    """Log of a run: its progress, throughput, inputs, health and evaluation, each when the arguments say so.
+
+    All processes call its methods, since metrics are gathered over them.
+
+    Args:
+        accelerator: accelerator of the run.
+        args: arguments of the run.
+        model: model without the wrappers of Accelerate.
+        inputs: log of the unreadable videos.
+        guard: guard that watches losses and gradient norms.
+        first_step: number of optimizer steps before this start of the run.
+        evaluate: returns metrics of the encoder on labelled videos.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        args: PretrainingArguments,
+        model: VJEPAForPreTraining,
+        inputs: InputLog,
+        guard: RunGuard,
+        first_step: int,
+        evaluate: Callable[[VJEPAModel], dict[str, float]] | None = None,
+    ) -> None:
+        self.accelerator, self.args, self.model = accelerator, args, model
+        self.inputs, self.guard, self.evaluate = inputs, guard, evaluate
+        self.log = RunLog(accelerator, args, first_step)
+        self.throughput = Throughput(lambda: run_matmul_rate(accelerator))
+
+    def batches(self, batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Pass the batches of this process through; record the wait, the FLOPs and the unreadable videos."""
+        for batch in self.throughput.timed(batches):
+            self.inputs.update(batch)
+            self.throughput.clips += len(batch["clip_keys"]) * self.accelerator.num_processes
+            masks = batch["context_masks"], batch["target_masks"]
+            self.throughput.flops += step_flops(self.model.config, *masks, self.args.optimization.freeze_layers)
+            yield batch
+
+    def step(
+        self,
+        step: int,
+        values: dict[str, float],
+        batch: dict[str, Any],
+        outputs: Sequence[VJEPAForPreTrainingOutput],
+    ) -> None:
+        """Record an optimizer step.
+
+        Args:
+            step: number of the step, from 1.
+            values: learning rate, weight decay and momentum of the step.
+            batch: last batch of the step.
+            outputs: outputs of the model for it, one for each mask type.
+        """
+        run, last = self.args.run, step == self.args.optimization.max_steps
+        self.log.bar.update()
+        if self.guard.wrong:
+            self.log.write_skipped(step, self.guard.skipped_step())
+        logs = last or step % run.logging_steps == 0 or step % run.save_steps == 0
+        if logs or self.guard.stop:
+            self.log.name_failures(self.inputs.gather())
+        if logs:
+            metrics = self.guard.read() | self.throughput.read()
+            metrics["memory_gib"] = memory_gib(self.accelerator.device)
+            self.log.write_progress(step, metrics | values | self.inputs.figures())
+        if (last or step % run.health_steps == 0) and not self.guard.wrong:
+            masks = batch["context_masks"], batch["target_masks"]
+            metrics = health(self.model, join_mask_types(outputs), *masks, self.accelerator.gather)
+            after_warmup = step > self.args.optimization.warmup_steps
+            self.log.write_health(step, metrics, alarms(metrics, after_warmup))
+        if self.evaluate is not None and (last or step % self.args.evaluation.eval_steps == 0):
+            with callable_in_parts(self.model):
+                self.log.write_health(step, self.evaluate(self.model.vjepa), alarms=[])
+
+    def close(self) -> None:
+        """Close the progress bar and the trackers."""
+        self.log.close()
+
+
+def join_mask_types(outputs: Sequence[VJEPAForPreTrainingOutput]) -> VJEPAForPreTrainingOutput:
+    """Return outputs of one mask type each as those of all mask types; the targets come from one hidden state."""
+    tuples = ("losses", "predictions", "targets", "context_hidden_states")
+    return VJEPAForPreTrainingOutput(
+        loss=torch.stack([output.loss for output in outputs]).mean(),
+        target_hidden_state=outputs[0].target_hidden_state,
+        **{name: tuple(output[name][0] for output in outputs) for name in tuples},
+    )

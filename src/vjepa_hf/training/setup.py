@@ -1,23 +1,33 @@
-"""The parts of a training run that a loop should not spell out: parameter groups, checkpoints, export, log, meters."""
+"""Build the model, processor and batches of a pretraining run from its arguments."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import send_to_device
 from torch._functorch import config as compiler_config
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
-from ..data.clips import ClipReader, PretrainingCollator, VideoClipDataset
+from ..data.clips import ClipReader, PretrainingCollator, VideoClipDataset, augment_clips
 from ..data.input_log import InputLog
 from ..data.masking import MaskSampler, make_mask
 from ..data.mixing import mix_videos
 from ..data.order import ClipBatchSampler
 from ..data.sources import Videos
 from ..data.stream import ClipStream
-from ..data.transforms import Chain, ColorJitter, RandAugment, RandomErasing, RandomResizedCropFlip
+from ..data.transforms import (
+    Chain,
+    ColorJitter,
+    RandAugment,
+    RandomErasing,
+    RandomResizedCropFlip,
+    Transform,
+    normalize,
+)
 from ..model.configuration_vjepa import VJEPAConfig
 from ..model.modeling_vjepa import VJEPALayer
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
@@ -37,6 +47,12 @@ MAX_DECODE_ATTEMPTS = 10
 def model_config(args: PretrainingArguments) -> VJEPAConfig:
     """Return the configuration that a run asks for, with one mask token for each mask type unless `model` says so."""
     return VJEPAConfig(**{"pred_num_mask_tokens": len(args.masking.masks)} | args.model)
+
+
+def frame_size(config: VJEPAConfig) -> tuple[int, int]:
+    """Return height and width of a frame in pixels; `image_size` may be one number for both."""
+    sides = config.image_size
+    return (sides, sides) if isinstance(sides, int) else (sides[0], sides[1])
 
 
 def compile_layers(model: PreTrainedModel, backend: str = "inductor") -> None:
@@ -70,8 +86,8 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
 
 
 def make_processor(config: VJEPAConfig, data: DataArguments) -> VJEPAVideoProcessor:
-    """The processor that gives a model the clips it was trained on: same size, same number of frames, same step."""
-    height, width = config.image_size
+    """Return the processor that makes clips as in training: same size, number of frames and frame step."""
+    height, width = frame_size(config)
     return VJEPAVideoProcessor(
         crop_size={"height": height, "width": width},
         num_frames=config.num_frames,
@@ -91,7 +107,7 @@ def mask_sampler(masking: MaskArguments, grid_size: tuple[int, int, int], seed: 
 
 
 def make_transform(size: tuple[int, int], data: DataArguments) -> Chain:
-    """The augmentation that a run asks for, to clips of (H, W) pixels."""
+    """Return the augmentation that a run asks for, to clips of (H, W) pixels."""
     transforms = [RandomResizedCropFlip(size, data.crop_scale, data.crop_aspect_ratio, data.flip_probability)]
     if data.color_jitter:
         transforms.append(ColorJitter(*data.color_jitter))
@@ -100,10 +116,10 @@ def make_transform(size: tuple[int, int], data: DataArguments) -> Chain:
     return Chain((*transforms, RandomErasing(data.erase_probability)))
 
 
-def clips_per_step(accelerator: Accelerator, optimization: OptimizationArguments) -> int:
-    """Clips of one optimizer step, over all processes."""
-    per_process = optimization.per_device_batch_size * optimization.gradient_accumulation_steps
-    return per_process * accelerator.num_processes
+def global_batch_size(accelerator: Accelerator, optimization: OptimizationArguments) -> int:
+    """Return the global batch size: clips of one optimizer step, over all processes."""
+    passes = optimization.gradient_accumulation_steps * accelerator.num_processes
+    return optimization.per_device_batch_size * passes
 
 
 def make_loader(
@@ -114,11 +130,11 @@ def make_loader(
     progress: Progress,
     inputs: InputLog,
 ) -> torch.utils.data.DataLoader:
-    """The batches of this process from where the run stands to its end, as `data.PretrainingCollator` makes them."""
+    """Return the batches of this process from the current step to the last, see `data.PretrainingCollator`."""
     data, optimization, run = args.data, args.optimization, args.run
     weights = data.video_weights or None
     videos = None if data.streaming else mix_videos(sources, weights, run.seed)
-    transform = None if data.augment_on_device else make_transform(config.image_size, data)
+    transform = None if data.augment_on_device else make_transform(frame_size(config), data)
     reader = ClipReader(config.num_frames, data.frame_step, run.seed, transform, data.short_video, data.fps)
     collate = PretrainingCollator(mask_sampler(args.masking, config.grid_size, run.seed))
     sampler = ClipBatchSampler(
@@ -144,12 +160,46 @@ def make_loader(
     return torch.utils.data.DataLoader(clips, batch_sampler=sampler, collate_fn=collate, **options)
 
 
-# --- optimizer -----------------------------------------------------------------------------------------------------
+def ready_batches(
+    batches: Iterable[dict[str, Any]],
+    device: torch.device,
+    processor: VJEPAVideoProcessor,
+    seed: int,
+    augment: Transform | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Move the batches of `make_loader` to the device, augment their clips there if asked, and normalize them.
+
+    Args:
+        batches: as `data.PretrainingCollator` makes them.
+        device: of the model.
+        processor: has the mean and the standard deviation to normalize with.
+        seed: seed of the run, for the augmentation.
+        augment: augmentation that the workers have not done.
+    """
+    for batch in batches:
+        batch = send_to_device(batch, device, non_blocking=True)
+        clips = batch["pixel_values_videos"]
+        if augment is not None:
+            clips = augment_clips(clips, batch["clip_keys"], augment, seed)
+        yield batch | {"pixel_values_videos": normalize(clips, processor.image_mean, processor.image_std)}
+
+
+# --- processes -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def gradient_sync(accelerator: Accelerator, model: torch.nn.Module, last_mask_type: bool) -> Iterator[None]:
+    """Average gradients over processes only in the last backward pass of an optimizer step."""
+    if accelerator.sync_gradients and not last_mask_type:
+        with accelerator.no_sync(model):
+            yield
+    else:
+        yield
 
 
 @contextmanager
 def callable_in_parts(model: torch.nn.Module) -> Iterator[None]:
-    """Let parts of a model be called by themselves, also where a run shards it: only the whole gathers its weights."""
+    """Allow calls of submodules, also where a run shards the model: only the whole model gathers its weights."""
     sharded = isinstance(model, FSDPModule)
     if sharded:
         model.unshard()
@@ -158,23 +208,14 @@ def callable_in_parts(model: torch.nn.Module) -> Iterator[None]:
         model.reshard()
 
 
-# --- output folder -------------------------------------------------------------------------------------------------
-
-
 def check_launcher() -> None:
-    """Refuse what a launcher was asked for and a run cannot do, before it costs time.
+    """Refuse a launcher setting that a run does not support, before it costs time.
 
     Raises:
         ValueError: DeepSpeed.
     """
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
         raise ValueError(
-            "DeepSpeed is not supported: to share the memory of a model out over GPUs use FSDP2, which is in PyTorch, "
-            "with examples/accelerate/fsdp.yaml"
+            "DeepSpeed is not supported: to shard a model over GPUs use FSDP2, which is part of PyTorch, with "
+            "examples/accelerate/fsdp.yaml"
         )
-
-
-# --- start ---------------------------------------------------------------------------------------------------------
-
-
-# --- log -----------------------------------------------------------------------------------------------------------
