@@ -9,8 +9,6 @@ import torch
 from torch import nn
 
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
-from vjepa_hf.model import modeling_vjepa
-from vjepa_hf.model.linear import linear
 from vjepa_hf.model.modeling_vjepa import (
     VJEPACrossAttention,
     VJEPADropPath,
@@ -62,17 +60,19 @@ def test_context_features_do_not_change_when_every_masked_pixel_does(tiny_model,
     assert not torch.allclose(run(tiny_model, tiny_clip)[0], run(tiny_model, other_clip)[0])
 
 
-def test_dropped_tubelets_are_dropped_before_embedding(tiny_model, tiny_clip, monkeypatch):
+def test_dropped_tubelets_are_dropped_before_embedding(tiny_model, tiny_clip):
     seen = []
-
-    def counting_linear(input, weight, bias=None):
-        if weight.shape == (48, 3 * 2 * 8 * 8):
-            seen.append(input.shape[1])
-        return linear(input, weight, bias)
-
-    monkeypatch.setattr(modeling_vjepa, "linear", counting_linear)
+    projection = tiny_model.encoder.embeddings.projection
+    projection.register_forward_hook(lambda module, given, result: seen.append(tuple(given[0].shape)))
     run(tiny_model, tiny_clip, context_mask=masks()[0])
-    assert seen == [10]
+    assert seen == [(2 * 10, 3, 2, 8, 8)]
+
+
+def test_tubelet_projection_is_the_convolution_of_its_weights(tiny_model, tiny_clip):
+    projection = tiny_model.encoder.embeddings.projection
+    convolved = nn.Conv3d.forward(projection, tiny_clip.transpose(1, 2)).flatten(2).transpose(1, 2)
+    tokens = projection(to_tubelets(tiny_clip, 2, 8).reshape(-1, 3, 2, 8, 8)).reshape(2, 32, 48)
+    torch.testing.assert_close(tokens, convolved)
 
 
 def test_context_of_all_tokens_equals_no_mask(tiny_model, tiny_clip):
@@ -465,23 +465,63 @@ def test_deeper_pooler_attends_among_tokens_first(tiny_config, tiny_clip):
     assert run(model, tiny_clip).logits.shape == (2, 2)
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "dropout"])
-def test_cross_attention_is_the_one_with_a_key_and_a_value_per_token(tiny_config, training):
-    tiny_config.attention_probs_dropout_prob = 0.3
-    attention = VJEPACrossAttention(tiny_config).double().train(training)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_cross_attention_has_no_output_projection(tiny_config, attention):
+    tiny_config._attn_implementation = attention
+    module = VJEPACrossAttention(tiny_config)
     generator = torch.Generator().manual_seed(0)
-    for parameter in attention.parameters():
+    for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.5, generator=generator)
-    queries, tokens = (torch.randn(2, n, 48, generator=generator, dtype=torch.float64) for n in (3, 40))
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        found = attention(queries, tokens)
-        torch.manual_seed(1)
-        query = attention.q(queries).unflatten(-1, (2, -1)).transpose(1, 2)
-        key, value = attention.kv(tokens).unflatten(-1, (2, 2, -1)).transpose(1, 3).unbind(2)
-        weights = (query @ key.transpose(2, 3) * attention.scaling).softmax(-1)
-        weights = nn.functional.dropout(weights, p=0.3, training=training)
-    torch.testing.assert_close(found, (weights @ value).transpose(1, 2).flatten(2), rtol=1e-5, atol=1e-6)
+    queries, tokens = (torch.randn(2, n, 48, generator=generator) for n in (3, 40))
+    query = module.q(queries).unflatten(-1, (2, -1)).transpose(1, 2)
+    key, value = module.kv(tokens).unflatten(-1, (2, 2, -1)).transpose(1, 3).unbind(2)
+    weights = (query @ key.transpose(2, 3) * module.scaling).softmax(-1)
+    torch.testing.assert_close(module(queries, tokens), (weights @ value).transpose(1, 2).flatten(2))
+
+
+# Modules that other libraries replace, wrap or hook
+
+
+def test_every_linear_layer_is_exactly_a_linear_layer(tiny_config):
+    for model in (VJEPAForPreTraining(tiny_config), VJEPAForVideoClassification(tiny_config)):
+        linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        assert linear and all(type(module) is nn.Linear for module in linear)
+
+
+def test_every_module_with_weights_is_called(tiny_config, tiny_clip):
+    """A module whose weights its parent reads is passed by by quantizers, adapters and offloading."""
+    tiny_config.num_pooler_layers = 2
+    context, target = masks()
+    for model, arguments in (
+        (VJEPAForPreTraining(tiny_config), ([context], [target])),
+        (VJEPAForVideoClassification(tiny_config), ()),
+    ):
+        with_weights = {name: module for name, module in model.named_modules() if module._parameters}
+        called = set()
+        for name, module in with_weights.items():
+            module.register_forward_hook(lambda *_, name=name, called=called: called.add(name))
+        run(model, tiny_clip, *arguments)
+        assert called == set(with_weights)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # which peft reads
+@pytest.mark.parametrize("targets", ["all-linear", ["projection"]])
+def test_adapters_reach_every_layer_they_name_and_merge_to_the_same_answer(tiny_classifier, tiny_clip, targets):
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=2, target_modules=targets, init_lora_weights=False)
+    adapted = peft.get_peft_model(tiny_classifier, config).eval()
+    adapted(tiny_clip, labels=torch.tensor([0, 1])).loss.backward()
+    assert all(weight.grad is not None for weight in adapted.parameters() if weight.requires_grad)
+    expected = run(adapted, tiny_clip).logits
+    torch.testing.assert_close(run(adapted.merge_and_unload(), tiny_clip).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_may_wait_elsewhere_until_their_module_is_called(tiny_model, tiny_classifier, tiny_clip):
+    accelerate = pytest.importorskip("accelerate")
+    for model in (tiny_model, tiny_classifier):
+        expected = run(model, tiny_clip)[0]
+        assert torch.equal(run(accelerate.cpu_offload(model, execution_device="cpu"), tiny_clip)[0], expected)
 
 
 def test_drop_path_leaves_out_whole_samples_and_keeps_the_mean():

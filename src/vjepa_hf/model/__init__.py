@@ -2,7 +2,6 @@
 
 - `configuration_vjepa`: VJEPAConfig, every size and switch of a model, checked
 - `frame_sampling`: which frames of a video make a clip
-- `linear`: linear layers
 - `modeling_vjepa`: encoder, predictor, attentive pooler and the models made of them
 - `tubelets`: clips to tubelet tokens, and the arithmetic of the token grid
 - `video_io`: what a video file holds, and exactly the frames asked for
