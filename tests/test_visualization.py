@@ -52,16 +52,21 @@ def test_masks_over_a_clip_become_a_picture(tmp_path):
 
 def test_curves_are_drawn_from_rows_that_each_have_some_metrics(tmp_path):
     rows = [{"step": 1, "loss": 0.9, "learning_rate": 1e-4}, {"step": 2, "target_std": 0.5}, {"step": 2, "loss": 0.8}]
-    rows += [{"step": 2, "loss/kind_0": 0.7, "loss/kind_1": 0.9} | {f"loss/time_{time}": 0.8 for time in range(8)}]
+    rows += [
+        {"step": 2, "loss/mask_type_0": 0.7, "loss/mask_type_1": 0.9} | {f"loss/time_{time}": 0.8 for time in range(8)}
+    ]
     plot_curves(rows, tmp_path / "curves.png", title="a run")
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.size == (1600, 900)
 
 
 def test_a_star_stands_for_the_metrics_that_a_run_has():
-    rows = [{"step": 1, "loss": 0.9, "loss/kind_0": 0.8, "loss/kind_1": 1.0}, {"step": 2, "loss/kind_1": 0.9}]
-    assert _matching_names(rows, ("loss", "loss/kind_*")) == ["loss", "loss/kind_0", "loss/kind_1"]
-    assert _matching_names([{"loss": 0.9, "loss/kind_0": 0.9}], ("loss", "loss/kind_*")) == ["loss"]
+    rows = [
+        {"step": 1, "loss": 0.9, "loss/mask_type_0": 0.8, "loss/mask_type_1": 1.0},
+        {"step": 2, "loss/mask_type_1": 0.9},
+    ]
+    assert _matching_names(rows, ("loss", "loss/mask_type_*")) == ["loss", "loss/mask_type_0", "loss/mask_type_1"]
+    assert _matching_names([{"loss": 0.9, "loss/mask_type_0": 0.9}], ("loss", "loss/mask_type_*")) == ["loss"]
     assert _matching_names(rows, ("loss/time_*",)) == []
 
 

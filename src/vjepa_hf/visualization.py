@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 # Metrics of a log and the title above them. A name that ends with "*" matches all names that begin like it.
 CURVES = (
-    (("loss", "loss/kind_*"), "loss (L1), and the loss of each mask type"),
+    (("loss", "loss/mask_type_*"), "loss (L1), and the loss of each mask type"),
     (("loss/time_*",), "loss of each time step"),
     (("loss_ratio", "copy_ratio"), "loss / loss of a trivial prediction"),
     (("context_encoder_grad_norm", "predictor_grad_norm"), "gradient norm"),
@@ -62,7 +62,7 @@ def _matching_names(rows: Sequence[dict[str, Any]], patterns: Sequence[str]) -> 
     matching: list[str] = []
     for pattern in patterns:
         names = dict.fromkeys(name for row in rows for name in row if fnmatch.fnmatchcase(name, pattern))
-        matching += [] if pattern == "loss/kind_*" and len(names) == 1 else names
+        matching += [] if pattern == "loss/mask_type_*" and len(names) == 1 else names
     return matching
 
 

@@ -210,7 +210,7 @@ def test_wrong_settings_are_errors_naming_field_and_value(make, message):
         make()
 
 
-# Properties of any mask kind on any grid
+# Properties of any mask type on any grid
 
 GRIDS = st.tuples(st.integers(1, 8), st.integers(1, 14), st.integers(1, 14))
 SHARES = st.floats(0.05, 1.0)

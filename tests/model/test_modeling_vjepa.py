@@ -313,7 +313,7 @@ def test_models_resized_for_other_clips_give_the_same_for_them_and_save_it(tiny_
 # Pretraining
 
 
-def test_loss_is_the_mean_over_mask_kinds_of_the_mean_absolute_error(tiny_pretraining_model, tiny_clip):
+def test_loss_is_the_mean_over_mask_types_of_the_mean_absolute_error(tiny_pretraining_model, tiny_clip):
     (context_a, target_a), (context_b, target_b) = masks(), masks(num_context=4, num_targets=20, seed=1)
     outputs = run(tiny_pretraining_model, tiny_clip, [context_a, context_b], [target_a, target_b])
     whole = run(tiny_pretraining_model.vjepa, tiny_clip).last_hidden_state
@@ -370,7 +370,7 @@ def test_target_encoder_stays_frozen_and_in_evaluation_mode(tiny_pretraining_mod
         assert all(parameter.requires_grad for parameter in model.context_encoder.parameters())
 
 
-def test_more_mask_kinds_than_mask_tokens_use_the_tokens_in_turn(tiny_pretraining_model, tiny_clip):
+def test_more_mask_types_than_mask_tokens_use_the_tokens_in_turn(tiny_pretraining_model, tiny_clip):
     with torch.no_grad():
         tiny_pretraining_model.vjepa.predictor.mask_tokens.normal_(generator=torch.Generator().manual_seed(0))
     context, target = masks()
@@ -381,7 +381,7 @@ def test_more_mask_kinds_than_mask_tokens_use_the_tokens_in_turn(tiny_pretrainin
 def test_mask_lists_of_unequal_length_are_an_error(tiny_pretraining_model, tiny_clip):
     context, target = masks()
     for contexts, targets in (([context], []), ([], [])):
-        with pytest.raises(ValueError, match="one entry per mask kind"):
+        with pytest.raises(ValueError, match="one entry per mask type"):
             tiny_pretraining_model(tiny_clip, contexts, targets)
 
 

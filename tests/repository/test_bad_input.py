@@ -251,7 +251,7 @@ def test_wrong_masks_are_named_as_context_and_as_target(models, mask, message):
 def test_lists_of_masks_must_have_one_entry_a_kind(models):
     good = torch.tensor([[0], [1]])
     for masks in (([], []), ([good], []), ([good], [good, good])):
-        with pytest.raises(ValueError, match="lists with one entry per mask kind"):
+        with pytest.raises(ValueError, match="lists with one entry per mask type"):
             models[0](CLIPS, *masks)
 
 

@@ -136,15 +136,17 @@ def test_a_predictor_that_copies_has_the_copy_ratio_one(masks, tiny_pretraining_
     assert health(tiny_pretraining_model, outputs, *masks)["copy_ratio"] == pytest.approx(1.0, rel=0.05)
 
 
-def test_losses_by_mask_kind_and_by_time_step_are_parts_of_the_loss(step):
+def test_losses_by_mask_type_and_by_time_step_are_parts_of_the_loss(step):
     model, outputs, context_masks, target_masks = step
     sums = loss_sums(outputs, target_masks, GRID)
     assert sums.shape == (2, 2, 2)
     torch.testing.assert_close(sums[0].sum(dim=1) / sums[1].sum(dim=1), torch.stack(outputs.losses))
     assert sums[1].sum(dim=1).tolist() == [mask.numel() for mask in target_masks]
     figures = health(*step)
-    assert [figures["loss/kind_0"], figures["loss/kind_1"]] == pytest.approx([loss.item() for loss in outputs.losses])
-    assert (figures["loss/kind_0"] + figures["loss/kind_1"]) / 2 == pytest.approx(outputs.loss.item())
+    assert [figures["loss/mask_type_0"], figures["loss/mask_type_1"]] == pytest.approx(
+        [loss.item() for loss in outputs.losses]
+    )
+    assert (figures["loss/mask_type_0"] + figures["loss/mask_type_1"]) / 2 == pytest.approx(outputs.loss.item())
 
 
 def test_the_loss_of_a_time_step_is_that_of_its_tokens():
@@ -157,7 +159,7 @@ def test_the_loss_of_a_time_step_is_that_of_its_tokens():
 def test_time_steps_without_targets_are_left_out(tiny_pretraining_model, tiny_clip):
     masks = [torch.arange(16).repeat(2, 1)], [torch.arange(16, 32).repeat(2, 1)]
     figures = health(tiny_pretraining_model, tiny_pretraining_model(tiny_clip, *masks), *masks)
-    assert "loss/time_0" not in figures and figures["loss/time_1"] == pytest.approx(figures["loss/kind_0"])
+    assert "loss/time_0" not in figures and figures["loss/time_1"] == pytest.approx(figures["loss/mask_type_0"])
 
 
 def test_encoders_are_apart_by_what_one_of_them_learned(tiny_pretraining_model):
@@ -264,4 +266,4 @@ def test_a_useless_predictor_is_no_alarm_before_the_learning_rate_has_peaked(ste
 
 
 def test_an_alarm_names_what_is_not_finite():
-    assert alarms(HEALTHY | {"loss/kind_1": math.inf})[0].startswith("not-finite: loss/kind_1;")
+    assert alarms(HEALTHY | {"loss/mask_type_1": math.inf})[0].startswith("not-finite: loss/mask_type_1;")

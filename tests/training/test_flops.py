@@ -16,7 +16,7 @@ CONTEXT, TARGET = (9, 4), (20, 28)
 
 @pytest.fixture
 def masks():
-    """Two clips, two mask kinds of different sizes."""
+    """Two clips, two mask types of different sizes."""
     order = torch.stack([torch.randperm(32, generator=torch.Generator().manual_seed(i)) for i in range(2)])
     return [order[:, :k] for k in CONTEXT], [order[:, -m:] for m in TARGET]
 

@@ -237,7 +237,7 @@ def from_meta(parts: dict[str, State]) -> State:
                 # Theirs carry a dimension for the batch: (1, N, D) -> (N, D)
                 ours[PARTS[part] + _rename(part, name)] = value[0] if name.endswith("pos_embed") else value
         if mask_tokens:
-            # (P), one tensor a mask kind -> (kinds, P)
+            # (P), one tensor a mask type -> (mask types, P)
             ours[PARTS[part] + "mask_tokens"] = torch.stack([mask_tokens[kind] for kind in sorted(mask_tokens)])
     return ours
 

@@ -179,7 +179,7 @@ class PretrainingCollator:
 
     Returns a dict: `pixel_values_videos` uint8 `(B, T, C, H, W)`, or a list of B clips that still differ in size;
     `clip_keys` and `video_names` of the samples; `context_masks` and `target_masks`, lists with one LongTensor
-    `(B, K)` and `(B, M)` a mask kind; `failures`, a list of `VideoFailure`.
+    `(B, K)` and `(B, M)` a mask type; `failures`, a list of `VideoFailure`.
     """
 
     mask_sampler: MaskSampler

@@ -17,8 +17,6 @@ from .randomness import generator
 Grid = tuple[int, int, int]
 # A clip of a run: (epoch, sample id).
 SampleKey = tuple[int, int]
-# Tokens of the clips of a batch: (B, K), or B lists of any lengths.
-IndexLists = torch.Tensor | list[torch.Tensor]
 
 # A draw that leaves no context or no target is repeated; one that fails this often will not succeed.
 MAX_ATTEMPTS = 100
@@ -126,9 +124,8 @@ LONG_RANGE = MultiBlockMask(num_blocks=2, spatial_scale=(0.7, 0.7))
 class MaskSampler:
     """Draw context and target index lists for batches of clips.
 
-    With `mode="packed"` every clip keeps all its tokens, and lists differ in length. Otherwise every list is cut to
-    the shortest of its *group*: with `mode="subsample"` the tokens to leave out are drawn at random; with
-    `mode="reference"` the last ones in raster order are left out, as Meta's code does, which removes late frames
+    Every list is cut to the shortest of its *group*: with `mode="subsample"` the tokens to drop are drawn at random;
+    with `mode="reference"` the last ones in raster order are dropped, as in Meta's code, which removes late frames
     first. A group may be larger than a batch: when the clips of one optimizer step form a group, the masks do not
     depend on how the step is split over processes and accumulation.
     """
@@ -138,12 +135,12 @@ class MaskSampler:
         masks: Sequence[MaskType],
         grid_size: Grid,
         seed: int = 0,
-        mode: Literal["subsample", "reference", "packed"] = "subsample",
+        mode: Literal["subsample", "reference"] = "subsample",
     ):
         if not masks:
             raise ValueError("masks is empty; give at least one mask type.")
-        if mode not in ("subsample", "reference", "packed"):
-            raise ValueError(f"mode={mode!r} must be 'subsample', 'reference' or 'packed'.")
+        if mode not in ("subsample", "reference"):
+            raise ValueError(f"mode={mode!r} must be 'subsample' or 'reference'.")
         if seed < 0:
             raise ValueError(f"seed={seed} must not be negative.")
         for mask in masks:
@@ -159,7 +156,7 @@ class MaskSampler:
 
     def __call__(
         self, samples: Sequence[SampleKey], group: Sequence[SampleKey] | None = None
-    ) -> tuple[list[IndexLists], list[IndexLists]]:
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Index lists of a batch.
 
         Args:
@@ -167,20 +164,15 @@ class MaskSampler:
             group: (epoch, sample id) of all clips that share the length of the lists; the batch itself if `None`.
 
         Returns:
-            `context_masks` and `target_masks`: per mask type a sorted LongTensor `(B, K)` and `(B, M)`; packed, B
-            sorted LongTensors `(K,)` and `(M,)` of any lengths.
+            `context_masks` and `target_masks`: per mask type a sorted LongTensor `(B, K)` and `(B, M)`.
 
         Raises:
             ValueError: when the grid is too small for a mask type to leave both context and targets.
         """
-        if self.mode == "packed":
-            drawn = [[self._draw(key, kind)[0] for key in samples] for kind in range(len(self.masks))]
-            context_masks = [[self._indices(~target) for target in targets] for targets in drawn]
-            return context_masks, [[self._indices(target) for target in targets] for targets in drawn]
         members = list(dict.fromkeys([*samples, *(group or ())]))
         context_masks, target_masks = [], []
-        for kind in range(len(self.masks)):
-            drawn = {key: self._draw(key, kind) for key in members}
+        for index in range(len(self.masks)):
+            drawn = {key: self._draw(key, index) for key in members}
             counts = [int(target.sum()) for target, _ in drawn.values()]
             num_targets, num_context = min(counts), len(drawn[members[0]][0]) - max(counts)
             batch = [drawn[key] for key in samples]
@@ -189,16 +181,16 @@ class MaskSampler:
             target_masks.append(self._stack([self._cut(target, num_targets, rng) for target, rng in batch]))
         return context_masks, target_masks
 
-    def _draw(self, key: SampleKey, kind: int) -> tuple[np.ndarray, np.random.Generator]:
+    def _draw(self, key: SampleKey, index: int) -> tuple[np.ndarray, np.random.Generator]:
         """The mask of one clip, and its generator for the cut."""
-        rng = generator("mask", self.seed, *key, kind)
+        rng = generator("mask", self.seed, *key, index)
         for _ in range(MAX_ATTEMPTS):
-            target = self.masks[kind](self.grid_size, rng)
+            target = self.masks[index](self.grid_size, rng)
             if target.any() and not target.all():
                 return target, rng
         raise ValueError(
-            f"the grid (t, h, w) = {self.grid_size} is too small for {self.masks[kind]}: {MAX_ATTEMPTS} draws left no "
-            "context or no target; use larger frames, smaller patches or smaller masks."
+            f"the grid (t, h, w) = {self.grid_size} is too small for {self.masks[index]}: {MAX_ATTEMPTS} draws left "
+            "no context or no target; use larger frames, smaller patches or smaller masks."
         )
 
     def _cut(self, tokens: np.ndarray, length: int, generator: np.random.Generator) -> np.ndarray:
@@ -206,10 +198,6 @@ class MaskSampler:
         if self.mode == "reference":
             return indices[:length]
         return np.sort(generator.permutation(indices)[:length])
-
-    @staticmethod
-    def _indices(tokens: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.flatnonzero(tokens))
 
     @staticmethod
     def _stack(indices: list[np.ndarray]) -> torch.Tensor:

@@ -44,7 +44,7 @@ class VJEPAConfig(PreTrainedConfig):
         pred_num_hidden_layers (`int`, defaults to 12): Number of transformer layers of the predictor.
         pred_num_attention_heads (`int`, *optional*): Attention heads of the predictor; `None` for the encoder's.
         pred_mlp_ratio (`float`, defaults to 4.0): Hidden width of the predictor's MLPs in units of `pred_hidden_size`.
-        pred_num_mask_tokens (`int`, defaults to 2): Number of mask tokens; mask kind `i` uses token `i` modulo this.
+        pred_num_mask_tokens (`int`, defaults to 2): Number of mask tokens; mask type `i` uses token `i` modulo this.
         pred_zero_init_mask_tokens (`bool`, defaults to `True`): Whether mask tokens start at zero.
         num_pooler_layers (`int`, defaults to 1): Layers of the attentive pooler: one cross-attention layer, after
             `num_pooler_layers - 1` self-attention layers over the tokens.

@@ -6,16 +6,14 @@ N = t * h * w tokens; K context (kept) tokens, M target (masked) tokens; D width
 
 import contextlib
 import glob
-import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from torch.nn.attention.varlen import varlen_attn
 from torchvision.ops import roi_align
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -53,18 +51,15 @@ class VJEPAModelOutput(ModelOutput):
 
 @dataclass
 class VJEPAForPreTrainingOutput(ModelOutput):
-    """Loss of a batch and what it was computed from; each tuple has one entry per mask kind.
+    """Loss of a batch and what it was computed from; each tuple has one entry per mask type.
 
     Attributes:
-        loss: mean over the mask kinds of `losses`.
-        losses: mean absolute error per mask kind, scalars.
+        loss: mean over the mask types of `losses`.
+        losses: mean absolute error per mask type, scalars.
         predictions: `(B, M, D)` predicted features.
         targets: `(B, M, D)` layer-normed features of the target encoder, without gradient.
         context_hidden_states: `(B, K, D)` features of the context encoder.
-        target_hidden_state: `(B, N, D)` what `targets` were taken from; one for all mask kinds.
-
-    Where the clips of a batch keep unequal numbers of tokens, an entry of a tuple is not `(B, M, D)` but a tuple of B
-    tensors `(M, D)`, M of each clip its own, and likewise for K.
+        target_hidden_state: `(B, N, D)` what `targets` were taken from; one for all mask types.
     """
 
     loss: torch.FloatTensor | None = None
@@ -173,8 +168,7 @@ class VJEPAEmbeddings(nn.Module):
         positions = resize_positions(self.position_embeddings, self.config.grid_size, grid)
         if context_mask is not None:
             tubelets = take_tokens(tubelets, context_mask)
-            # Of packed clips all tokens stand in one row, token i of clip b at b * N + i.
-            positions = positions[context_mask % len(positions)]
+            positions = positions[context_mask]
         config = self.config
         kernel = (config.num_channels, config.tubelet_size, config.patch_size, config.patch_size)
         # (B, K, P) -> (B * K, C, t, p, p) -> (B * K, D, 1, 1, 1) -> (B, K, D)
@@ -195,19 +189,13 @@ class VJEPAAttention(nn.Module):
         self.proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(
-        self,
-        hidden_states: torch.Tensor,
-        outputs: "int | VJEPASegments | None" = None,
-        segments: "VJEPASegments | None" = None,
+        self, hidden_states: torch.Tensor, num_outputs: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attention of tokens `(B, N, D)` and its weights; `outputs` and `segments` as in `VJEPALayer`."""
+        """Attention of tokens `(B, N, D)` and its weights; `num_outputs` as in `VJEPALayer`."""
         # (B, N, 3D) -> (B, N, 3, heads, D / heads) -> three times (B, N, heads, D / heads)
         query, key, value = self.qkv(hidden_states).unflatten(-1, (3, self.num_attention_heads, -1)).unbind(2)
-        query = last_tokens(query, outputs, segments)
-        if segments is not None:
-            context, weights = attend_within(self, query, key, value, outputs or segments, segments), None
-        else:
-            context, weights = attend(self, *(part.transpose(1, 2) for part in (query, key, value)))
+        query = query if num_outputs is None else query[:, -num_outputs:]
+        context, weights = attend(self, *(part.transpose(1, 2) for part in (query, key, value)))
         return self.proj(context.flatten(2)), weights
 
 
@@ -246,76 +234,6 @@ def attend(
     return interface(
         module, query, key, value, attention_mask=None, scaling=module.scaling, dropout=dropout, is_causal=False
     )
-
-
-@dataclass(frozen=True)
-class VJEPASegments:
-    """The clips that follow one another in a packed sequence `(1, S, D)`. Tokens attend within their own clip only.
-
-    Attributes:
-        lengths: tokens of every clip; their sum is S.
-        offsets: int32 `(clips + 1,)`, where each clip begins, and S.
-    """
-
-    lengths: list[int]
-    offsets: torch.Tensor
-
-    @classmethod
-    def of(cls, lengths: list[int], device: torch.device) -> "VJEPASegments":
-        offsets = list(itertools.accumulate(lengths, initial=0))
-        return cls(lengths, torch.tensor(offsets, dtype=torch.int32).to(device, non_blocking=True))
-
-
-def last_tokens(
-    tokens: torch.Tensor, outputs: int | VJEPASegments | None, segments: VJEPASegments | None
-) -> torch.Tensor:
-    """The last tokens of `(B, N, ...)`: `outputs` of every row, or of every one of the `segments`; all without."""
-    if outputs is None:
-        return tokens
-    if segments is None:
-        return tokens[:, -outputs:]
-    return _last_of_segments(tokens, outputs, segments)
-
-
-# What follows depends on the lengths of clips, which are others in every step: not to be compiled again each time.
-@torch.compiler.disable
-def _last_of_segments(tokens: torch.Tensor, outputs: VJEPASegments, segments: VJEPASegments) -> torch.Tensor:
-    clips = zip(tokens.split(segments.lengths, dim=1), outputs.lengths, strict=True)
-    return torch.cat([clip[:, -length:] for clip, length in clips], dim=1)
-
-
-@torch.compiler.disable
-def attend_within(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    queries: VJEPASegments,
-    keys: VJEPASegments,
-) -> torch.Tensor:
-    """Attention `(1, S, heads, D / heads)` of packed queries to the keys and values of the same clip, all so shaped.
-
-    In one kernel for all clips where there is one (half precision on CUDA), otherwise clip by clip.
-    """
-    dropout = module.config.attention_probs_dropout_prob if module.training else 0.0
-    if can_attend_within(query) and not dropout:
-        query, key, value = (part.squeeze(0) for part in (query, key, value))
-        offsets, longest = (queries.offsets, keys.offsets), (max(queries.lengths), max(keys.lengths))
-        return varlen_attn(query, key, value, *offsets, *longest).unsqueeze(0)
-    clips = zip(
-        query.transpose(1, 2).split(queries.lengths, dim=2),
-        key.transpose(1, 2).split(keys.lengths, dim=2),
-        value.transpose(1, 2).split(keys.lengths, dim=2),
-        strict=True,
-    )
-    return torch.cat([attend(module, *clip)[0] for clip in clips], dim=1)
-
-
-def can_attend_within(query: torch.Tensor) -> bool:
-    """Whether there is a kernel for clips of several lengths: in half precision, on GPUs since Ampere."""
-    if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16) or query.shape[-1] % 8:
-        return False
-    return torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
 @contextlib.contextmanager
@@ -368,15 +286,11 @@ class VJEPADropPath(nn.Module):
         super().__init__()
         self.drop_prob = drop_prob
 
-    def forward(self, branch: torch.Tensor, segments: "VJEPASegments | None" = None) -> torch.Tensor:
-        """Clips `(B, N, D)`, or those that `segments` tells apart in a packed sequence `(1, S, D)`."""
+    def forward(self, branch: torch.Tensor) -> torch.Tensor:
         if self.drop_prob == 0.0 or not self.training:
             return branch
         keep_prob = 1.0 - self.drop_prob
-        rows = (branch.shape[0], 1) if segments is None else (1, len(segments.lengths))
-        keep = torch.empty(*rows, 1, dtype=branch.dtype, device=branch.device).bernoulli_(keep_prob)
-        if segments is not None:
-            keep = keep.repeat_interleave(segments.offsets.diff(), dim=1, output_size=branch.shape[1])
+        keep = torch.empty(branch.shape[0], 1, 1, dtype=branch.dtype, device=branch.device).bernoulli_(keep_prob)
         return branch * keep / keep_prob
 
 
@@ -400,27 +314,23 @@ class VJEPALayer(GradientCheckpointingLayer):
         self.drop_path = VJEPADropPath(drop_path_rate)
 
     def forward(
-        self,
-        hidden_states: torch.Tensor,
-        outputs: int | VJEPASegments | None = None,
-        segments: VJEPASegments | None = None,
+        self, hidden_states: torch.Tensor, num_outputs: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Tokens after this layer, and its attention weights.
 
         Args:
             hidden_states: tokens `(B, N, D)`.
-            outputs: how many of the last tokens of a clip are needed; those attend to all, and no more is computed of
-                the others. `None`: all.
-            segments: the clips of a packed sequence `(1, S, D)`; `outputs` are then the segments of the output.
+            num_outputs: how many of the last tokens of a clip are needed; those attend to all, and no more is
+                computed of the others. `None`: all.
         """
         recompute = not self.gradient_checkpointing  # which computes the whole layer again
         with forgotten(self.norm1, hidden_states, recompute) as normed:
-            branch, weights = self.attention(normed, outputs, segments)
-        kept = segments and (outputs or segments)
-        hidden_states = last_tokens(hidden_states, outputs, segments) + self.drop_path(branch, kept)
+            branch, weights = self.attention(normed, num_outputs)
+        hidden_states = hidden_states if num_outputs is None else hidden_states[:, -num_outputs:]
+        hidden_states = hidden_states + self.drop_path(branch)
         with forgotten(self.norm2, hidden_states, recompute) as normed:
             branch = self.mlp(normed, recompute)
-        return hidden_states + self.drop_path(branch, kept), weights
+        return hidden_states + self.drop_path(branch), weights
 
 
 class VJEPAEncoder(nn.Module):
@@ -449,12 +359,11 @@ class VJEPAEncoder(nn.Module):
         context_mask: torch.Tensor | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
-        segments: VJEPASegments | None = None,
     ) -> VJEPAModelOutput:
         hidden_states = self.embeddings(tubelets, grid, context_mask)
         all_hidden_states, all_attentions = [hidden_states], []
         for layer in self.layers:
-            hidden_states, weights = layer(hidden_states, segments=segments)
+            hidden_states, weights = layer(hidden_states)
             if output_hidden_states:
                 all_hidden_states.append(hidden_states)
             if output_attentions:
@@ -496,36 +405,19 @@ class VJEPAPredictor(nn.Module):
         grid: tuple[int, int, int],
         context_mask: torch.Tensor,
         target_mask: torch.Tensor,
-        mask_token_index: int | torch.LongTensor = 0,
-        segments: tuple[VJEPASegments, VJEPASegments] | None = None,
+        mask_token_index: int = 0,
     ) -> torch.Tensor:
-        """Features `(B, M, D)` at `target_mask` `(B, M)` from `context` `(B, K, D)` at `context_mask` `(B, K)`.
-
-        Of packed clips (B = 1) `segments` are those of context and targets, and `mask_token_index` may be `(1, M)`.
-        """
+        """Features `(B, M, D)` at `target_mask` `(B, M)` from `context` `(B, K, D)` at `context_mask` `(B, K)`."""
         positions = resize_positions(self.position_embeddings, self.config.grid_size, grid)
         mask_token = self.mask_tokens[mask_token_index % len(self.mask_tokens)]
-        context = self.embed(context) + positions[context_mask % len(positions)]
-        targets = (mask_token + positions[target_mask % len(positions)]).to(context.dtype)
-        # (B, K + M, width): of every clip context tokens first, then one token for every target position
-        if segments is None:
-            hidden_states, outputs, joined = torch.cat([context, targets], dim=1), target_mask.shape[1], None
-        else:
-            hidden_states, joined = join_segments(context, targets, *segments)
-            outputs = segments[1]
+        context = self.embed(context) + positions[context_mask]
+        targets = (mask_token + positions[target_mask]).to(context.dtype)
+        # (B, K + M, width): context tokens first, then one token for every target position
+        hidden_states = torch.cat([context, targets], dim=1)
         for layer in self.layers[:-1]:
-            hidden_states, _ = layer(hidden_states, segments=joined)
-        hidden_states, _ = self.layers[-1](hidden_states, outputs, joined)
+            hidden_states, _ = layer(hidden_states)
+        hidden_states, _ = self.layers[-1](hidden_states, target_mask.shape[1])
         return self.proj(self.norm(hidden_states))
-
-
-def join_segments(
-    first: torch.Tensor, second: torch.Tensor, first_segments: VJEPASegments, second_segments: VJEPASegments
-) -> tuple[torch.Tensor, VJEPASegments]:
-    """Two packed sequences as one, in which the second tokens of every clip follow its first ones."""
-    pairs = zip(first.split(first_segments.lengths, dim=1), second.split(second_segments.lengths, dim=1), strict=True)
-    lengths = [sum(pair) for pair in zip(first_segments.lengths, second_segments.lengths, strict=True)]
-    return torch.cat([part for pair in pairs for part in pair], dim=1), VJEPASegments.of(lengths, first.device)
 
 
 class VJEPACrossAttentionLayer(GradientCheckpointingLayer):
@@ -711,7 +603,7 @@ class VJEPAModel(VJEPAPreTrainedModel):
             tubelets: tubelet tokens `(B, N, C * tubelet_size * patch_size**2)`, in place of `pixel_values_videos`.
             context_mask: indices `(B, K)` of the tokens to keep. Only those tubelets are embedded and encoded.
             target_mask: indices `(B, M)` of the tokens to predict from the context; needs `context_mask`.
-            mask_token_index: which mask token stands for the targets; the index of the mask kind.
+            mask_token_index: which mask token stands for the targets; the index of the mask type.
             grid_size: token grid (t, h, w) of `tubelets`, where it is not the configured one.
             output_hidden_states: whether to return the residual stream after every layer.
             output_attentions: whether to return attention weights; needs `attn_implementation="eager"`.
@@ -788,10 +680,6 @@ def check_mask(name: str, mask: torch.Tensor | None, tubelets: torch.Tensor) -> 
     """Check an index list: its shape, and on a CPU its numbers too, for which a GPU would have to be waited for."""
     if mask is None:
         return
-    if isinstance(mask, (list, tuple)) and len(mask) == len(tubelets) and isinstance(mask[0], torch.Tensor):
-        for clip in mask:
-            check_mask(f"a clip of {name}", clip[None], tubelets[:1])
-        return
     if not isinstance(mask, torch.Tensor) or mask.dtype != torch.long or mask.ndim != 2:
         found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, torch.Tensor) else type(mask).__name__
         raise ValueError(f"{name} is a LongTensor (B, tokens) of token indices, got {found}.")
@@ -829,12 +717,6 @@ def check_labels(labels: torch.Tensor, batch: int, config: VJEPAConfig) -> None:
         wrong = labels[(labels != IGNORED_LABEL) & ((labels < 0) | (labels >= config.num_labels))]
         if len(wrong):
             raise ValueError(f"labels has {wrong[0].item()}; num_labels={config.num_labels} allows 0 to one less.")
-
-
-def pack_masks(masks: list[list[torch.LongTensor]], num_tokens: int) -> tuple[torch.LongTensor, VJEPASegments]:
-    """Index lists of B clips per mask kind as one row `(1, S)`, token i of clip b at b * num_tokens + i."""
-    rows = [mask + clip * num_tokens for kind in masks for clip, mask in enumerate(kind)]
-    return torch.cat(rows)[None], VJEPASegments.of([len(row) for row in rows], rows[0].device)
 
 
 class VJEPAForPreTraining(VJEPAPreTrainedModel):
@@ -875,34 +757,29 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
     def forward(
         self,
         pixel_values_videos: torch.Tensor,
-        context_masks: list[torch.LongTensor] | list[list[torch.LongTensor]],
-        target_masks: list[torch.LongTensor] | list[list[torch.LongTensor]],
+        context_masks: Sequence[torch.LongTensor],
+        target_masks: Sequence[torch.LongTensor],
         **kwargs,
     ) -> VJEPAForPreTrainingOutput:
         """Loss of a batch of clips (paper, equation 1 and section 3.2).
 
         Args:
             pixel_values_videos: normalized clips `(B, T, C, H, W)`.
-            context_masks: one LongTensor `(B, K)` of visible token indices per mask kind; K may differ between kinds.
-                Or, per mask kind, B LongTensors `(K,)` whose lengths may all differ: then the clips of all kinds are
-                packed to one sequence, and a loss is the mean over clips of the mean over their tokens.
-            target_masks: one LongTensor `(B, M)` of token indices to predict per mask kind, or B of them `(M,)`.
+            context_masks: one LongTensor `(B, K)` of visible token indices per mask type; K may differ between kinds.
+            target_masks: one LongTensor `(B, M)` of token indices to predict per mask type.
 
         Raises:
             ValueError: when the lists are empty or differ in length, or for a mask of the wrong shape.
         """
         if not context_masks or len(context_masks) != len(target_masks):
             raise ValueError(
-                "context_masks and target_masks are lists with one entry per mask kind, got "
+                "context_masks and target_masks are lists with one entry per mask type, got "
                 f"{len(context_masks)} and {len(target_masks)} entries."
             )
         tubelets, grid = self.vjepa.tokenize(pixel_values_videos)
         for mask in (*context_masks, *target_masks):
             check_mask("a context or target mask", mask, tubelets)
         targets = self.encode_targets(tubelets, grid)
-        if not isinstance(context_masks[0], torch.Tensor):
-            return self._forward_packed(tubelets, grid, targets, context_masks, target_masks)
-
         outputs = VJEPAForPreTrainingOutput(losses=(), predictions=(), targets=(), context_hidden_states=())
         for index, (context_mask, target_mask) in enumerate(zip(context_masks, target_masks, strict=True)):
             context = self.context_encoder(tubelets, grid, context_mask).last_hidden_state
@@ -915,43 +792,6 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         outputs.loss = torch.stack(outputs.losses).mean()
         outputs.target_hidden_state = targets
         return outputs
-
-    def _forward_packed(
-        self,
-        tubelets: torch.Tensor,
-        grid: tuple[int, int, int],
-        targets: torch.Tensor,
-        context_masks: list[list[torch.LongTensor]],
-        target_masks: list[list[torch.LongTensor]],
-    ) -> VJEPAForPreTrainingOutput:
-        """One pass over all clips of all mask kinds, without padding: kind after kind, clip after clip."""
-        context_mask, context_segments = pack_masks(context_masks, tubelets.shape[1])
-        target_mask, target_segments = pack_masks(target_masks, tubelets.shape[1])
-        kinds = [torch.full_like(mask, kind) for kind, masks in enumerate(target_masks) for mask in masks]
-        context = self.context_encoder(
-            tubelets.flatten(0, 1)[None], grid, context_mask, segments=context_segments
-        ).last_hidden_state
-        prediction = self.vjepa.predictor(
-            context, grid, context_mask, target_mask, torch.cat(kinds)[None], (context_segments, target_segments)
-        )
-        target = take_tokens(targets.flatten(0, 1)[None], target_mask)
-        errors = nn.functional.l1_loss(prediction.float(), target, reduction="none").mean(dim=-1)[0]
-        # A mean of means, so that a loss does not depend on which clips share a device.
-        errors = torch.segment_reduce(errors, "mean", offsets=target_segments.offsets.long(), unsafe=True)
-        losses = errors.unflatten(0, (len(target_masks), -1)).mean(dim=1)
-
-        def by_kind_and_clip(tokens: torch.Tensor, segments: VJEPASegments) -> tuple[tuple[torch.Tensor, ...], ...]:
-            clips = tokens[0].split(segments.lengths)
-            return tuple(clips[start : start + len(tubelets)] for start in range(0, len(clips), len(tubelets)))
-
-        return VJEPAForPreTrainingOutput(
-            loss=losses.mean(),
-            losses=tuple(losses),
-            predictions=by_kind_and_clip(prediction, target_segments),
-            targets=by_kind_and_clip(target, target_segments),
-            context_hidden_states=by_kind_and_clip(context, context_segments),
-            target_hidden_state=targets,
-        )
 
     @torch.no_grad()
     def encode_targets(self, tubelets: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:

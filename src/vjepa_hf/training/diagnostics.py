@@ -44,13 +44,13 @@ ALARMS = (
 
 
 def spread_tokens(tensors: Sequence[torch.Tensor], num_tokens: int = 1024) -> torch.Tensor:
-    """Pick `num_tokens` tokens evenly from tensors `(B, M, D)`, or B of `(M, D)`, as `(num_tokens, D)` in float32.
+    """Pick `num_tokens` tokens evenly from tensors `(B, M, D)`, as `(num_tokens, D)` in float32.
 
     The number is exact (a small batch repeats tokens), so the results of several processes can be gathered.
     """
-    tokens = torch.cat([clip.detach() for tensor in tensors for clip in tensor])
-    places = torch.arange(num_tokens, device=tokens.device) * len(tokens) // num_tokens
-    return tokens[places].float()
+    tokens = torch.cat([tensor.detach().flatten(0, 1) for tensor in tensors])
+    indices = torch.arange(num_tokens, device=tokens.device) * len(tokens) // num_tokens
+    return tokens[indices].float()
 
 
 def feature_std(tokens: torch.Tensor) -> torch.Tensor:
@@ -125,12 +125,12 @@ def copy_errors(
 def loss_sums(
     outputs: VJEPAForPreTrainingOutput, target_masks: Sequence[torch.Tensor], grid: tuple[int, int, int]
 ) -> torch.Tensor:
-    """Summed losses of target tokens, and their number, for each mask kind and time step: `(2, kinds, t)`."""
+    """Sum the losses of target tokens and count them, per mask type and time step: `(2, mask types, t)`."""
     assert outputs.predictions is not None and outputs.targets is not None
     t, h, w = grid
     sums = []
-    for kind in zip(outputs.predictions, outputs.targets, target_masks, strict=True):
-        prediction, target, mask = (torch.cat(list(clips)) for clips in kind)
+    for batch in zip(outputs.predictions, outputs.targets, target_masks, strict=True):
+        prediction, target, mask = (part.flatten(0, 1) for part in batch)  # (B * M, D) twice, (B * M,)
         losses = (prediction.float() - target).abs().mean(dim=-1)
         time = mask // (h * w)
         rows = torch.stack([losses, torch.ones_like(losses)])
@@ -169,8 +169,8 @@ def health(
     Args:
         model: whose encoders are compared.
         outputs: of the model, for the batch of this process.
-        context_masks: index lists for each mask kind, as the model got them.
-        target_masks: index lists for each mask kind.
+        context_masks: index lists for each mask type, as the model got them.
+        target_masks: index lists for each mask type.
         gather: joins tensors of all processes along the first dimension, `accelerator.gather`.
         num_tokens: tokens looked at, by all processes together.
 
@@ -178,8 +178,8 @@ def health(
         For each of `target`, `prediction` and `context` features, the last ones layer-normed like targets:
         `_std` (mean over features of the standard deviation over tokens), `_dead` (share of the features in which
         this is below 0.05), `_rank` and `_cosine`. Then `target_rank_share`, of the rank that is possible,
-        `loss_ratio`, `copy_ratio`, `encoder_distance`, and `loss/kind_0` ... and `loss/time_0` ... for each mask kind
-        and each time step that has targets.
+        `loss_ratio`, `copy_ratio`, `encoder_distance`, and `loss/mask_type_0` ... and `loss/time_0` ... for each
+        mask type and each time step that has targets.
     """
     grid = model.config.grid_size
     errors = copy_errors(outputs, context_masks, target_masks, grid)
@@ -203,8 +203,8 @@ def health(
     figures["loss_ratio"] = loss_ratio(tokens["prediction"], tokens["target"])
     figures["copy_ratio"] = of_copy[0] / of_copy[1].clamp_min(torch.finfo(of_copy.dtype).tiny)
     figures["encoder_distance"] = encoder_distance(model)
-    kinds, times = sums.sum(dim=2), sums.sum(dim=1)  # (2, kinds), (2, t)
-    figures |= {f"loss/kind_{kind}": loss / count for kind, (loss, count) in enumerate(kinds.T)}
+    mask_types, times = sums.sum(dim=2), sums.sum(dim=1)  # (2, mask types), (2, t)
+    figures |= {f"loss/mask_type_{index}": loss / count for index, (loss, count) in enumerate(mask_types.T)}
     figures |= {f"loss/time_{time}": loss / count for time, (loss, count) in enumerate(times.T) if count}
     values = torch.stack([value.float().to(sums.device) for value in figures.values()])
     return dict(zip(figures, values.tolist(), strict=True))

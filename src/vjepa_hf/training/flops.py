@@ -9,7 +9,6 @@ which divides by the peak that the vendor states.
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +22,7 @@ SIDE = {"cpu": 1024, "cuda": 8192}
 
 @dataclass(frozen=True)
 class ClipFlops:
-    """Operations of one clip in a training step, all mask kinds together.
+    """Operations of one clip in a training step, all mask types together.
 
     Attributes:
         target: forward pass of the target encoder, which has no backward pass.
@@ -83,7 +82,7 @@ def predictor_flops(config: VJEPAConfig, num_context: int, num_targets: int) -> 
 def clip_flops(
     config: VJEPAConfig, num_context: Sequence[int], num_targets: Sequence[int], freeze_layers: int = 0
 ) -> ClipFlops:
-    """Operations of one clip with `num_context` and `num_targets` tokens, one entry per mask kind.
+    """Operations of one clip with `num_context` and `num_targets` tokens, one entry per mask type.
 
     The embedding and the first `freeze_layers` of the context encoder have no backward pass, if there are any.
     """
@@ -106,15 +105,13 @@ def clip_flops(
 
 def step_flops(
     config: VJEPAConfig,
-    context_masks: Sequence[Sequence[torch.Tensor]],
-    target_masks: Sequence[Sequence[torch.Tensor]],
+    context_masks: Sequence[torch.Tensor],
+    target_masks: Sequence[torch.Tensor],
     freeze_layers: int = 0,
 ) -> int:
-    """Operations of a training step over a batch with these index lists, per mask kind those of every clip."""
-    lengths = [[[len(clip) for clip in kind] for kind in masks] for masks in (context_masks, target_masks)]
-    # (context, target) of every clip, each with one number of tokens a mask kind: mostly the same for all clips
-    clips = Counter(zip(*(zip(*kinds, strict=True) for kinds in lengths), strict=True))
-    return sum(number * clip_flops(config, *tokens, freeze_layers).total for tokens, number in clips.items())
+    """Count the FLOPs of a training step over a batch with masks `(B, K)` and `(B, M)`, one of each per mask type."""
+    num_context, num_targets = ([mask.shape[1] for mask in masks] for masks in (context_masks, target_masks))
+    return len(context_masks[0]) * clip_flops(config, num_context, num_targets, freeze_layers).total
 
 
 def matmul_rate(
