@@ -1,4 +1,4 @@
-"""pytest tests/test_tubelets.py"""
+"""pytest tests/model/test_tubelets.py"""
 
 import math
 import re
@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vjepa_hf.model.tubelets import from_tubelets, grid_size, take_tokens, to_tubelets
+from vjepa_hf.model.tubelets import grid_size, take_tokens, to_tubelets
 
 
 def test_grid_size_counts_tubelets_in_time_and_space():
@@ -28,13 +28,6 @@ def test_grid_size_counts_tubelets_in_time_and_space():
 def test_lengths_that_tubelets_do_not_fill_are_an_error(arguments, message):
     with pytest.raises(ValueError, match=message):
         grid_size(*arguments)
-
-
-def test_tubelets_go_back_to_the_same_clip():
-    video = torch.randn(2, 6, 3, 16, 24)
-    tubelets = to_tubelets(video, tubelet_size=2, patch_size=8)
-    assert tubelets.shape == (2, 3 * 2 * 3, 3 * 2 * 8 * 8)
-    assert torch.equal(from_tubelets(tubelets, (3, 2, 3), tubelet_size=2, patch_size=8), video)
 
 
 def test_tokens_run_over_time_then_rows_then_columns():
@@ -58,11 +51,6 @@ def test_only_a_batch_of_clips_is_cut_into_tubelets():
         to_tubelets(torch.zeros(4, 3, 8, 8), 2, 4)
 
 
-def test_tubelets_of_another_grid_are_an_error():
-    with pytest.raises(ValueError, match=r"grid \(2, 2, 2\).*got \(1, 9, 96\)"):
-        from_tubelets(torch.zeros(1, 9, 96), (2, 2, 2), 2, 4)
-
-
 def test_take_tokens_keeps_the_named_tokens_in_their_order():
     tokens = torch.arange(10.0).reshape(2, 5, 1)
     taken = take_tokens(tokens, torch.tensor([[4, 0], [1, 1]]))
@@ -75,14 +63,14 @@ LENGTHS = st.tuples(*[st.integers(1, 3)] * 8)  # B, t, h, w, C, tubelet_size, pa
 
 
 @given(LENGTHS)
-def test_cutting_and_joining_keep_every_number_in_its_place(lengths):
+def test_cutting_keeps_every_number_in_its_place(lengths):
     batch, t, h, w, channels, tubelet_size, patch_size, _ = lengths
     shape = (batch, t * tubelet_size, channels, h * patch_size, w * patch_size)
     video = torch.arange(math.prod(shape)).view(shape)
     tubelets = to_tubelets(video, tubelet_size, patch_size)
     assert tubelets.shape == (batch, t * h * w, channels * tubelet_size * patch_size**2)
     assert grid_size(*shape[1:2], *shape[3:], tubelet_size, patch_size) == (t, h, w)
-    assert torch.equal(from_tubelets(tubelets, (t, h, w), tubelet_size, patch_size), video)
+    assert torch.equal(tubelets.flatten().sort().values, video.flatten())
     # Token (i, j, k) is the block that begins at (i, j, k) times its size.
     i, j, k = t - 1, h - 1, w - 1
     block = video[:, i * tubelet_size :, :, j * patch_size :, k * patch_size :]

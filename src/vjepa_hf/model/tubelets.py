@@ -1,7 +1,7 @@
-"""Clip <-> tubelet tokens and the arithmetic of the token grid: pure functions.
+"""Clips to tubelet tokens, and the size of the token grid: pure functions.
 
 A tubelet is a block of `tubelet_size` frames by `patch_size` x `patch_size` pixels. Tubelets do not overlap, so the
-3D convolution of the paper (section 3.3, kernel = stride) is a matrix product over flattened tubelets. Token order is
+3D convolution of the paper (section 3.3, kernel = stride) is one matmul over flattened tubelets. Token order is
 time, then row, then column (column fastest); inside a token it is channel, frame, row, column, which is the order of
 a convolution weight `(D, C, tubelet_size, patch_size, patch_size)` after `flatten(1)`.
 """
@@ -10,10 +10,10 @@ import torch
 
 
 def grid_size(num_frames: int, height: int, width: int, tubelet_size: int, patch_size: int) -> tuple[int, int, int]:
-    """Size (t, h, w) of the token grid of a clip of `num_frames` frames of `height` x `width` pixels.
+    """Return the token grid (t, h, w) of a clip of `num_frames` frames of `height` x `width` pixels.
 
     Raises:
-        ValueError: when a length is not a positive multiple of the tubelet's; nothing is ever cropped silently.
+        ValueError: a length that is not a positive multiple of the tubelet's. Nothing is cropped silently.
     """
     for name, length, step in (
         ("num_frames", num_frames, tubelet_size),
@@ -41,21 +41,6 @@ def to_tubelets(video: torch.Tensor, tubelet_size: int, patch_size: int) -> torc
     return blocks.permute(0, 1, 4, 6, 3, 2, 5, 7).reshape(batch, t * h * w, -1)
 
 
-def from_tubelets(
-    tubelets: torch.Tensor, grid: tuple[int, int, int], tubelet_size: int, patch_size: int
-) -> torch.Tensor:
-    """Put tubelet tokens `(B, N, C * tubelet_size * patch_size**2)` together again as clips `(B, T, C, H, W)`."""
-    t, h, w = grid
-    if tubelets.ndim != 3 or tubelets.shape[1] != t * h * w:
-        raise ValueError(
-            f"tubelets of the grid {grid} have the shape (B, {t * h * w}, ...), got {tuple(tubelets.shape)}."
-        )
-    blocks = tubelets.reshape(len(tubelets), t, h, w, -1, tubelet_size, patch_size, patch_size)
-    # (B, t, h, w, C, tubelet, p, p) -> (B, t, tubelet, C, h, p, w, p)
-    frames = blocks.permute(0, 1, 5, 4, 2, 6, 3, 7)
-    return frames.reshape(len(tubelets), t * tubelet_size, -1, h * patch_size, w * patch_size)
-
-
 def take_tokens(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Tokens `(B, K, D)` of `tokens` `(B, N, D)` that the index lists `mask` `(B, K)` name, in their order."""
+    """Take the tokens `(B, K, D)` of `tokens` `(B, N, D)` at the indices `mask` `(B, K)`, in their order."""
     return tokens.gather(1, mask.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
