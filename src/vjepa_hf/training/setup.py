@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
-from torch._functorch import config as compiler_config
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
@@ -37,9 +36,6 @@ from .run_guard import leave_stop_signals_to_the_run
 
 # --- model ---------------------------------------------------------------------------------------------------------
 
-# What compiled layers keep for the backward pass, as a share of what the compiler would by default: norms and
-# activations are computed again, which takes a fifth off; with less than 0.9 in bfloat16 matrix products are too.
-KEPT_ACTIVATIONS = 0.95
 # Videos tried in place of an unreadable one before the run stops.
 MAX_DECODE_ATTEMPTS = 10
 
@@ -68,7 +64,6 @@ def compile_layers(model: PreTrainedModel, backend: str = "inductor") -> None:
         raise ValueError(
             f"drop_path_rate={model.config.drop_path_rate} does not go with compile; set one of them to 0"
         )
-    compiler_config.activation_memory_budget = KEPT_ACTIVATIONS
     for module in model.modules():
         if isinstance(module, VJEPALayer):
             module.compile(dynamic=True, backend=backend)
