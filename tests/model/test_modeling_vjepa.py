@@ -13,11 +13,10 @@ from vjepa_hf.model.modeling_vjepa import (
     VJEPACrossAttention,
     VJEPADropPath,
     average_views,
-    forgotten,
     resize_positions,
     sincos_positions,
 )
-from vjepa_hf.model.tubelets import from_tubelets, take_tokens, to_tubelets
+from vjepa_hf.model.tubelets import take_tokens, to_tubelets
 from vjepa_hf.training.setup import checkpoint_activations
 
 
@@ -52,12 +51,12 @@ def test_context_features_do_not_change_when_every_masked_pixel_does(tiny_model,
     tubelets = to_tubelets(tiny_clip, 2, 8)
     kept = torch.zeros(2, 32, dtype=torch.bool).scatter(1, context, True)
     changed = torch.where(kept.unsqueeze(-1), tubelets, torch.full_like(tubelets, 1e6))
-    other_clip = from_tubelets(changed, (2, 4, 4), 2, 8)
-    ours, other = (run(tiny_model, clip, context_mask=context, target_mask=target) for clip in (tiny_clip, other_clip))
+    ours = run(tiny_model, tiny_clip, context_mask=context, target_mask=target)
+    other = run(tiny_model, tubelets=changed, context_mask=context, target_mask=target)
     assert torch.equal(ours.last_hidden_state, other.last_hidden_state)
     assert torch.equal(ours.predictor_hidden_state, other.predictor_hidden_state)
     # The guard can fail: without a mask, the same change is seen everywhere.
-    assert not torch.allclose(run(tiny_model, tiny_clip)[0], run(tiny_model, other_clip)[0])
+    assert not torch.allclose(run(tiny_model, tiny_clip)[0], run(tiny_model, tubelets=changed)[0])
 
 
 def test_dropped_tubelets_are_dropped_before_embedding(tiny_model, tiny_clip):
@@ -609,76 +608,50 @@ def test_weights_start_as_published(tiny_config):
     assert checked == len(list(model.parameters())) and checked > 50
 
 
-# What the backward pass keeps
+# Gradients
 
 
-@pytest.mark.parametrize("function", [nn.LayerNorm(24), nn.GELU()])
-def test_what_is_forgotten_is_computed_again_to_the_same_gradients(function):
-    tokens = torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    product = nn.Linear(24, 8)
-    expected = torch.autograd.grad(product(function(tokens)).sum(), [tokens, product.weight])
-    calls = []
-    with forgotten(lambda given: calls.append(1) or function(given), tokens) as result:
-        output = product(result)
-    assert len(calls) == 1
-    found = torch.autograd.grad(output.sum(), [tokens, product.weight])
-    assert len(calls) == 2
-    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
-
-
-def test_what_is_forgotten_takes_no_memory():
-    tokens = torch.randn(100, 24, requires_grad=True)
-    product = nn.Linear(24, 8)
-    alive = []
-
-    def keep(given):
-        alive.append(weakref.ref(result := given * 2))
-        return result
-
-    with forgotten(keep, tokens, recompute=False) as result:
-        kept = product(result)
-    with forgotten(keep, tokens) as result:
-        output = product(result)
-    del result
-    assert alive[0]() is not None and alive[1]() is None
-    assert kept.shape == output.shape
-
-
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_gradients_are_those_of_layers_that_keep_everything(tiny_pretraining_model, tiny_clip, precision):
-    model, results = tiny_pretraining_model.train(), []
-    for whole_layers in (False, True):  # gradient checkpointing computes whole layers again and forgets nothing else
-        if whole_layers:
-            checkpoint_activations(model)
-        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
-            loss = model(tiny_clip, *([mask] for mask in masks())).loss
-        model.zero_grad()
-        loss.backward()
-        results.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-    assert all(torch.equal(gradient, results[1][name]) for name, gradient in results[0].items())
-
-
-def test_the_last_layer_of_the_predictor_computes_target_tokens_only(tiny_pretraining_model, tiny_clip):
+def test_a_weight_changed_between_forward_and_backward_is_an_error(tiny_pretraining_model, tiny_clip):
     context, target = masks()
-    predictor = tiny_pretraining_model.vjepa.predictor
-    shapes = []
-    for layer in predictor.layers:
-        layer.mlp.register_forward_hook(lambda module, given, result: shapes.append(result.shape[1]))
-    with torch.no_grad():
-        prediction = tiny_pretraining_model(tiny_clip, [context], [target]).predictions[0]
-        assert shapes == [context.shape[1] + target.shape[1], target.shape[1]]
-        # As published: all tokens through all layers.
-        tokens = predictor.embed(
-            tiny_pretraining_model.context_encoder(to_tubelets(tiny_clip, 2, 8), (2, 4, 4), context)[0]
-        )
-        tokens = torch.cat(
-            [
-                tokens + predictor.position_embeddings[context],
-                predictor.position_embeddings[target] + predictor.mask_tokens[0],
-            ],
-            dim=1,
-        )
-        for layer in predictor.layers:
-            tokens, _ = layer(tokens)
-        expected = predictor.proj(predictor.norm(tokens[:, context.shape[1] :]))
-    torch.testing.assert_close(prediction, expected)
+    layer = tiny_pretraining_model.context_encoder.layers[0]
+    for weight in (layer.norm1.weight, layer.mlp.fc1.weight, layer.attention.qkv.weight):
+        loss = tiny_pretraining_model.train()(tiny_clip, [context], [target]).loss
+        with torch.no_grad():
+            weight.mul_(1.5)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
+def test_gradients_of_single_clips_by_vmap_are_those_of_a_backward_pass_for_each(tiny_classifier, tiny_clip):
+    tiny_classifier.set_attn_implementation("eager")
+    weights, labels = dict(tiny_classifier.named_parameters()), torch.tensor([0, 1])
+
+    def loss(weights, clip, label):
+        logits = torch.func.functional_call(tiny_classifier, weights, (clip[None],)).logits
+        return nn.functional.cross_entropy(logits, label[None])
+
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(weights, tiny_clip, labels)
+    for index in range(2):
+        one = torch.autograd.grad(loss(weights, tiny_clip[index], labels[index]), list(weights.values()))
+        for name, gradient in zip(weights, one, strict=True):
+            torch.testing.assert_close(each[name][index], gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_forward_mode_gradients_are_those_of_backward_mode(tiny_model, tiny_clip):
+    tiny_model.set_attn_implementation("eager")
+    direction = torch.randn(tiny_clip.shape, generator=torch.Generator().manual_seed(0))
+
+    def mean(clip):
+        return tiny_model(clip).last_hidden_state.square().mean()
+
+    _, forward = torch.func.jvp(mean, (tiny_clip,), (direction,))
+    backward = (torch.func.grad(mean)(tiny_clip) * direction).sum()
+    torch.testing.assert_close(forward, backward, rtol=1e-3, atol=1e-5)
+
+
+def test_a_training_step_runs_on_the_meta_device(tiny_config):
+    with torch.device("meta"):
+        model, clip = VJEPAForPreTraining(tiny_config), torch.empty(2, 4, 3, 32, 32)
+    context, target = (mask.to("meta") for mask in masks())
+    model(clip, [context], [target]).loss.backward()
+    assert all(w.grad.shape == w.shape for w in model.parameters() if w.requires_grad)

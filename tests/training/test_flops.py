@@ -1,4 +1,4 @@
-"""pytest tests/test_flops.py"""
+"""pytest tests/training/test_flops.py"""
 
 from collections import Counter
 

@@ -4,11 +4,10 @@ Letters in shape comments: B clips, V views of a clip, T frames, C channels, H x
 N = t * h * w tokens; K context (kept) tokens, M target (masked) tokens; D width; L labels.
 """
 
-import contextlib
 import glob
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -188,13 +187,10 @@ class VJEPAAttention(nn.Module):
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=config.qkv_bias)
         self.proj = nn.Linear(hidden_size, hidden_size)
 
-    def forward(
-        self, hidden_states: torch.Tensor, num_outputs: int | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attention of tokens `(B, N, D)` and its weights; `num_outputs` as in `VJEPALayer`."""
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attend among tokens `(B, N, D)`; return the attended tokens and the attention weights."""
         # (B, N, 3D) -> (B, N, 3, heads, D / heads) -> three times (B, N, heads, D / heads)
         query, key, value = self.qkv(hidden_states).unflatten(-1, (3, self.num_attention_heads, -1)).unbind(2)
-        query = query if num_outputs is None else query[:, -num_outputs:]
         context, weights = attend(self, *(part.transpose(1, 2) for part in (query, key, value)))
         return self.proj(context.flatten(2)), weights
 
@@ -236,37 +232,6 @@ def attend(
     )
 
 
-@contextlib.contextmanager
-def forgotten(function: Callable, inputs: torch.Tensor, recompute: bool = True) -> Iterator[torch.Tensor]:
-    """`function(inputs)`, which what runs inside may use but does not keep: the backward pass computes it again.
-
-    For functions that cost little time and much memory: layer norms and activations. Compiled code decides that by
-    itself.
-    """
-    result = function(inputs)
-    if not recompute or not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        yield result
-        return
-    # As the matrix product that follows would cast it, so that it is this tensor that would be kept.
-    device = inputs.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else result.dtype
-    result, inputs = result.to(dtype), inputs.detach()
-    place = result.data_ptr(), result.numel()  # not the tensor itself, which these functions would keep
-
-    def pack(kept: torch.Tensor) -> torch.Tensor | torch.Size:
-        # Detached, because what an operation keeps of its own output would otherwise keep the operation, for ever.
-        return kept.shape if (kept.data_ptr(), kept.numel()) == place else kept.detach()
-
-    def unpack(kept: torch.Tensor | torch.Size) -> torch.Tensor:
-        if isinstance(kept, torch.Tensor):
-            return kept
-        with torch.no_grad():
-            return function(inputs).to(dtype).view(kept)
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        yield result
-
-
 class VJEPAMLP(nn.Module):
     def __init__(self, config: VJEPAConfig, hidden_size: int, mlp_ratio: float):
         super().__init__()
@@ -274,9 +239,8 @@ class VJEPAMLP(nn.Module):
         self.activation = ACT2FN[config.hidden_act]
         self.fc2 = nn.Linear(int(hidden_size * mlp_ratio), hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor, recompute: bool = False) -> torch.Tensor:
-        with forgotten(self.activation, self.fc1(hidden_states), recompute) as activated:
-            return self.fc2(activated)
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation(self.fc1(hidden_states)))
 
 
 class VJEPADropPath(nn.Module):
@@ -313,24 +277,11 @@ class VJEPALayer(GradientCheckpointingLayer):
         self.mlp = VJEPAMLP(config, hidden_size, mlp_ratio)
         self.drop_path = VJEPADropPath(drop_path_rate)
 
-    def forward(
-        self, hidden_states: torch.Tensor, num_outputs: int | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Tokens after this layer, and its attention weights.
-
-        Args:
-            hidden_states: tokens `(B, N, D)`.
-            num_outputs: how many of the last tokens of a clip are needed; those attend to all, and no more is
-                computed of the others. `None`: all.
-        """
-        recompute = not self.gradient_checkpointing  # which computes the whole layer again
-        with forgotten(self.norm1, hidden_states, recompute) as normed:
-            branch, weights = self.attention(normed, num_outputs)
-        hidden_states = hidden_states if num_outputs is None else hidden_states[:, -num_outputs:]
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Transform tokens `(B, N, D)`; return them and the attention weights."""
+        branch, weights = self.attention(self.norm1(hidden_states))
         hidden_states = hidden_states + self.drop_path(branch)
-        with forgotten(self.norm2, hidden_states, recompute) as normed:
-            branch = self.mlp(normed, recompute)
-        return hidden_states + self.drop_path(branch), weights
+        return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states))), weights
 
 
 class VJEPAEncoder(nn.Module):
@@ -414,10 +365,9 @@ class VJEPAPredictor(nn.Module):
         targets = (mask_token + positions[target_mask]).to(context.dtype)
         # (B, K + M, width): context tokens first, then one token for every target position
         hidden_states = torch.cat([context, targets], dim=1)
-        for layer in self.layers[:-1]:
+        for layer in self.layers:
             hidden_states, _ = layer(hidden_states)
-        hidden_states, _ = self.layers[-1](hidden_states, target_mask.shape[1])
-        return self.proj(self.norm(hidden_states))
+        return self.proj(self.norm(hidden_states[:, context.shape[1] :]))
 
 
 class VJEPACrossAttentionLayer(GradientCheckpointingLayer):

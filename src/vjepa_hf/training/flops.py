@@ -16,21 +16,21 @@ import torch
 
 from ..model.configuration_vjepa import VJEPAConfig
 
-# Sides of the square matrices of `matmul_rate`: large enough to reach the rate, small enough to take moments.
+# Sides of the square matrices of `matmul_rate`: large enough to reach full throughput, small enough to take moments.
 SIDE = {"cpu": 1024, "cuda": 8192}
 
 
 @dataclass(frozen=True)
 class ClipFlops:
-    """Operations of one clip in a training step, all mask types together.
+    """FLOPs of one clip in a training step, all mask types together.
 
     Attributes:
         target: forward pass of the target encoder, which has no backward pass.
         context: forward passes of the context encoder.
         predictor: forward passes of the predictor.
-        backward: backward passes of context encoder and predictor.
-        attention: how many of `context` and `predictor` are products of attention that have a backward pass; half of
-            these again is what fused attention recomputes there.
+        backward: backward passes of the context encoder and the predictor.
+        attention: the part of `context` and `predictor` that is attention with a backward pass; fused attention
+            recomputes half of it there.
     """
 
     target: int
@@ -44,51 +44,48 @@ class ClipFlops:
         return self.target + self.context + self.predictor + self.backward
 
 
-def attention_flops(num_queries: int, num_keys: int, width: int) -> int:
-    """Scores and weighted sum of all heads together."""
-    return 4 * num_queries * num_keys * width
+def attention_flops(num_tokens: int, width: int) -> int:
+    """Count the FLOPs of the scores and weighted sums of all heads."""
+    return 4 * num_tokens**2 * width
 
 
-def layer_flops(num_tokens: int, width: int, mlp_ratio: float, num_outputs: int | None = None) -> int:
-    """A transformer layer over `num_tokens` tokens of which the last `num_outputs` are needed (None: all)."""
-    outputs = num_tokens if num_outputs is None else num_outputs
-    qkv = 6 * num_tokens * width**2
-    projection = 2 * outputs * width**2
-    mlp = 4 * outputs * width * int(width * mlp_ratio)
-    return qkv + attention_flops(outputs, num_tokens, width) + projection + mlp
+def layer_flops(num_tokens: int, width: int, mlp_ratio: float) -> int:
+    """Count the FLOPs of a transformer layer over `num_tokens` tokens."""
+    qkv_and_projection = 8 * num_tokens * width**2
+    mlp = 4 * num_tokens * width * int(width * mlp_ratio)
+    return qkv_and_projection + attention_flops(num_tokens, width) + mlp
 
 
 def embedding_flops(config: VJEPAConfig, num_tokens: int) -> int:
-    """The matrix product from tubelets to tokens."""
+    """Count the FLOPs of the embedding of tubelets."""
     size = config.num_channels * config.tubelet_size * config.patch_size**2
     return 2 * num_tokens * size * config.hidden_size
 
 
 def encoder_flops(config: VJEPAConfig, num_tokens: int | None = None) -> int:
-    """Forward pass of the encoder over one clip, or over `num_tokens` of its tokens."""
+    """Count the FLOPs of a forward pass of the encoder over one clip, or over `num_tokens` of its tokens."""
     num_tokens = math.prod(config.grid_size) if num_tokens is None else num_tokens
     layer = layer_flops(num_tokens, config.hidden_size, config.mlp_ratio)
     return embedding_flops(config, num_tokens) + config.num_hidden_layers * layer
 
 
 def predictor_flops(config: VJEPAConfig, num_context: int, num_targets: int) -> int:
-    """Forward pass of the predictor; its last layer is needed at the target tokens only."""
+    """Count the FLOPs of a forward pass of the predictor: context tokens go in, target tokens come out."""
     width, num_tokens = config.pred_hidden_size, num_context + num_targets
     in_and_out = 2 * num_tokens * width * config.hidden_size
-    layers = (config.pred_num_hidden_layers - 1) * layer_flops(num_tokens, width, config.pred_mlp_ratio)
-    return in_and_out + layers + layer_flops(num_tokens, width, config.pred_mlp_ratio, num_targets)
+    return in_and_out + config.pred_num_hidden_layers * layer_flops(num_tokens, width, config.pred_mlp_ratio)
 
 
 def clip_flops(
     config: VJEPAConfig, num_context: Sequence[int], num_targets: Sequence[int], freeze_layers: int = 0
 ) -> ClipFlops:
-    """Operations of one clip with `num_context` and `num_targets` tokens, one entry per mask type.
+    """Count the FLOPs of one clip with `num_context` and `num_targets` tokens, one entry per mask type.
 
-    The embedding and the first `freeze_layers` of the context encoder have no backward pass, if there are any.
+    With `freeze_layers`, the embedding and that many first layers of the context encoder have no backward pass.
     """
     context = sum(encoder_flops(config, kept) for kept in num_context)
     predictor = sum(predictor_flops(config, *tokens) for tokens in zip(num_context, num_targets, strict=True))
-    # Every product has two in the backward pass, but nobody needs the gradient of the pixels.
+    # Every matmul has two in the backward pass, but the gradient of the pixels is not needed.
     backward = 2 * (context + predictor) - sum(embedding_flops(config, kept) for kept in num_context)
     if freeze_layers:
         layers = sum(layer_flops(kept, config.hidden_size, config.mlp_ratio) for kept in num_context)
@@ -97,9 +94,8 @@ def clip_flops(
     attention = 0
     for kept, masked in zip(num_context, num_targets, strict=True):
         tokens, width = kept + masked, config.pred_hidden_size
-        attention += trained_layers * attention_flops(kept, kept, config.hidden_size)
-        attention += (config.pred_num_hidden_layers - 1) * attention_flops(tokens, tokens, width)
-        attention += attention_flops(masked, tokens, width)
+        attention += trained_layers * attention_flops(kept, config.hidden_size)
+        attention += config.pred_num_hidden_layers * attention_flops(tokens, width)
     return ClipFlops(encoder_flops(config), context, predictor, backward, attention)
 
 
