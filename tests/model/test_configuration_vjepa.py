@@ -1,4 +1,4 @@
-"""pytest tests/test_configuration_vjepa.py"""
+"""pytest tests/model/test_configuration_vjepa.py"""
 
 import pytest
 
@@ -32,9 +32,24 @@ def test_a_saved_configuration_loads_equal(tmp_path):
     assert loaded.num_labels == 5
 
 
-def test_an_unknown_name_is_an_error_that_names_it_and_the_closest_field():
-    with pytest.raises(ValueError, match="unknown field hiden_size=64 .* did you mean hidden_size?"):
-        VJEPAConfig(hiden_size=64)
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("hiden_size", "hidden_size"), ("num_frame", "num_frames"), ("mlp_ration", "mlp_ratio")]
+)
+def test_a_misspelt_field_is_an_error_that_names_it_and_the_closest_field(wrong, right):
+    with pytest.raises(ValueError, match=f"unknown field {wrong}=64 .* did you mean {right}?"):
+        VJEPAConfig(**{wrong: 64})
+
+
+def test_what_other_tools_write_is_kept_and_saved(tmp_path):
+    notes = {"transformers.js_config": {"dtype": "q8"}, "unsloth_version": "2026.1", "notes": "videos of a lab"}
+    notes |= {"batch_norm_eps": 0.1, "gradient_checkpointing": True, "torchscript": False, "pad_token_id": None}
+    config = VJEPAConfig(**notes)
+    config.trained_on = "videos of a lab"
+    config.save_pretrained(tmp_path)
+    loaded = VJEPAConfig.from_pretrained(tmp_path)
+    for name, value in (notes | {"trained_on": "videos of a lab"}).items():
+        assert getattr(loaded, name) == value, name
+    assert loaded.to_dict() == config.to_dict()
 
 
 @pytest.mark.parametrize(

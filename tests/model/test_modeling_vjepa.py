@@ -13,10 +13,8 @@ from vjepa_hf.model.modeling_vjepa import (
     VJEPACrossAttention,
     VJEPADropPath,
     average_views,
-    resize_positions,
-    sincos_positions,
 )
-from vjepa_hf.model.tubelets import take_tokens, to_tubelets
+from vjepa_hf.model.tubelets import resize_positions, sincos_positions, take_tokens, to_tubelets
 from vjepa_hf.training.setup import checkpoint_activations
 
 
@@ -119,6 +117,12 @@ def test_hidden_states_can_be_asked_for_in_the_configuration(tiny_model, tiny_cl
 def test_a_tuple_is_returned_where_asked(tiny_model, tiny_clip):
     outputs = run(tiny_model, tiny_clip, return_dict=False)
     assert isinstance(outputs, tuple) and outputs[0].shape == (2, 32, 48)
+
+
+def test_a_configuration_may_ask_for_tuples(tiny_model, tiny_classifier, tiny_clip):
+    for model in (tiny_model, tiny_classifier):
+        model.config.return_dict = False
+        assert isinstance(run(model, tiny_clip), tuple)
 
 
 # Attention implementations and dtypes
@@ -417,7 +421,9 @@ def test_a_pooler_of_several_clips_sees_the_tokens_of_each_view_together(tiny_cl
         first, second = (head(torch.cat(pair, dim=1)).softmax(-1) for pair in (tokens[:2], tokens[2:]))
     logits = run(tiny_classifier, torch.stack(clips, dim=1)).logits
     torch.testing.assert_close(logits.softmax(-1), (first + second) / 2)
-    with pytest.raises(ValueError, match="1 clips of a video, no multiple of pooler_num_clips=2; give the processor"):
+    with pytest.raises(
+        ValueError, match="1 clips of a video, not a multiple of pooler_num_clips=2; give the processor"
+    ):
         tiny_classifier(tiny_clip)
 
 
@@ -655,3 +661,82 @@ def test_a_training_step_runs_on_the_meta_device(tiny_config):
     context, target = (mask.to("meta") for mask in masks())
     model(clip, [context], [target]).loss.backward()
     assert all(w.grad.shape == w.shape for w in model.parameters() if w.requires_grad)
+
+
+# One mask type after the other
+
+
+def test_mask_types_one_by_one_give_the_gradients_of_the_joint_call_with_one_target_pass(
+    tiny_pretraining_model, tiny_clip
+):
+    model = tiny_pretraining_model.train()
+    with torch.no_grad():
+        model.vjepa.predictor.mask_tokens.normal_(generator=torch.Generator().manual_seed(0))
+    context_masks, target_masks = zip(masks(), masks(num_context=4, num_targets=20, seed=1), strict=True)
+    joint = model(tiny_clip, context_masks, target_masks)
+    joint.loss.backward()
+    expected = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    model.zero_grad()
+    target_passes, target_hidden_state, losses = [], None, []
+    model.vjepa.encoder.register_forward_hook(lambda *_: target_passes.append(1))
+    for index in range(2):
+        outputs = model(
+            tiny_clip,
+            context_masks[index : index + 1],
+            target_masks[index : index + 1],
+            mask_type_indices=[index],
+            target_hidden_state=target_hidden_state,
+        )
+        target_hidden_state = outputs.target_hidden_state
+        (outputs.loss / 2).backward()
+        losses += outputs.losses
+    assert len(target_passes) == 1
+    torch.testing.assert_close(losses, list(joint.losses))
+    found = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, msg=name)
+    # The guard can fail: with the mask token of the other type the loss is another one.
+    other = run(model, tiny_clip, context_masks[1:], target_masks[1:], mask_type_indices=[0])
+    assert not torch.allclose(other.losses[0], joint.losses[1])
+
+
+def test_target_features_of_other_clips_are_an_error(tiny_pretraining_model, tiny_clip):
+    context, target = masks()
+    with pytest.raises(ValueError, match=r"target_hidden_state has the shape \(1, 32, 48\).*need \(2, 32, 48\)"):
+        tiny_pretraining_model(tiny_clip, [context], [target], target_hidden_state=torch.zeros(1, 32, 48))
+    with pytest.raises(ValueError, match="got 1, 1 and 2 entries"):
+        tiny_pretraining_model(tiny_clip, [context], [target], mask_type_indices=[0, 1])
+
+
+# Half precision
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_moving_average_in_half_precision_is_an_error_that_says_what_to_do(tiny_pretraining_model, dtype):
+    with pytest.raises(ValueError, match=f"weights in {dtype}.*dtype=torch.float32"):
+        tiny_pretraining_model.to(dtype).update_target_encoder(0.998)
+
+
+def test_two_hundred_updates_move_the_average_as_far_as_they_should(tiny_pretraining_model):
+    target, context = tiny_pretraining_model.vjepa.encoder, tiny_pretraining_model.context_encoder
+    with torch.no_grad():
+        for weight in context.parameters():
+            weight.add_(0.01)
+    before = [weight.clone() for weight in target.parameters()]
+    for _ in range(200):
+        tiny_pretraining_model.update_target_encoder(0.998)
+    for weight, old in zip(target.parameters(), before, strict=True):
+        torch.testing.assert_close((weight - old) / 0.01, torch.full_like(old, 1 - 0.998**200), rtol=0.01, atol=1e-3)
+
+
+# Export of any batch
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_an_exported_classifier_takes_any_number_of_clips(tiny_classifier, size):
+    clips = torch.randn(2, 4, 3, 32, 32)
+    dynamic = {"pixel_values_videos": {0: torch.export.Dim("batch", min=1, max=16)}}
+    program = torch.export.export(tiny_classifier, (clips,), dynamic_shapes=dynamic, strict=False).module()
+    clips = torch.randn(size, 4, 3, 32, 32)
+    torch.testing.assert_close(program(clips)[0], tiny_classifier(clips)[0], rtol=1e-4, atol=1e-5)

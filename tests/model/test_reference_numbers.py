@@ -30,7 +30,7 @@ from vjepa_hf.conversion.meta import from_meta, read_checkpoint, to_meta
 from vjepa_hf.data.transforms import normalize
 from vjepa_hf.evaluation.features import VideoFeatures
 from vjepa_hf.evaluation.probes import head_of, predict
-from vjepa_hf.model.modeling_vjepa import resize_positions, sincos_positions
+from vjepa_hf.model.tubelets import resize_positions, sincos_positions
 from vjepa_hf.training.arguments import OptimizationArguments
 from vjepa_hf.training.optimization import (
     clip_gradients,

@@ -224,7 +224,7 @@ def test_wrong_clips_are_named_by_every_model(models, clips, message):
 MASKS = [
     (torch.tensor([[0, 99], [0, 1]]), "has indices from 0 to 99; those of a clip go from 0 to 31"),
     (torch.tensor([[0, -1], [0, 1]]), "has indices from -1 to 1"),
-    (torch.tensor([[0, 0], [0, 1]]), "names a token twice in one clip; leave out the second"),
+    (torch.tensor([[0, 0], [0, 1]]), "names a token twice in one clip; remove the second"),
     (torch.zeros(2, 0, dtype=torch.long), r"the shape \(2, 0\); .* needs 2 rows of 1 to 32 indices"),
     (torch.arange(33).repeat(2, 1), r"the shape \(2, 33\)"),
     (torch.tensor([[0, 1]]), r"the shape \(1, 2\); for 2 clips"),
@@ -248,18 +248,18 @@ def test_wrong_masks_are_named_as_context_and_as_target(models, mask, message):
             model(CLIPS, *masks)
 
 
-def test_lists_of_masks_must_have_one_entry_a_kind(models):
+def test_lists_of_masks_must_have_one_entry_per_mask_type(models):
     good = torch.tensor([[0], [1]])
     for masks in (([], []), ([good], []), ([good], [good, good])):
-        with pytest.raises(ValueError, match="lists with one entry per mask type"):
+        with pytest.raises(ValueError, match="have one entry per mask type and at least one"):
             models[0](CLIPS, *masks)
 
 
 @pytest.mark.parametrize(
     "labels, message",
     [
-        (torch.tensor([0, 7]), "labels has 7; num_labels=3 allows 0 to one less"),
-        (torch.tensor([0, -1]), "labels has -1"),
+        (torch.tensor([0, 7]), r"labels contains 7, but class indices must be in \[0, 2\] because num_labels=3"),
+        (torch.tensor([0, -1]), "labels contains -1"),
         (torch.tensor([0]), r"labels has the shape \(1,\); 2 clips need 2 labels"),
         (torch.tensor(1), r"labels has the shape \(\)"),
         (torch.tensor([[0, 1, 0], [0, 0, 1]]), r"labels \(2, 3\) of torch.int64: several labels of a clip must be"),

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from ..model.configuration_vjepa import VJEPAConfig
-from ..model.modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, sincos_positions
+from ..model.modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification
+from ..model.tubelets import sincos_positions
 
 State = dict[str, torch.Tensor]
 # Shapes do not depend on the number of heads; these are the published sizes (Ti, S, B, L, H, g, G).

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..model.modeling_vjepa import IGNORED_LABEL
+from ..model.checks import IGNORED_LABEL
 from ..model.video_io import VideoDecodeError
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
 from .clips import ClipReader, Transform

@@ -1,9 +1,10 @@
 """The model: exactly the files that a Hub repository carries. They import nothing else of this package.
 
+- `checks`: errors about wrong arguments, clips, masks, labels, boxes and weights
 - `configuration_vjepa`: VJEPAConfig, every size and switch of a model, checked
 - `frame_sampling`: which frames of a video make a clip
 - `modeling_vjepa`: encoder, predictor, attentive pooler and the models made of them
-- `tubelets`: clips to tubelet tokens, and the arithmetic of the token grid
+- `tubelets`: clips to tubelet tokens, the token grid and its position embeddings
 - `video_io`: what a video file holds, and exactly the frames asked for
 - `video_processing_vjepa`: VJEPAVideoProcessor, from a path, URL, array or image to tensors
 """

@@ -1,18 +1,15 @@
 """V-JEPA model configuration."""
 
 import math
+from collections.abc import Mapping
 from difflib import get_close_matches
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-# What transformers itself writes into a config.json or hands to a configuration beside the declared fields.
-_LIBRARY_KEYS = {
-    "_attn_implementation_internal", "_commit_hash", "_experts_implementation_internal", "_name_or_path",
-    "attn_implementation", "auto_map", "custom_pipelines", "experts_implementation", "model_type", "name_or_path",
-    "num_labels", "output_attentions", "quantization_config", "tie_word_embeddings", "torch_dtype", "use_cache",
-}  # fmt: skip
+# A name this similar to a field is a misspelt field. Fields that other tools add are less similar.
+MISSPELT = 0.8
 # None lets transformers choose by the type of the labels.
 _PROBLEM_TYPES = (None, "regression", "single_label_classification", "multi_label_classification")
 
@@ -55,7 +52,7 @@ class VJEPAConfig(PreTrainedConfig):
             for action detection.
 
     Raises:
-        ValueError: for an unknown name or values that do not fit together; the message names field and value.
+        ValueError: for a misspelt field or values that do not fit together; the message names field and value.
 
     Example:
 
@@ -108,19 +105,19 @@ class VJEPAConfig(PreTrainedConfig):
         height, width = (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
         return self.num_frames // self.tubelet_size, height // self.patch_size, width // self.patch_size
 
-    def _check_names(self, names) -> None:
+    def _check_names(self, names: Mapping[str, object]) -> None:
+        """Check the names that are no fields: only misspelt ones are errors, others are kept and saved."""
         model_type = names.get("model_type", self.model_type)
         if model_type != self.model_type:
             raise ValueError(
                 f"model_type={model_type!r} is another kind of model than {self.model_type!r}; load its folder with "
                 "the classes of that model, or with AutoModel."
             )
-        known = set(self.__dataclass_fields__) | set(self.attribute_map) | _LIBRARY_KEYS
+        fields = [*VJEPAConfig.__annotations__, *self.attribute_map]
         for name in names:
-            if name not in known:
-                close = get_close_matches(name, known, n=1)
-                hint = f"did you mean {close[0]}?" if close else "see the fields of VJEPAConfig."
-                raise ValueError(f"unknown field {name}={names[name]!r} in VJEPAConfig; {hint}")
+            close = get_close_matches(name, fields, n=1, cutoff=MISSPELT)
+            if close and name not in fields:
+                raise ValueError(f"unknown field {name}={names[name]!r} in VJEPAConfig; did you mean {close[0]}?")
 
     def _check_values(self) -> None:
         positive = (
@@ -143,7 +140,7 @@ class VJEPAConfig(PreTrainedConfig):
         for name in ("attention_probs_dropout_prob", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1).")
-        if self.num_labels < 1:
+        if not self.num_labels or self.num_labels < 1:
             raise ValueError(f"num_labels={self.num_labels} must be at least 1.")
         if self.problem_type not in _PROBLEM_TYPES:
             raise ValueError(f"problem_type={self.problem_type!r} must be one of {_PROBLEM_TYPES}.")

@@ -7,8 +7,9 @@ N = t * h * w tokens; K context (kept) tokens, M target (masked) tokens; D width
 import glob
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -22,13 +23,30 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import CONFIG_NAME, ModelOutput, can_return_tuple
 
+from .checks import (
+    check_arguments,
+    check_attentions,
+    check_boxes,
+    check_clips,
+    check_full_precision,
+    check_labels,
+    check_mask,
+    check_mask_lists,
+    check_parts_are_whole,
+    check_shapes,
+    check_target_hidden_state,
+    check_tubelets,
+    check_views,
+)
 from .configuration_vjepa import VJEPAConfig
-from .tubelets import grid_size, take_tokens, to_tubelets
+from .tubelets import Grid, grid_size, resize_positions, sincos_positions, take_tokens, to_tubelets
 
 # The published targets are normalized with PyTorch's default epsilon, unlike the encoder's own norms.
 TARGET_LAYER_NORM_EPS = 1e-5
-# A clip with this label counts in no loss of PyTorch.
-IGNORED_LABEL = -100
+
+Model = TypeVar("Model", bound="VJEPAPreTrainedModel")
+# The default of a field that every output has: `ModelOutput` asks for one, and it must be None.
+ALWAYS_SET: Any = None
 
 
 @dataclass
@@ -42,15 +60,15 @@ class VJEPAModelOutput(ModelOutput):
         attentions: attention weights of every encoder layer, each `(B, heads, N, N)`; eager attention only.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    predictor_hidden_state: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    last_hidden_state: torch.Tensor = ALWAYS_SET
+    predictor_hidden_state: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
 class VJEPAForPreTrainingOutput(ModelOutput):
-    """Loss of a batch and what it was computed from; each tuple has one entry per mask type.
+    """Loss of a batch and its parts; each tuple has one entry per mask type.
 
     Attributes:
         loss: mean over the mask types of `losses`.
@@ -58,59 +76,33 @@ class VJEPAForPreTrainingOutput(ModelOutput):
         predictions: `(B, M, D)` predicted features.
         targets: `(B, M, D)` layer-normed features of the target encoder, without gradient.
         context_hidden_states: `(B, K, D)` features of the context encoder.
-        target_hidden_state: `(B, N, D)` what `targets` were taken from; one for all mask types.
+        target_hidden_state: `(B, N, D)`, the features that `targets` are taken from, for every mask type.
     """
 
-    loss: torch.FloatTensor | None = None
-    losses: tuple[torch.FloatTensor, ...] | None = None
-    predictions: tuple[torch.FloatTensor, ...] | None = None
-    targets: tuple[torch.FloatTensor, ...] | None = None
-    context_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    target_hidden_state: torch.FloatTensor | None = None
-
-
-def sincos_positions(grid: tuple[int, int, int], width: int, uniform_power: bool) -> torch.Tensor:
-    """Fixed 3D sin-cos position embeddings `(N, width)` in float32 (paper, section 3.3).
-
-    Time, row and column each get a part of the width, all sines then all cosines: three parts of `2 * ceil(width / 6)`
-    cut to `width` with `uniform_power`, else one half, one quarter and one quarter.
-    """
-    part = 2 * -(-width // 6)
-    parts = (part, part, part) if uniform_power else (width // 2, width // 4, width // 4)
-    coordinates = torch.meshgrid(*(torch.arange(length, dtype=torch.float64) for length in grid), indexing="ij")
-    tables = []
-    for coordinate, part in zip(coordinates, parts, strict=True):
-        frequencies = 10000.0 ** (-torch.arange(part // 2, dtype=torch.float64) / (part / 2))
-        angles = coordinate.reshape(-1, 1) * frequencies
-        tables += [angles.sin(), angles.cos()]
-    return torch.cat(tables, dim=1)[:, :width].float()
-
-
-def resize_positions(table: torch.Tensor, grid: tuple[int, int, int], new_grid: tuple[int, int, int]) -> torch.Tensor:
-    """Resample a position table `(N, D)` of `grid` to `new_grid`, trilinearly and by explicit size."""
-    if grid == new_grid:
-        return table
-    volume = table.float().T.reshape(1, -1, *grid)
-    volume = nn.functional.interpolate(volume, size=new_grid, mode="trilinear", align_corners=False)
-    return volume.flatten(2)[0].T.to(table.dtype)
+    loss: torch.Tensor = ALWAYS_SET
+    losses: tuple[torch.Tensor, ...] = ALWAYS_SET
+    predictions: tuple[torch.Tensor, ...] = ALWAYS_SET
+    targets: tuple[torch.Tensor, ...] = ALWAYS_SET
+    context_hidden_states: tuple[torch.Tensor, ...] = ALWAYS_SET
+    target_hidden_state: torch.Tensor = ALWAYS_SET
 
 
 def average_views(logits: torch.Tensor, problem_type: str | None) -> torch.Tensor:
-    """Logits `(B, L)` whose probabilities are the mean over the views of the probabilities of `logits` `(B, V, L)`."""
+    """Average the probabilities of V views with `logits` `(B, V, L)`; return their logits `(B, L)`."""
     if logits.shape[1] == 1:
         return logits[:, 0]
     if problem_type == "regression":
         return logits.mean(dim=1)
-    if problem_type == "multi_label_classification":  # log p - log(1 - p), for p may round to 0 or 1
+    if problem_type == "multi_label_classification":  # log p - log(1 - p), because p may round to 0 or 1
         log_sigmoid = nn.functional.logsigmoid
         return log_sigmoid(logits).logsumexp(dim=1) - log_sigmoid(-logits).logsumexp(dim=1)
     return logits.log_softmax(dim=-1).logsumexp(dim=1) - math.log(logits.shape[1])
 
 
 def soft_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross entropy of logits `(B, L)` with the shares that each class has of a clip, `labels` `(B, L)`.
+    """Compute the mean cross entropy of logits `(B, L)` with soft labels `(B, L)`, the fractions of each class.
 
-    A row whose shares sum to 1 counts once, one that sums to w counts w times, and a row of zeros not at all.
+    A row that sums to 1 counts once, a row that sums to w counts w times, and a row of zeros does not count.
     """
     loss = -(labels * logits.float().log_softmax(dim=-1)).sum()
     return loss / labels.sum().clamp_min(torch.finfo(loss.dtype).tiny)
@@ -126,7 +118,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Plain attention that also returns its weights; the interface of `ALL_ATTENTION_FUNCTIONS`."""
+    """Attend without a fused kernel, and return the weights too; the interface of `ALL_ATTENTION_FUNCTIONS`."""
     weights = query @ key.transpose(2, 3) * scaling
     if attention_mask is not None:
         weights = weights + attention_mask
@@ -150,6 +142,8 @@ class VJEPATubeletProjection(nn.Conv3d):
 class VJEPAEmbeddings(nn.Module):
     """Tubelets to tokens: a linear projection plus fixed positions."""
 
+    position_embeddings: torch.Tensor
+
     def __init__(self, config: VJEPAConfig):
         super().__init__()
         self.config = config
@@ -160,9 +154,7 @@ class VJEPAEmbeddings(nn.Module):
         # A buffer, not a formula: checkpoints may carry another table, and the moving average includes it.
         self.register_buffer("position_embeddings", torch.empty(math.prod(config.grid_size), config.hidden_size))
 
-    def forward(
-        self, tubelets: torch.Tensor, grid: tuple[int, int, int], context_mask: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def forward(self, tubelets: torch.Tensor, grid: Grid, context_mask: torch.Tensor | None = None) -> torch.Tensor:
         # Masked tubelets leave before they are embedded: (B, N, P) -> (B, K, P)
         positions = resize_positions(self.position_embeddings, self.config.grid_size, grid)
         if context_mask is not None:
@@ -223,8 +215,8 @@ class VJEPACrossAttention(nn.Module):
 def attend(
     module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Attention `(B, queries, heads, D / heads)` and its weights, by the implementation that the config names."""
-    config: VJEPAConfig = module.config
+    """Attend by the implementation that the config names; return `(B, queries, heads, D / heads)` and the weights."""
+    config: Any = module.config
     interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention_forward)
     dropout = config.attention_probs_dropout_prob if module.training else 0.0
     return interface(
@@ -244,7 +236,7 @@ class VJEPAMLP(nn.Module):
 
 
 class VJEPADropPath(nn.Module):
-    """Stochastic depth: in training, leaves out the whole branch of a clip with probability `drop_prob`."""
+    """Stochastic depth: in training, skips the whole branch of a clip with probability `drop_prob`."""
 
     def __init__(self, drop_prob: float):
         super().__init__()
@@ -256,6 +248,11 @@ class VJEPADropPath(nn.Module):
         keep_prob = 1.0 - self.drop_prob
         keep = torch.empty(branch.shape[0], 1, 1, dtype=branch.dtype, device=branch.device).bernoulli_(keep_prob)
         return branch * keep / keep_prob
+
+
+def drop_path_rates(highest: float, num_layers: int) -> list[float]:
+    """Return the stochastic depth rate of every layer: it grows linearly from 0 to `highest`."""
+    return [highest * index / max(1, num_layers - 1) for index in range(num_layers)]
 
 
 class VJEPALayer(GradientCheckpointingLayer):
@@ -290,23 +287,17 @@ class VJEPAEncoder(nn.Module):
     def __init__(self, config: VJEPAConfig):
         super().__init__()
         self.embeddings = VJEPAEmbeddings(config)
+        width, heads, mlp_ratio = config.hidden_size, config.num_attention_heads, config.mlp_ratio
         self.layers = nn.ModuleList(
-            VJEPALayer(
-                config,
-                config.hidden_size,
-                config.num_attention_heads,
-                config.mlp_ratio,
-                config.layer_norm_eps,
-                config.drop_path_rate * index / max(1, config.num_hidden_layers - 1),
-            )
-            for index in range(config.num_hidden_layers)
+            VJEPALayer(config, width, heads, mlp_ratio, config.layer_norm_eps, rate)
+            for rate in drop_path_rates(config.drop_path_rate, config.num_hidden_layers)
         )
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(
         self,
         tubelets: torch.Tensor,
-        grid: tuple[int, int, int],
+        grid: Grid,
         context_mask: torch.Tensor | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
@@ -327,7 +318,9 @@ class VJEPAEncoder(nn.Module):
 
 
 class VJEPAPredictor(nn.Module):
-    """Narrow transformer that predicts the features of target tokens from those of context tokens."""
+    """Narrow transformer that predicts the features of target tokens from features of context tokens."""
+
+    position_embeddings: torch.Tensor
 
     def __init__(self, config: VJEPAConfig):
         super().__init__()
@@ -336,16 +329,10 @@ class VJEPAPredictor(nn.Module):
         self.embed = nn.Linear(config.hidden_size, width)
         self.mask_tokens = nn.Parameter(torch.zeros(config.pred_num_mask_tokens, width))
         self.register_buffer("position_embeddings", torch.empty(math.prod(config.grid_size), width))
+        heads = config.pred_num_attention_heads or config.num_attention_heads
         self.layers = nn.ModuleList(
-            VJEPALayer(
-                config,
-                width,
-                config.pred_num_attention_heads or config.num_attention_heads,
-                config.pred_mlp_ratio,
-                config.layer_norm_eps,
-                config.drop_path_rate * index / max(1, config.pred_num_hidden_layers - 1),
-            )
-            for index in range(config.pred_num_hidden_layers)
+            VJEPALayer(config, width, heads, config.pred_mlp_ratio, config.layer_norm_eps, rate)
+            for rate in drop_path_rates(config.drop_path_rate, config.pred_num_hidden_layers)
         )
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.proj = nn.Linear(width, config.hidden_size)
@@ -353,12 +340,12 @@ class VJEPAPredictor(nn.Module):
     def forward(
         self,
         context: torch.Tensor,
-        grid: tuple[int, int, int],
+        grid: Grid,
         context_mask: torch.Tensor,
         target_mask: torch.Tensor,
         mask_token_index: int = 0,
     ) -> torch.Tensor:
-        """Features `(B, M, D)` at `target_mask` `(B, M)` from `context` `(B, K, D)` at `context_mask` `(B, K)`."""
+        """Predict features `(B, M, D)` at `target_mask` from the features `(B, K, D)` at `context_mask`."""
         positions = resize_positions(self.position_embeddings, self.config.grid_size, grid)
         mask_token = self.mask_tokens[mask_token_index % len(self.mask_tokens)]
         context = self.embed(context) + positions[context_mask]
@@ -391,15 +378,9 @@ class VJEPAAttentivePooler(nn.Module):
     def __init__(self, config: VJEPAConfig):
         super().__init__()
         self.query_tokens = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        width, heads = config.hidden_size, config.num_attention_heads
         self.self_attention_layers = nn.ModuleList(
-            VJEPALayer(
-                config,
-                config.hidden_size,
-                config.num_attention_heads,
-                config.pooler_mlp_ratio,
-                config.pooler_layer_norm_eps,
-                drop_path_rate=0.0,
-            )
+            VJEPALayer(config, width, heads, config.pooler_mlp_ratio, config.pooler_layer_norm_eps, drop_path_rate=0.0)
             for _ in range(config.num_pooler_layers - 1)
         )
         self.cross_attention_layer = VJEPACrossAttentionLayer(config)
@@ -408,12 +389,12 @@ class VJEPAAttentivePooler(nn.Module):
         """Pool tokens `(B, N, D)` to `(B, D)`."""
         for layer in self.self_attention_layers:
             hidden_states, _ = layer(hidden_states)
-        queries = self.query_tokens.expand(len(hidden_states), -1, -1)
+        queries = self.query_tokens.expand(hidden_states.shape[0], -1, -1)  # len() would fix the batch in an export
         return self.cross_attention_layer(queries, hidden_states).squeeze(1)
 
 
 class VJEPAPreTrainedModel(PreTrainedModel):
-    """What all models share: configuration, initialization, and what transformers may do with them."""
+    """Base class of the models: configuration, initialization, loading, and what they support of transformers."""
 
     config: VJEPAConfig
     config_class = VJEPAConfig
@@ -421,33 +402,48 @@ class VJEPAPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values_videos"
     input_modalities = "video"
     supports_gradient_checkpointing = True
+    # Losses are means over the batch, so a `Trainer` that accumulates gradients divides them by the number of batches.
+    # It would pass `num_items_in_batch` instead, because `forward` has `**kwargs`.
+    accepts_loss_kwargs = False
     _no_split_modules = ["VJEPAEmbeddings", "VJEPALayer", "VJEPACrossAttentionLayer"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
-        """As in transformers, from `.safetensors` files only, and a part of a model is loaded whole or not at all.
+    def from_pretrained(
+        cls: type[Model], pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs
+    ) -> Model:
+        """Load a model whose parts are loaded whole or not at all.
 
-        A part is an encoder, the predictor, the pooler or the classifier; one that a folder lacks starts anew, and
-        transformers names it.
+        A part is an encoder, the predictor, the pooler or the classifier. transformers (5.17 to 5.24) loads a folder
+        without a part, with some weights of a part or with none at all, and draws the missing weights at random with
+        a warning. It takes a folder without configuration for a model of the default size, replaces position
+        embeddings of another size with `ignore_mismatched_sizes=True`, reads pickles where there is no
+        `.safetensors` file, and does not name a damaged file. Here only the predictor, the pooler, the classifier or
+        one of two encoders may be missing, and only `.safetensors` files are read.
 
         Raises:
-            ValueError: a damaged file, a folder without configuration, or a part of which some weights are missing.
-            OSError: nothing to load.
+            ValueError: a damaged file, a folder without configuration, a part with missing weights, no encoder, or
+                weights of another shape than the configuration asks for.
+            OSError: no weights to load.
         """
         folder = pretrained_model_name_or_path
         configured = kwargs.get("config") is not None or kwargs.get("subfolder")
         if not configured and os.path.isdir(folder or "") and not glob.glob(f"*{CONFIG_NAME}", root_dir=folder):
             raise ValueError(f"{folder} has no {CONFIG_NAME}; give the folder that save_pretrained wrote.")
         kwargs.setdefault("use_safetensors", True)  # a pickle could hold code
+        may_differ = kwargs.pop("ignore_mismatched_sizes", False)
         try:
-            model, info = super().from_pretrained(folder, *args, output_loading_info=True, **kwargs)
+            loaded: Any = super().from_pretrained(
+                folder, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+            )
         except SafetensorError as error:
             raise ValueError(f"{folder} holds a damaged .safetensors file ({error}); copy it here again.") from error
+        model, info = loaded
         check_parts_are_whole(model, info["missing_keys"], folder)
-        return (model, info) if output_loading_info else model
+        check_shapes(info["mismatched_keys"], may_differ, folder)
+        return loaded if output_loading_info else model
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -471,46 +467,29 @@ class VJEPAPreTrainedModel(PreTrainedModel):
             init.trunc_normal_(module.query_tokens, std=std)
 
     @torch.no_grad()
-    def resize_position_embeddings(
+    def resize_position_embeddings(  # type: ignore[override]  # a number of positions would not say their grid
         self, num_frames: int | None = None, image_size: int | tuple[int, int] | None = None
     ) -> None:
-        """Make clips of another length or size the configured ones: position tables are resampled for good.
+        """Configure the model for clips of another length or size, and resample the stored position embeddings.
 
-        What the model gives for such clips stays the same, since tables are otherwise resampled on the way.
+        Features of such clips stay the same, because `forward` resamples the embeddings for any size of clip.
 
         Args:
-            num_frames: frames of a clip; None leaves them.
-            image_size: pixels of a side, or (height, width); None leaves it.
+            num_frames: frames of a clip; None keeps the number.
+            image_size: pixels of a side, or (height, width); None keeps the size.
 
         Raises:
-            ValueError: for a size that tubelets do not fill.
+            ValueError: a size that is not a multiple of the tubelet size.
         """
-        wanted = {"num_frames": num_frames, "image_size": image_size}
-        changes = {name: value for name, value in wanted.items() if value is not None}
+        changes = {"num_frames": num_frames, "image_size": image_size}
+        changes = {name: value for name, value in changes.items() if value is not None}
         old, new = self.config.grid_size, type(self.config)(**self.config.to_diff_dict() | changes).grid_size
         for module in self.modules():
-            if "position_embeddings" in dict(module.named_buffers(recurse=False)):
+            if isinstance(module, (VJEPAEmbeddings, VJEPAPredictor)):
                 module.position_embeddings = resize_positions(module.position_embeddings, old, new)
             if isinstance(getattr(module, "config", None), VJEPAConfig):
                 for name, value in changes.items():
                     setattr(module.config, name, value)
-
-
-def check_parts_are_whole(model: PreTrainedModel, missing: Iterable[str], source: str) -> None:
-    """Check that of each part of a model, a checkpoint had all weights or none."""
-    parts = (
-        "vjepa.encoder.",
-        "vjepa.predictor.",
-        "encoder.",
-        "predictor.",
-        "context_encoder.",
-        "pooler.",
-        "classifier.",
-    )
-    for part in parts:
-        gone = sorted(name for name in missing if name.startswith(part))
-        if gone and len(gone) < sum(name.startswith(part) for name in model.state_dict()):
-            raise ValueError(f"{source} has only some weights of {part[:-1]}; it lacks {', '.join(gone[:5])}.")
 
 
 class VJEPAModel(VJEPAPreTrainedModel):
@@ -538,15 +517,15 @@ class VJEPAModel(VJEPAPreTrainedModel):
         self,
         pixel_values_videos: torch.Tensor | None = None,
         tubelets: torch.Tensor | None = None,
-        context_mask: torch.LongTensor | None = None,
-        target_mask: torch.LongTensor | None = None,
+        context_mask: torch.Tensor | None = None,
+        target_mask: torch.Tensor | None = None,
         mask_token_index: int = 0,
-        grid_size: tuple[int, int, int] | None = None,
+        grid_size: Grid | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         **kwargs,
     ) -> VJEPAModelOutput:
-        """Features of whole clips, of their context tokens, and predictions of their target tokens.
+        """Encode whole clips or their context tokens, and predict the features of target tokens.
 
         Args:
             pixel_values_videos: normalized clips `(B, T, C, H, W)`, of any size that tubelets fill.
@@ -559,28 +538,27 @@ class VJEPAModel(VJEPAPreTrainedModel):
             output_attentions: whether to return attention weights; needs `attn_implementation="eager"`.
 
         Raises:
-            ValueError: for inputs that do not fit each other or the configuration.
+            ValueError: inputs that do not fit each other or the configuration.
+            TypeError: an unknown argument.
         """
-        output_hidden_states = (
-            self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        )
-        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
-        if output_attentions and self.config._attn_implementation != "eager":
-            raise ValueError(
-                f"output_attentions=True needs eager attention, got {self.config._attn_implementation!r}; "
-                'load the model with attn_implementation="eager".'
-            )
+        check_arguments(self, kwargs)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        check_attentions(bool(output_attentions), self.config._attn_implementation)
         tubelets, grid = self.tokenize(pixel_values_videos, tubelets, grid_size)
         check_mask("context_mask", context_mask, tubelets)
         check_mask("target_mask", target_mask, tubelets)
         if target_mask is not None and context_mask is None:
             raise ValueError("target_mask needs context_mask: targets are predicted from context tokens; give both.")
-        if target_mask is not None and self.predictor is None:
+        predictor = self.predictor
+        if target_mask is not None and predictor is None:
             raise ValueError("target_mask needs a predictor; load the model without add_predictor=False.")
 
         outputs = self.encoder(tubelets, grid, context_mask, output_hidden_states, output_attentions)
-        if target_mask is not None:
-            outputs.predictor_hidden_state = self.predictor(
+        if target_mask is not None and predictor is not None:
+            outputs.predictor_hidden_state = predictor(
                 outputs.last_hidden_state, grid, context_mask, target_mask, mask_token_index
             )
         return outputs
@@ -589,84 +567,20 @@ class VJEPAModel(VJEPAPreTrainedModel):
         self,
         pixel_values_videos: torch.Tensor | None = None,
         tubelets: torch.Tensor | None = None,
-        grid: tuple[int, int, int] | None = None,
-    ) -> tuple[torch.Tensor, tuple[int, int, int]]:
-        """Tubelet tokens `(B, N, C * tubelet_size * patch_size**2)` and their grid (t, h, w), from either input."""
+        grid: Grid | None = None,
+    ) -> tuple[torch.Tensor, Grid]:
+        """Return tubelet tokens `(B, N, C * tubelet_size * patch_size**2)` and their grid (t, h, w)."""
         config = self.config
-        if (pixel_values_videos is None) == (tubelets is None):
-            raise ValueError("give exactly one of pixel_values_videos and tubelets.")
-        if tubelets is not None:
+        if tubelets is not None and pixel_values_videos is None:
             grid = grid or config.grid_size
-            size = config.num_channels * config.tubelet_size * config.patch_size**2
-            if tubelets.ndim != 3 or tubelets.shape[1:] != (math.prod(grid), size):
-                raise ValueError(
-                    f"tubelets of the grid {grid} have the shape (B, {math.prod(grid)}, {size}), got "
-                    f"{tuple(tubelets.shape)}; pass grid_size for clips of another size."
-                )
+            check_tubelets(tubelets, grid, config)
             return tubelets, grid
+        if pixel_values_videos is None or tubelets is not None:
+            raise ValueError("give exactly one of pixel_values_videos and tubelets.")
         check_clips(pixel_values_videos, config.num_channels)
         _, num_frames, _, height, width = pixel_values_videos.shape
         grid = grid_size(num_frames, height, width, config.tubelet_size, config.patch_size)
         return to_tubelets(pixel_values_videos, config.tubelet_size, config.patch_size), grid
-
-
-def check_clips(pixel_values_videos: torch.Tensor, num_channels: int) -> None:
-    """Check type and shape of a batch of clips."""
-    if not isinstance(pixel_values_videos, torch.Tensor) or not pixel_values_videos.is_floating_point():
-        found = getattr(pixel_values_videos, "dtype", type(pixel_values_videos).__name__)
-        raise ValueError(
-            f"pixel_values_videos is a tensor of normalized floating point numbers, got {found}; VJEPAVideoProcessor "
-            "makes it from bytes and arrays."
-        )
-    shape = tuple(pixel_values_videos.shape)
-    if len(shape) != 5 or shape[2] != num_channels or shape[0] == 0:
-        raise ValueError(
-            f"pixel_values_videos has the shape (B, T, C, H, W) with C = num_channels = {num_channels} and at least "
-            f"one clip, got {shape}."
-        )
-
-
-def check_mask(name: str, mask: torch.Tensor | None, tubelets: torch.Tensor) -> None:
-    """Check an index list: its shape, and on a CPU its numbers too, for which a GPU would have to be waited for."""
-    if mask is None:
-        return
-    if not isinstance(mask, torch.Tensor) or mask.dtype != torch.long or mask.ndim != 2:
-        found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, torch.Tensor) else type(mask).__name__
-        raise ValueError(f"{name} is a LongTensor (B, tokens) of token indices, got {found}.")
-    batch, num_tokens = tubelets.shape[:2]
-    if mask.shape[0] != batch or not 0 < mask.shape[1] <= num_tokens:
-        raise ValueError(
-            f"{name} has the shape {tuple(mask.shape)}; for {batch} clips of {num_tokens} tokens it needs "
-            f"{batch} rows of 1 to {num_tokens} indices."
-        )
-    if mask.device.type != "cpu" or torch.compiler.is_compiling():
-        return
-    ordered = mask.sort(dim=1).values
-    if ordered[:, 0].min() < 0 or ordered[:, -1].max() >= num_tokens:
-        raise ValueError(
-            f"{name} has indices from {ordered.min()} to {ordered.max()}; those of a clip go from 0 to "
-            f"{num_tokens - 1}, time step by time step and row by row."
-        )
-    if (ordered[:, 1:] == ordered[:, :-1]).any():
-        raise ValueError(f"{name} names a token twice in one clip; leave out the second.")
-
-
-def check_labels(labels: torch.Tensor, batch: int, config: VJEPAConfig) -> None:
-    """Check labels of clips: their shape, and on a CPU that class indices are indices of classes."""
-    if not isinstance(labels, torch.Tensor):
-        raise ValueError(
-            f"labels is a tensor of class indices (B,), got {type(labels).__name__}; use config.label2id."
-        )
-    if labels.ndim == 0 or len(labels) != batch:
-        raise ValueError(f"labels has the shape {tuple(labels.shape)}; {batch} clips need {batch} labels.")
-    if labels.ndim > 1 and not labels.is_floating_point():
-        raise ValueError(f"labels {tuple(labels.shape)} of {labels.dtype}: several labels of a clip must be floats.")
-    if labels.is_floating_point() or config.num_labels == 1:
-        return  # shares of classes, several labels, or a number to predict
-    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
-        wrong = labels[(labels != IGNORED_LABEL) & ((labels < 0) | (labels >= config.num_labels))]
-        if len(wrong):
-            raise ValueError(f"labels has {wrong[0].item()}; num_labels={config.num_labels} allows 0 to one less.")
 
 
 class VJEPAForPreTraining(VJEPAPreTrainedModel):
@@ -686,13 +600,13 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         self.train()
 
     def train(self, mode: bool = True) -> "VJEPAForPreTraining":
-        """Switch context encoder and predictor; the target encoder always stays frozen and in evaluation mode."""
+        """Set the mode of context encoder and predictor. The target encoder stays frozen and in evaluation mode."""
         super().train(mode)
         self.vjepa.encoder.eval().requires_grad_(False)
         return self
 
     def initialize_weights(self) -> None:
-        """Both encoders start equal; one that is missing from a checkpoint becomes a copy of the other."""
+        """Initialize both encoders alike. One that is missing from a checkpoint becomes a copy of the other."""
         super().initialize_weights()
         contexts = self.context_encoder.state_dict(keep_vars=True)
         for name, target in self.vjepa.encoder.state_dict(keep_vars=True).items():
@@ -707,72 +621,92 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
     def forward(
         self,
         pixel_values_videos: torch.Tensor,
-        context_masks: Sequence[torch.LongTensor],
-        target_masks: Sequence[torch.LongTensor],
+        context_masks: Sequence[torch.Tensor],
+        target_masks: Sequence[torch.Tensor],
+        mask_type_indices: Sequence[int] | None = None,
+        target_hidden_state: torch.Tensor | None = None,
         **kwargs,
     ) -> VJEPAForPreTrainingOutput:
-        """Loss of a batch of clips (paper, equation 1 and section 3.2).
+        """Compute the loss of a batch of clips (paper, equation 1 and section 3.2).
+
+        Mask types are independent of each other, so they may be given one call at a time, with a backward pass after
+        each: only one type's activations are in memory then. Pass `target_hidden_state` of the first call to the
+        others, so that the target encoder runs once, and divide each loss by the number of mask types.
 
         Args:
             pixel_values_videos: normalized clips `(B, T, C, H, W)`.
-            context_masks: one LongTensor `(B, K)` of visible token indices per mask type; K may differ between kinds.
+            context_masks: one LongTensor `(B, K)` of visible token indices per mask type; K may differ between types.
             target_masks: one LongTensor `(B, M)` of token indices to predict per mask type.
+            mask_type_indices: which mask type each entry is, from 0; default 0, 1, ... Type i uses mask token i modulo
+                the number of mask tokens.
+            target_hidden_state: `(B, N, D)`, as an earlier call on the same clips returned it.
 
         Raises:
-            ValueError: when the lists are empty or differ in length, or for a mask of the wrong shape.
+            ValueError: lists that are empty or differ in length, a mask or a hidden state of the wrong shape.
+            TypeError: an unknown argument.
         """
-        if not context_masks or len(context_masks) != len(target_masks):
-            raise ValueError(
-                "context_masks and target_masks are lists with one entry per mask type, got "
-                f"{len(context_masks)} and {len(target_masks)} entries."
-            )
+        check_arguments(self, kwargs)
+        if mask_type_indices is None:
+            mask_type_indices = range(len(context_masks))
+        check_mask_lists(context_masks, target_masks, mask_type_indices)
         tubelets, grid = self.vjepa.tokenize(pixel_values_videos)
         for mask in (*context_masks, *target_masks):
             check_mask("a context or target mask", mask, tubelets)
-        targets = self.encode_targets(tubelets, grid)
-        outputs = VJEPAForPreTrainingOutput(losses=(), predictions=(), targets=(), context_hidden_states=())
-        for index, (context_mask, target_mask) in enumerate(zip(context_masks, target_masks, strict=True)):
+        if target_hidden_state is None:
+            target_hidden_state = self.encode_targets(tubelets, grid)
+        check_target_hidden_state(target_hidden_state, (*tubelets.shape[:2], self.config.hidden_size))
+        predictor = self.vjepa.predictor
+        assert predictor is not None  # `__init__` makes one
+        losses, predictions, targets, context_hidden_states = [], [], [], []
+        for context_mask, target_mask, index in zip(context_masks, target_masks, mask_type_indices, strict=True):
             context = self.context_encoder(tubelets, grid, context_mask).last_hidden_state
-            prediction = self.vjepa.predictor(context, grid, context_mask, target_mask, index)
-            target = take_tokens(targets, target_mask)
-            outputs.losses += (nn.functional.l1_loss(prediction.float(), target),)
-            outputs.predictions += (prediction,)
-            outputs.targets += (target,)
-            outputs.context_hidden_states += (context,)
-        outputs.loss = torch.stack(outputs.losses).mean()
-        outputs.target_hidden_state = targets
-        return outputs
+            prediction = predictor(context, grid, context_mask, target_mask, index)
+            target = take_tokens(target_hidden_state, target_mask)
+            losses.append(nn.functional.l1_loss(prediction.float(), target))
+            predictions.append(prediction)
+            targets.append(target)
+            context_hidden_states.append(context)
+        return VJEPAForPreTrainingOutput(
+            loss=torch.stack(losses).mean(),
+            losses=tuple(losses),
+            predictions=tuple(predictions),
+            targets=tuple(targets),
+            context_hidden_states=tuple(context_hidden_states),
+            target_hidden_state=target_hidden_state,
+        )
 
     @torch.no_grad()
-    def encode_targets(self, tubelets: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
-        """Layer-normed features `(B, N, D)` of whole clips in float32, from the target encoder."""
+    def encode_targets(self, tubelets: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """Encode whole clips by the target encoder, as layer-normed features `(B, N, D)` in float32."""
         features = self.vjepa.encoder(tubelets, grid).last_hidden_state.float()
         return nn.functional.layer_norm(features, features.shape[-1:], eps=TARGET_LAYER_NORM_EPS)
 
     @torch.no_grad()
     def update_target_encoder(self, momentum: float) -> None:
-        """Move the target encoder to `momentum * target + (1 - momentum) * context`, position tables included."""
+        """Move the target encoder to `momentum * target + (1 - momentum) * context`, position tables included.
+
+        Raises:
+            ValueError: a momentum outside [0, 1], or weights in half precision, which round such small moves away.
+        """
         if not 0.0 <= momentum <= 1.0:
             raise ValueError(f"momentum={momentum} must lie in [0, 1].")
         target, context = self.vjepa.encoder, self.context_encoder
+        check_full_precision(target)
         torch._foreach_lerp_(list(target.parameters()), list(context.parameters()), 1.0 - momentum)
-        # Apart from the parameters, which are of another kind of tensor where a run shards them.
+        # Separately, because sharded parameters are DTensors and buffers are not.
         torch._foreach_lerp_(list(target.buffers()), list(context.buffers()), 1.0 - momentum)
 
 
 class VJEPAPooledModel(VJEPAPreTrainedModel):
-    """Encoder, attentive pooler and linear classifier, of whatever tokens `forward` gives to the pooler."""
+    """Base class of the models that put an attentive pooler and a linear classifier on the encoder."""
 
     _keys_to_ignore_on_load_unexpected = [r"^context_encoder\."]
-    # The loss is a mean over the batch: a `Trainer` that accumulates gradients has to divide it, and would not,
-    # because `forward` takes what it does not know.
-    accepts_loss_kwargs = False
 
     def __init__(self, config: VJEPAConfig):
         super().__init__(config)
         self.vjepa = VJEPAModel(config, add_predictor=False)
         self.pooler = VJEPAAttentivePooler(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels or 0)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -810,25 +744,23 @@ class VJEPAForVideoClassification(VJEPAPooledModel):
             ValueError: for a number of views that is no multiple of `pooler_num_clips`, or several views with hidden
                 states or attentions asked for.
         """
+        check_arguments(self, kwargs)
         if labels is not None:
             check_labels(labels, len(pixel_values_videos), self.config)
         has_views = getattr(pixel_values_videos, "ndim", None) == 6
         check_clips(pixel_values_videos[:, 0] if has_views else pixel_values_videos, self.config.num_channels)
         videos = pixel_values_videos if has_views else pixel_values_videos[:, None]
         num_clips, num_views = self.config.pooler_num_clips, videos.shape[1]
-        if num_views % num_clips:
-            raise ValueError(
-                f"pixel_values_videos has {num_views} clips of a video, no multiple of pooler_num_clips={num_clips}; "
-                f"give the processor num_clips={num_clips}."
-            )
-        if num_views > 1 and (output_hidden_states or output_attentions):
-            raise ValueError(f"output_hidden_states and output_attentions need a single clip, got {num_views} views.")
+        check_views(num_views, num_clips, bool(output_hidden_states or output_attentions))
         views = []
         for clips in videos.split(num_clips, dim=1):
             tokens = []
             for clip in clips.unbind(1):
                 outputs = self.vjepa(
-                    clip, output_hidden_states=output_hidden_states, output_attentions=output_attentions
+                    clip,
+                    output_hidden_states=output_hidden_states,
+                    output_attentions=output_attentions,
+                    return_dict=True,
                 )
                 tokens.append(outputs.last_hidden_state)
             views.append(self.classifier(self.pooler(torch.cat(tokens, dim=1))))
@@ -858,10 +790,10 @@ class VJEPAForActionDetectionOutput(ModelOutput):
         attentions: of the encoder, as in `VJEPAModelOutput`.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class VJEPAForActionDetection(VJEPAPooledModel):
@@ -881,6 +813,7 @@ class VJEPAForActionDetection(VJEPAPooledModel):
         labels: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        **kwargs,
     ) -> VJEPAForActionDetectionOutput:
         """Scores of every action in every box.
 
@@ -897,15 +830,17 @@ class VJEPAForActionDetection(VJEPAPooledModel):
         Raises:
             ValueError: for shapes that do not fit each other, and for boxes that are empty or not within [0, 1].
         """
+        check_arguments(self, kwargs)
         tubelets, grid = self.vjepa.tokenize(pixel_values_videos)
         if box_mask is None:
             box_mask = torch.ones(boxes.shape[:2], dtype=torch.bool, device=boxes.device)
-        self._check_boxes(len(tubelets), boxes, box_mask, labels)
+        check_boxes(boxes, box_mask, labels, len(tubelets), self.config)
         outputs = self.vjepa(
             tubelets=tubelets,
             grid_size=grid,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            return_dict=True,
         )
         # Padding is left out before the work begins: n boxes in all.
         real_boxes, clips = boxes[box_mask], box_mask.nonzero()[:, 0]
@@ -926,29 +861,9 @@ class VJEPAForActionDetection(VJEPAPooledModel):
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
 
-    def _check_boxes(
-        self, batch: int, boxes: torch.Tensor, box_mask: torch.Tensor, labels: torch.Tensor | None
-    ) -> None:
-        if boxes.ndim != 3 or boxes.shape[0] != batch or boxes.shape[2] != 4:
-            raise ValueError(f"boxes of {batch} clips have the shape ({batch}, R, 4), got {tuple(boxes.shape)}.")
-        if box_mask.dtype != torch.bool or box_mask.shape != boxes.shape[:2]:
-            raise ValueError(
-                f"box_mask of boxes {tuple(boxes.shape)} is a bool tensor {tuple(boxes.shape[:2])}, got "
-                f"{box_mask.dtype} {tuple(box_mask.shape)}."
-            )
-        expected = (*box_mask.shape, self.config.num_labels)
-        if labels is not None and labels.shape != expected:
-            raise ValueError(f"labels have the shape (B, R, num_labels) = {expected}, got {tuple(labels.shape)}.")
-        low, high = boxes[box_mask].split(2, dim=-1)
-        if not ((low >= 0) & (low < high) & (high <= 1)).all():
-            raise ValueError(
-                "boxes are x1 < x2 and y1 < y2 between 0 and 1: divide pixels by the width and height of the frame, "
-                "and clamp what reaches beyond it."
-            )
-
 
 def box_features(
-    features: torch.Tensor, grid: tuple[int, int, int], boxes: torch.Tensor, clips: torch.Tensor, roi_size: int
+    features: torch.Tensor, grid: Grid, boxes: torch.Tensor, clips: torch.Tensor, roi_size: int
 ) -> torch.Tensor:
     """Features `(n, t * roi_size * roi_size, D)` inside boxes, from those of whole clips, `(B, N, D)`.
 

@@ -102,7 +102,6 @@ def copy_errors(
     The copy answers with the target encoder's feature at the nearest context token, in tokens of the grid (t, h, w).
     A predictor that does no better has learned that features change slowly, and no more.
     """
-    assert outputs.target_hidden_state is not None and outputs.predictions is not None and outputs.targets is not None
     features = outputs.target_hidden_state[:num_clips].detach()
     axes = [torch.arange(length, dtype=torch.float32, device=features.device) for length in grid]
     positions = torch.cartesian_prod(*axes)  # (N, 3)
@@ -126,7 +125,6 @@ def loss_sums(
     outputs: VJEPAForPreTrainingOutput, target_masks: Sequence[torch.Tensor], grid: tuple[int, int, int]
 ) -> torch.Tensor:
     """Sum the losses of target tokens and count them, per mask type and time step: `(2, mask types, t)`."""
-    assert outputs.predictions is not None and outputs.targets is not None
     t, h, w = grid
     sums = []
     for batch in zip(outputs.predictions, outputs.targets, target_masks, strict=True):
@@ -187,9 +185,9 @@ def health(
     rows = gather(torch.cat([errors, sums.flatten()])[None])
     of_copy, sums = rows.sum(dim=0)[:2], rows.sum(dim=0)[2:].view(sums.shape)
 
-    parts = {"target": outputs.targets, "prediction": outputs.predictions, "context": outputs.context_hidden_states}
+    batches = {"target": outputs.targets, "prediction": outputs.predictions, "context": outputs.context_hidden_states}
     per_process = max(1, num_tokens // len(rows))
-    tokens = {name: gather(spread_tokens(part or (), per_process)) for name, part in parts.items()}
+    tokens = {name: gather(spread_tokens(batch, per_process)) for name, batch in batches.items()}
     tokens["context"] = torch.nn.functional.layer_norm(tokens["context"], tokens["context"].shape[-1:])
 
     figures = {}

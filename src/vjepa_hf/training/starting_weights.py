@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..model.configuration_vjepa import VJEPAConfig
-from ..model.modeling_vjepa import VJEPAForPreTraining, resize_positions
+from ..model.modeling_vjepa import VJEPAForPreTraining
+from ..model.tubelets import resize_positions
 
 PARTS = ("context_encoder", "target_encoder", "predictor")
 # How the names of a part begin, in the files of each of our models.
