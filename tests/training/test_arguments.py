@@ -187,14 +187,12 @@ def test_help_lists_every_option_with_its_default(capsys):
     assert "model.hidden_size=1024" in text and "default: 90000" in text
 
 
-def test_a_script_answers_a_mistake_with_one_sentence(monkeypatch):
+def test_a_script_answers_a_mistake_with_one_sentence(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["examples/pretrain.py", "--max_step", "3"])
     with pytest.raises(SystemExit) as end:
         parse_arguments()
-    assert (
-        end.value.code
-        == "pretrain.py: unknown option 'max_step'; did you mean 'max_steps'? `--help` lists all options"
-    )
+    sentence = "pretrain.py: unknown option 'max_step'; did you mean 'max_steps'? `--help` lists all options\n"
+    assert end.value.code == 2 and capsys.readouterr().err == sentence
 
 
 # --- files of version 0.1.0 ---

@@ -125,6 +125,5 @@ def test_outputs_of_mask_types_join_to_those_of_all_at_once(model):
     clips = torch.randn(2, 4, 3, 32, 32)
     whole = model(clips, *masks)
     joined = join_mask_types([model(clips, [masks[0][index]], [masks[1][index]], [index]) for index in range(2)])
-    torch.testing.assert_close(joined.loss, whole.loss)
     for name in ("losses", "predictions", "targets", "context_hidden_states", "target_hidden_state"):
         torch.testing.assert_close(joined[name], whole[name])

@@ -122,7 +122,9 @@ def _readable(error: Exception) -> str:
 
 def _options(kind: type) -> dict[str, tuple[dataclasses.Field[Any], Any, type]]:
     """Return name -> (field, type, dataclass it stands in) of all options, those of groups after the others."""
-    hints, groups, options = get_type_hints(kind), {}, {}
+    hints = get_type_hints(kind)
+    groups: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for part in (part for part in dataclasses.fields(kind) if part.init):
         if dataclasses.is_dataclass(hints[part.name]):
             groups |= _options(hints[part.name])
@@ -212,7 +214,7 @@ def _read_yaml(path: str | Path) -> dict[str, Any]:
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise ValueError(f"expected lines `key: value`, found a {type(values).__name__}")
-    written = [key.value for key, _ in document.value] if values else []
+    written = [key.value for key, _ in document.value] if document and values else []
     for key in written:
         if written.count(key) > 1:
             raise ValueError(f"{key} is given {written.count(key)} times; keep one of them")

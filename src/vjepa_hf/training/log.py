@@ -282,10 +282,7 @@ class Monitor:
 
 
 def join_mask_types(outputs: Sequence[VJEPAForPreTrainingOutput]) -> VJEPAForPreTrainingOutput:
-    """Return outputs of one mask type each as those of all mask types; the targets come from one hidden state."""
-    tuples = ("losses", "predictions", "targets", "context_hidden_states")
-    return VJEPAForPreTrainingOutput(
-        loss=torch.stack([output.loss for output in outputs]).mean(),
-        target_hidden_state=outputs[0].target_hidden_state,
-        **{name: tuple(output[name][0] for output in outputs) for name in tuples},
-    )
+    """Return outputs of one mask type each as those of all mask types, without the mean loss."""
+    names = ("losses", "predictions", "targets", "context_hidden_states")
+    joined: dict[str, Any] = {name: tuple(output[name][0] for output in outputs) for name in names}
+    return VJEPAForPreTrainingOutput(target_hidden_state=outputs[0].target_hidden_state, **joined)

@@ -31,15 +31,15 @@ def weight_decay(step: int, *, max_steps: int, start: float, final: float, sched
 
 
 def ema_momentum(step: int, *, max_steps: int, start: float, final: float, schedule_scale: float) -> float:
-    """Linear from `start` to `final`: the share of the target encoder that survives the update of this step."""
+    """Linear from `start` to `final`: the fraction of the target encoder that the update of a step keeps."""
     return start + (final - start) * min(1.0, step / (schedule_scale * max_steps))
 
 
 def parameter_groups(module: torch.nn.Module, learning_rate_scale: float = 1.0) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups for AdamW: biases and 1-D parameters are never decayed.
+    """Return the trainable parameters in two groups for AdamW: biases and 1-D parameters are never decayed.
 
     Mask tokens have more than one dimension and are decayed, as in the released runs. `decay` and
-    `learning_rate_scale` tell `set_hyperparameters` what a group gets.
+    `learning_rate_scale` of a group are read by `set_hyperparameters`.
     """
     named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     plain = [parameter for name, parameter in named if name.endswith("bias") or parameter.ndim == 1]
@@ -51,9 +51,9 @@ def parameter_groups(module: torch.nn.Module, learning_rate_scale: float = 1.0) 
 
 
 def make_optimizer(model: VJEPAForPreTraining, optimization: OptimizationArguments) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`; learning rate and weight decay are set for every step, from the first."""
+    """Return AdamW over `parameter_groups`, whose values `set_hyperparameters` sets at every step."""
     groups = parameter_groups(model.context_encoder)
-    groups += parameter_groups(model.vjepa.predictor, optimization.predictor_learning_rate_scale)
+    groups += parameter_groups(model.vjepa.get_submodule("predictor"), optimization.predictor_learning_rate_scale)
     return torch.optim.AdamW(
         groups,
         lr=optimization.start_learning_rate,
@@ -62,8 +62,8 @@ def make_optimizer(model: VJEPAForPreTraining, optimization: OptimizationArgumen
 
 
 def hyperparameters(step: int, optimization: OptimizationArguments) -> dict[str, float]:
-    """`learning_rate`, `weight_decay` and `ema_momentum` of a step, counted from 0."""
-    layout = {"max_steps": optimization.max_steps, "schedule_scale": optimization.schedule_scale}
+    """Return `learning_rate`, `weight_decay` and `ema_momentum` of a step, counted from 0."""
+    layout: dict[str, Any] = {"max_steps": optimization.max_steps, "schedule_scale": optimization.schedule_scale}
     return {
         "learning_rate": learning_rate(
             step,
@@ -83,21 +83,21 @@ def hyperparameters(step: int, optimization: OptimizationArguments) -> dict[str,
 
 
 def set_hyperparameters(optimizer: torch.optim.Optimizer, values: dict[str, float]) -> None:
-    """Write the values of this step into the groups made by `parameter_groups`."""
+    """Write the values of a step into the groups made by `parameter_groups`."""
     for group in optimizer.param_groups:
         group["lr"] = values["learning_rate"] * group["learning_rate_scale"]
         group["weight_decay"] = values["weight_decay"] if group["decay"] else 0.0
 
 
 def max_grad_norm(step: int, optimization: OptimizationArguments) -> float:
-    """The norm to clip at in a step; inf while there is no clipping."""
+    """Return the norm to clip at in a step; inf while there is no clipping."""
     off = optimization.clip_after_warmup and step < optimization.warmup_steps
     return math.inf if off else optimization.max_grad_norm
 
 
 def clip_gradients(model: VJEPAForPreTraining, max_norm: float) -> dict[str, torch.Tensor]:
-    """Clip the unscaled gradients of context encoder and predictor, each by itself, and return their norms before."""
-    parts = {"context_encoder": model.context_encoder, "predictor": model.vjepa.predictor}
+    """Clip the unscaled gradients of context encoder and predictor separately; return their norms before clipping."""
+    parts = {"context_encoder": model.context_encoder, "predictor": model.vjepa.get_submodule("predictor")}
     clip = torch.nn.utils.clip_grad_norm_
     norms = {f"{name}_grad_norm": clip(part.parameters(), max_norm) for name, part in parts.items()}
     return {name: norm.full_tensor() if isinstance(norm, DTensor) else norm for name, norm in norms.items()}

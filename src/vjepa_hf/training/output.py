@@ -1,4 +1,4 @@
-"""The folder of a run: made, resumed from, exported to."""
+"""Output folder of a run: create it, resume from it, export to it."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ ARGUMENTS_FILE = "arguments.yaml"
 
 
 def prepare_output_dir(accelerator: Accelerator, args: PretrainingArguments) -> None:
-    """Make the folder of a run and write its arguments there; never touch what is there unless told so.
+    """Create the folder of a run and write its arguments there; keep existing files unless told otherwise.
 
     Raises:
         ValueError: the folder holds something and neither `resume` nor `overwrite_output_dir` is set; or there is
@@ -59,7 +59,7 @@ def prepare_output_dir(accelerator: Accelerator, args: PretrainingArguments) -> 
 
 
 def starting_point(accelerator: Accelerator, run: RunArguments) -> Progress:
-    """Where a run begins: at its first step, or at the checkpoint that `resume` asks for, which is loaded.
+    """Return the progress that a run starts from: none, or that of the checkpoint that `resume` loads.
 
     Raises:
         ValueError: as `checkpoints.load_checkpoint`.
@@ -92,10 +92,10 @@ def export(accelerator: Accelerator, model: torch.nn.Module, processor: Any, out
 
 
 def finish(accelerator: Accelerator, args: PretrainingArguments, guard: RunGuard, progress: Progress) -> None:
-    """The last words of a run.
+    """Print how to use or resume the run.
 
     Raises:
-        FloatingPointError: it was stopped by numbers that went wrong.
+        FloatingPointError: too many steps in a row were skipped.
     """
     folder = Path(args.run.output_dir)
     go_on = f"continue with --config {folder / ARGUMENTS_FILE} --resume true"

@@ -103,7 +103,11 @@ def mask_sampler(masking: MaskArguments, grid_size: tuple[int, int, int], seed: 
 
 def make_transform(size: tuple[int, int], data: DataArguments) -> Chain:
     """Return the augmentation that a run asks for, to clips of (H, W) pixels."""
-    transforms = [RandomResizedCropFlip(size, data.crop_scale, data.crop_aspect_ratio, data.flip_probability)]
+    scale, aspect_ratio = (
+        (data.crop_scale[0], data.crop_scale[1]),
+        (data.crop_aspect_ratio[0], data.crop_aspect_ratio[1]),
+    )
+    transforms: list[Transform] = [RandomResizedCropFlip(size, scale, aspect_ratio, data.flip_probability)]
     if data.color_jitter:
         transforms.append(ColorJitter(*data.color_jitter))
     if data.rand_augment_magnitude is not None:
@@ -195,11 +199,10 @@ def gradient_sync(accelerator: Accelerator, model: torch.nn.Module, last_mask_ty
 @contextmanager
 def callable_in_parts(model: torch.nn.Module) -> Iterator[None]:
     """Allow calls of submodules, also where a run shards the model: only the whole model gathers its weights."""
-    sharded = isinstance(model, FSDPModule)
-    if sharded:
+    if isinstance(model, FSDPModule):
         model.unshard()
     yield
-    if sharded:
+    if isinstance(model, FSDPModule):
         model.reshard()
 
 
@@ -211,6 +214,6 @@ def check_launcher() -> None:
     """
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
         raise ValueError(
-            "DeepSpeed is not supported: to shard a model over GPUs use FSDP2, which is part of PyTorch, with "
-            "examples/accelerate/fsdp.yaml"
+            "DeepSpeed is not supported: to share the memory of a model out over GPUs use FSDP2, which is in PyTorch, "
+            "with examples/accelerate/fsdp.yaml"
         )

@@ -1,4 +1,4 @@
-"""Starting from other weights than random ones: which parts of a folder go where, strictly, and which layers stay.
+"""Load initial weights from a saved model, strictly, and freeze layers.
 
 A folder is one that `save_pretrained` wrote: the result of a run, or a converted checkpoint.
 """
@@ -15,7 +15,7 @@ from ..model.modeling_vjepa import VJEPAForPreTraining
 from ..model.tubelets import resize_positions
 
 PARTS = ("context_encoder", "target_encoder", "predictor")
-# How the names of a part begin, in the files of each of our models.
+# Prefixes of the names of each part, in the files of all our models.
 _PREFIXES = {
     "context_encoder.": "context_encoder",
     "vjepa.encoder.": "target_encoder",
@@ -25,7 +25,7 @@ _PREFIXES = {
     "pooler.": "pooler",
     "classifier.": "classifier",
 }
-# What a model computes with and the shapes of its weights do not tell.
+# Fields that change what a model computes but not the shapes of its weights.
 _SILENT_FIELDS = {
     "encoder": ("num_attention_heads", "hidden_act", "layer_norm_eps"),
     "predictor": ("pred_num_attention_heads", "hidden_act", "layer_norm_eps"),
@@ -35,7 +35,7 @@ PROJECTION, POSITIONS = "embeddings.projection.weight", "position_embeddings"
 
 @torch.no_grad()
 def load_starting_weights(model: VJEPAForPreTraining, folder: str | Path, parts: Sequence[str] = ()) -> str:
-    """Copy parts of a saved model into a new one and say, in a few lines, what was loaded and what was not.
+    """Copy parts of a saved model into a new one; return a report of what was loaded and what was not.
 
     An encoder that is not among them becomes a copy of the one that is. The tubelet embedding is adapted to another
     number of channels (`inflate_channels`) and the tables of positions to another grid; nothing else may differ.
@@ -54,16 +54,14 @@ def load_starting_weights(model: VJEPAForPreTraining, folder: str | Path, parts:
     for part in parts:
         if part not in PARTS or part not in found:
             raise ValueError(f"init_parts: {part!r} is not in {str(folder)!r}, which holds {', '.join(found)}")
-    predictor = model.vjepa.predictor
-    assert predictor is not None  # only a classifier has none
     targets: dict[str, torch.nn.Module] = {
         "context_encoder": model.context_encoder,
         "target_encoder": model.vjepa.encoder,
-        "predictor": predictor,
+        "predictor": model.vjepa.get_submodule("predictor"),
     }
     problems: list[str] = []
     notes: list[str] = []
-    ready = {}
+    ready: dict[str, dict[str, torch.Tensor]] = {}
     for part in wanted:
         _check_fields(part, config, model.config, problems)
         own = targets[part].state_dict()
@@ -84,7 +82,7 @@ def load_starting_weights(model: VJEPAForPreTraining, folder: str | Path, parts:
 
 
 def _read(folder: Path) -> tuple[VJEPAConfig, dict[str, dict[str, torch.Tensor]]]:
-    """The configuration of a folder, and its tensors by part."""
+    """Return the configuration of a folder, and its tensors by part."""
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise ValueError(
