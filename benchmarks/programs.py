@@ -1,0 +1,49 @@
+"""The example programs as a benchmark runs them, and the results that they write. Imported by the scripts, not run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from report import HERE
+
+EXAMPLES = HERE.parent / "examples"
+
+
+def run_example(name: str, *words: object, **options: object) -> None:
+    """Run a program of `examples/` with options `--name value`; its output is shown only if it fails.
+
+    Raises:
+        RuntimeError: the program failed.
+    """
+    pairs = [word for option, value in options.items() for word in (f"--{option.replace('_', '-')}", value)]
+    command = [sys.executable, EXAMPLES / f"{name}.py", *words, *pairs]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))} failed:\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}")
+
+
+def make_toy_videos(folder: Path) -> None:
+    """Make the toy set in a folder unless it is there."""
+    if not (folder / "train.csv").exists():
+        run_example("make_toy_videos", folder)
+
+
+def pretrain(folder: Path, videos: Path, seed: int, **options: object) -> None:
+    """Pretrain on the toy set with the default configuration, unless the run is complete."""
+    if not (folder / "curves.png").exists():
+        words = {"videos": videos / "train.csv", "output_dir": folder, "seed": seed} | options
+        run_example("pretrain", *(word for name, value in words.items() for word in (f"--{name}", value)))
+
+
+def probe(model: Path, videos: Path, output: Path, *words: object, **options: object) -> dict[str, Any]:
+    """Train and test attentive probes on the toy set; return the result that `examples/probe.py` writes."""
+    run_example("probe", model, videos / "train.csv", videos / "test.csv", *words, output=output, **options)
+    return json.loads((output / "result.json").read_text())
+
+
+def few_label_accuracy(model: Path, videos: Path, output: Path, *words: object, **options: object) -> float:
+    """Return the mean test accuracy of attentive probes over draws of 8 labels a class, `splits` of them."""
+    (summary,) = probe(model, videos, output, *words, labels_per_class=8, **options)["summary"].values()
+    return summary["mean"]
