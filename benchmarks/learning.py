@@ -14,7 +14,6 @@ import shlex
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -81,7 +80,7 @@ def probes(
         for seed in seeds:
             folder, found = pretrained(runs, videos, seed, steps), []
             for label in LABELS:
-                for words in ([], ["--random-init"]):
+                for words in ([], ["--random_init"]):
                     settings = {"label": label, "splits": splits, "epochs": epochs, "seed": seed}
                     found.append(few_label_accuracy(folder, videos, Path(scratch), *words, **settings))
             accuracies.append(found)
@@ -150,13 +149,13 @@ def finetuning(
         encoders = folder, write_untrained(folder, Path(scratch) / "untrained")
         for method, words in METHODS.items():
             cells = []
-            for number, model in enumerate(encoders):
-                target = Path(scratch) / f"{method} {number}"
-                words = [*words, "--model", model, "--train_videos", train, "--test_videos", videos / "test.csv"]
-                words += ["--label", "motion", "--output_dir", target, "--num_train_epochs", epochs]
-                run_example("finetune", *words, "--save_strategy", "no", "--seed", "0")
+            for name, model in zip(ENCODERS, encoders, strict=True):
+                target = Path(scratch) / f"{method} {name}"
+                settings = {"label": "motion", "num_train_epochs": epochs, "save_strategy": "no", "seed": 0}
+                settings |= {"model": model, "train_videos": train, "test_videos": videos / "test.csv"}
+                run_example("finetune", *words, output_dir=target, **settings)
                 cells.append(f"{json.loads((target / 'result.json').read_text())['test_top_1_accuracy']:.3f}")
-            rows.append([method, " ".join(METHODS[method]) or "(none)", *cells])
+            rows.append([method, " ".join(words) or "(none)", *cells])
     versions = f"transformers {transformers.__version__}", f"peft {peft.__version__}"
     lines = opening("Fine-tuning on the toy set", "learning.py finetuning", finetuning.__doc__, *versions)
     lines += [f"Test accuracy, {labels_per_class} labelled videos a class, {epochs} epochs; chance is 0.125.", ""]
@@ -176,12 +175,12 @@ def detect(model: Path, actions: Path, num_videos: int, steps: int, seed: int, *
     with tempfile.TemporaryDirectory() as scratch:
         annotations = Path(scratch) / "train.csv"
         annotations.write_text("".join(line for line in lines if line.split(",")[0] in chosen))
-        options = {"videos": actions / "train", "annotations": annotations, "test_videos": actions / "test"}
-        options |= {"test_annotations": actions / "test.csv", "boxes": actions / "test_boxes.csv"}
-        options |= {"actions": actions / "actions.pbtxt", "output": Path(scratch) / "model", "seed": seed}
+        sources = {"train_videos": actions / "train", "train_annotations": annotations}
+        sources |= {"test_videos": actions / "test", "test_annotations": actions / "test.csv"}
+        sources |= {"test_boxes": actions / "test_boxes.csv", "actions": actions / "actions.pbtxt"}
         epochs = max(1, round(steps * BATCH_SIZE / num_videos))
-        settings = {"image_size": 48, "batch_size": BATCH_SIZE, "epochs": epochs}
-        run_example("detect_actions", model, *words, **options, **settings)
+        settings = {"model": model, "image_size": 48, "batch_size": BATCH_SIZE, "epochs": epochs, "seed": seed}
+        run_example("detect_actions", *words, output_dir=Path(scratch) / "model", **sources, **settings)
         result = json.loads((Path(scratch) / "model" / "result.json").read_text())
     values = [value or 0.0 for value in result["average_precision"].values()]
     return [float(np.mean(part)) for part in (values, values[:NUM_HEADINGS], values[NUM_HEADINGS:])]
@@ -206,11 +205,11 @@ def detection(
     training videos, and tests them on the boxes of an inexact detector.
     """
     if not (actions / "train.csv").exists():
-        run_example("make_toy_actions", actions)
+        run_example("make_toy_actions", output_dir=actions)
     folders, rows = [pretrained(runs, videos, seed, steps) for seed in seeds], []
     for count in num_videos:
         cells = []
-        for words in ([], ["--random-init"]):
+        for words in ([], ["--random_init"]):
             found = [
                 detect(folder, actions, count, head_steps, seed, *words)
                 for folder, seed in zip(folders, seeds, strict=True)
@@ -252,7 +251,7 @@ def online(
         for label in LABELS:
             evaluation = OnlineEvaluation(accelerator, *tables, label, processor)
             began = time.process_time()
-            found = evaluation.figures(encoder.eval())
+            found = evaluation.metrics(encoder.eval())
             milliseconds.append(1000 * (time.process_time() - began) / sum(map(len, tables)))
             rows.append([name, label, f"{found['knn_accuracy']:.3f}", f"{found['linear_accuracy']:.3f}"])
     speeds = [row["clips_per_second"] for row in read_log(folder / "log.jsonl") if "clips_per_second" in row]
@@ -285,11 +284,6 @@ def write_images(videos: Path, images: Path) -> None:
             Image.fromarray(decode_video(row["video"], [0])[0].permute(1, 2, 0).numpy()).save(path)
 
 
-def option(words: list[str], *names: str) -> Callable[[str], str]:
-    """Return the value of an option of a command line, or a default."""
-    return lambda default: next((words[words.index(name) + 1] for name in names if name in words), default)
-
-
 def protocol_rows(result: dict) -> list[list[str]]:
     """Return labels, accuracy, uncertainty and chosen settings: one row, or one for each fraction of the labels."""
     if "summary" in result:
@@ -317,7 +311,7 @@ def protocols(output: Output = None) -> None:
     rows = []
     for words in commands((HERE.parent / "docs" / "probing.md").read_text()):
         run_example("probe", *words[2:])
-        folder = Path(option(words, "--output", "--output_dir")("output/probe"))
+        folder = Path(words[words.index("--output_dir") + 1] if "--output_dir" in words else "output/probe")
         result = json.loads((folder / "result.json").read_text())
         rows += [[f"`{' '.join(words[2:])}`", *row] for row in protocol_rows(result)]
     header = ["options of examples/probe.py", "labels", "top-1", "uncertainty", "learning rate, weight decay"]

@@ -17,7 +17,7 @@ def run_example(name: str, *words: object, **options: object) -> None:
     Raises:
         RuntimeError: the program failed.
     """
-    pairs = [word for option, value in options.items() for word in (f"--{option.replace('_', '-')}", value)]
+    pairs = [word for option, value in options.items() for word in (f"--{option}", value)]
     command = [sys.executable, EXAMPLES / f"{name}.py", *words, *pairs]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     if result.returncode:
@@ -27,19 +27,19 @@ def run_example(name: str, *words: object, **options: object) -> None:
 def make_toy_videos(folder: Path) -> None:
     """Make the toy set in a folder unless it is there."""
     if not (folder / "train.csv").exists():
-        run_example("make_toy_videos", folder)
+        run_example("make_toy_videos", output_dir=folder)
 
 
 def pretrain(folder: Path, videos: Path, seed: int, **options: object) -> None:
     """Pretrain on the toy set with the default configuration, unless the run is complete."""
     if not (folder / "curves.png").exists():
-        words = {"videos": videos / "train.csv", "output_dir": folder, "seed": seed} | options
-        run_example("pretrain", *(word for name, value in words.items() for word in (f"--{name}", value)))
+        run_example("pretrain", videos=videos / "train.csv", output_dir=folder, seed=seed, **options)
 
 
 def probe(model: Path, videos: Path, output: Path, *words: object, **options: object) -> dict[str, Any]:
     """Train and test attentive probes on the toy set; return the result that `examples/probe.py` writes."""
-    run_example("probe", model, videos / "train.csv", videos / "test.csv", *words, output=output, **options)
+    sources = {"model": model, "train_videos": videos / "train.csv", "test_videos": videos / "test.csv"}
+    run_example("probe", *words, output_dir=output, **sources, **options)
     return json.loads((output / "result.json").read_text())
 
 
