@@ -2,6 +2,8 @@
 
     python benchmarks/collapse.py runs --output benchmarks/results/collapse_runs.md --plot docs/images/health.png
     python benchmarks/collapse.py health_cost --output benchmarks/results/collapse_health_cost.md
+
+A page is printed, and written where `--output` says; `--help` lists the options.
 """
 
 import runpy
@@ -23,14 +25,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
-from programs import EXAMPLES, few_label_accuracy, make_toy_videos
+from programs import EXAMPLES, backward, few_label_accuracy, make_toy_videos
 from report import Output, ToyVideos, make_app, opening, publish, table
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAVideoProcessor
 from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, CausalMask, MaskSampler
 from vjepa_hf.training import diagnostics
 from vjepa_hf.training.arguments import OptimizationArguments, RunArguments
 from vjepa_hf.training.checkpoints import list_checkpoints
-from vjepa_hf.training.log import read_log
+from vjepa_hf.training.log import join_mask_types, read_log
 from vjepa_hf.training.optimization import clip_gradients, make_optimizer
 
 transformers.utils.logging.disable_progress_bar()
@@ -200,12 +202,12 @@ def runs(
 ) -> None:
     """Train two runs that collapse and a healthy one, and probe each on the way.
 
-    "V-JEPA" is the run of examples/configs/tiny_cpu.yaml. "naive" takes its target from the context encoder itself, with
-    gradient and without moving average: predicting features then has the trivial solution that all features are alike.
-    "hasty" is V-JEPA with ten times the learning rate and an EMA momentum of 0.9, which a configuration can ask for. All
-    start from the same weights and see the same clips and masks. The metrics are those of the health lines, the loss is
-    the mean of ten steps. Accuracy is that of attentive probes on the frozen target encoder, with 8 labels a class, the
-    mean over draws of the labels; chance is 0.125.
+    "V-JEPA" is the run of examples/configs/tiny_cpu.yaml. "naive" takes its target from the context encoder itself,
+    with gradient and without moving average: predicting features then has the trivial solution that all features are
+    alike. "hasty" is V-JEPA with ten times the learning rate and an EMA momentum of 0.9, which a configuration can
+    ask for. All start from the same weights and see the same clips and masks. The metrics are those of the health
+    lines, the loss is the mean of ten steps. Accuracy is that of attentive probes on the frozen target encoder, with
+    8 labels a class, the mean over draws of the labels; chance is 0.125.
     """
     make_toy_videos(videos)
     logs: dict[str, list[Row]] = {}
@@ -248,15 +250,14 @@ def step_and_health(name: str, device: str) -> tuple[Callable[[], object], Calla
     pixels = torch.randn(shape, device=device)
 
     def step() -> object:
-        outputs = model(pixels, *masks)
-        outputs.loss.backward()
+        outputs = backward(model, pixels, masks)
         clip_gradients(model, 10.0)
         optimizer.step()
         optimizer.zero_grad()
         model.update_target_encoder(0.998)
         return outputs
 
-    return step, lambda outputs: diagnostics.alarms(diagnostics.health(model, outputs, *masks))
+    return step, lambda outputs: diagnostics.alarms(diagnostics.health(model, join_mask_types(outputs), *masks))
 
 
 def timed(device: str, call: Callable[..., object], *arguments: object) -> tuple[float, object]:
@@ -276,10 +277,10 @@ def health_cost(
 ) -> None:
     """Compare the time of a health line with that of a training step.
 
-    A step contains forward and backward passes, clipping, optimizer and moving average; after each, the health line and
-    its alarms are timed. Medians, on a CPU of the processor's time on one thread. The fraction is that of one health
-    line in all the steps up to it, at the default `health_steps` and without time for data. Small batches are the worst
-    case: the metrics are computed on a fixed number of tokens, whatever the batch.
+    A step contains forward and backward passes, clipping, optimizer and moving average; after each, the health line
+    and its alarms are timed. Medians, on a CPU of the processor's time on one thread. The fraction is that of one
+    health line in all the steps up to it, at the default `health_steps` and without time for data. Small batches are
+    the worst case: the metrics are computed on a fixed number of tokens, whatever the batch.
     """
     torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -4,6 +4,8 @@
     python benchmarks/data.py loader --videos FOLDER --output benchmarks/results/data_loader.md
     python benchmarks/data.py masks --reference PATH_TO_JEPA --output benchmarks/results/data_masks.md
     python benchmarks/data.py lists --output benchmarks/results/data_lists.md
+
+A page is printed, and written where `--output` says; `--help` lists the options.
 """
 
 import importlib
@@ -30,8 +32,8 @@ import typer
 from transformers.video_utils import read_video_pyav
 
 from report import Output, make_app, opening, publish, table
-from vjepa_hf.data.clips import ClipReader, PretrainingCollator, VideoClipDataset
 from vjepa_hf.data.checks import shrink_video
+from vjepa_hf.data.clips import ClipReader, PretrainingCollator, VideoClipDataset
 from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, MaskSampler
 from vjepa_hf.data.order import ClipBatchSampler
 from vjepa_hf.data.sources import load_videos
@@ -147,11 +149,11 @@ def decode(
 ) -> None:
     """Compare our reader with decord and with that of transformers: random clips of 16 frames at step 4, 224 x 224.
 
-    Every reader gets the same files, frame indices and crop boxes, in turn, on one thread. "transformers" is its PyAV
-    reader with our transform. "decord" is decord with the steps of Meta's transform, which is in floating point from
-    the start; without decord, which is not a dependency, its columns are missing. Numbers are milliseconds of processor
-    time a clip, medians. The long videos are made of one: 30 frames per second, key frames every 30 or 250 frames, 20
-    seconds or `--minutes` long.
+    Every reader gets the same files, frame indices and crop boxes, in turn, on one thread. "transformers" is its
+    PyAV reader with our transform. "decord" is decord with the steps of Meta's transform, which is in floating point
+    from the start; without decord, which is not a dependency, its columns are missing. Numbers are milliseconds of
+    processor time a clip, medians. The long videos are made of one: 30 frames per second, key frames every 30 or 250
+    frames, 20 seconds or `--minutes` long.
     """
     torch.set_num_threads(1)
     readers = [name for name in READERS if name != "decord" or importlib.util.find_spec("decord")]
@@ -212,9 +214,9 @@ def loader(
 ) -> None:
     """Compare videos as they are, shrunk copies, and several clips of a video, with 1 and 2 workers.
 
-    From file to batch: decode a random clip of 16 frames at step 4, crop and resize to 224 x 224, flip, draw the masks
-    of both types, collate. "Copies" are made as by `vjepa-hf check-data --shrink-to`, of the same size, with key frames
-    at most 16 frames apart. The rows take turns, a few batches each.
+    From file to batch: decode a random clip of 16 frames at step 4, crop and resize to 224 x 224, flip, draw the
+    masks of both types, collate. "Copies" are made as by `vjepa-hf check-data --shrink-to`, of the same size, with
+    key frames at most 16 frames apart. The rows take turns, a few batches each.
     """
     torch.set_num_threads(1)
     source = load_videos(videos)
@@ -341,9 +343,7 @@ def index(path: Path, plainly: bool = False) -> None:
 
 
 @app.command()
-def lists(
-    rows: Annotated[int, typer.Option(help="videos of a list")] = 2_000_000, output: Output = None
-) -> None:
+def lists(rows: Annotated[int, typer.Option(help="videos of a list")] = 2_000_000, output: Output = None) -> None:
     """Compare indexing a list of videos with keeping it as Python objects.
 
     A generated list is read by `load_videos` for the first time, and again from the memory-mapped cache. Each reading

@@ -2,6 +2,8 @@
 
     python benchmarks/inference.py clips --output benchmarks/results/inference_clips.md
     python benchmarks/inference.py videos --video LONG.mp4 --output benchmarks/results/inference_videos.md
+
+A page is printed, and written where `--output` says; `--help` lists the options.
 """
 
 import json
@@ -184,9 +186,9 @@ def videos(
 
     The video is cut or repeated packet by packet, so that all lengths have the same frames in the same coding.
     "Streamed" is what `vjepa-hf` does for features at a stride; "clip by clip" decodes the frames of every window.
-    Windows overlap by half in both. The encoder is a small one with random weights, so that reading the video is a fair
-    part of the work. Every run has a process of its own, on one thread; numbers are medians. Memory is the peak beyond
-    what the process held before the video was opened.
+    Windows overlap by half in both. The encoder is a small one with random weights, so that reading the video is a
+    fair part of the work. Every run has a process of its own, on one thread; numbers are medians. Memory is the peak
+    beyond what the process held before the video was opened.
     """
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -1,10 +1,12 @@
-"""What pretraining on the toy set teaches: a pretrained and an untrained encoder under every evaluation of the package.
+"""What pretraining on the toy set teaches: a pretrained and an untrained encoder under every evaluation.
 
     python benchmarks/learning.py probes --output benchmarks/results/learning_probes.md
     python benchmarks/learning.py finetuning --output benchmarks/results/learning_finetuning.md
     python benchmarks/learning.py detection --output benchmarks/results/learning_detection.md
     python benchmarks/learning.py online --output benchmarks/results/learning_online.md
     python benchmarks/learning.py protocols --output benchmarks/results/learning_protocols.md
+
+A page is printed, and written where `--output` says; `--help` lists the options.
 """
 
 import csv
@@ -139,8 +141,8 @@ def finetuning(
 ) -> None:
     """Fine-tune a pretrained and an untrained encoder in four ways.
 
-    Every cell is a run of examples/finetune.py on the label `motion`, with equally many epochs and labels. The untrained
-    encoder has the same configuration and random weights.
+    Every cell is a run of examples/finetune.py on the label `motion`, with equally many epochs and labels. The
+    untrained encoder has the same configuration and random weights.
     """
     folder, rows = pretrained(runs, videos, 0, steps), []
     with tempfile.TemporaryDirectory() as scratch:
@@ -199,10 +201,10 @@ def detection(
 ) -> None:
     """Detect actions in boxes with a pretrained and an untrained encoder.
 
-    The set is that of examples/make_toy_actions.py: up to four shapes in a video, each with its own heading, of which a
-    single frame tells nothing, and form. The encoders are those of `learning.py probes`, which have never seen these
-    videos. They stay frozen; examples/detect_actions.py trains a pooler and a classifier on the annotated boxes of a few
-    training videos, and tests them on the boxes of an inexact detector.
+    The set is that of examples/make_toy_actions.py: up to four shapes in a video, each with its own heading, of
+    which a single frame tells nothing, and form. The encoders are those of `learning.py probes`, which have never
+    seen these videos. They stay frozen; examples/detect_actions.py trains a pooler and a classifier on the annotated
+    boxes of a few training videos, and tests them on the boxes of an inexact detector.
     """
     if not (actions / "train.csv").exists():
         run_example("make_toy_actions", output_dir=actions)
@@ -217,7 +219,9 @@ def detection(
             cells.append([mean_and_spread(list(part)) for part in zip(*found, strict=True)])
         rows.append([count, *(cell for pair in zip(*cells, strict=True) for cell in pair)])
     lines = opening("Actions in boxes of the toy set", "learning.py detection", detection.__doc__)
-    settings = f"mean and standard deviation over {len(seeds)} encoders, about {head_steps} steps of {BATCH_SIZE} clips"
+    settings = (
+        f"mean and standard deviation over {len(seeds)} encoders, about {head_steps} steps of {BATCH_SIZE} clips"
+    )
     lines += [f"Frame mAP at an intersection over union of 0.5, {settings}, 48 x 48 pixels.", ""]
     columns = [f"{part}, {encoder}" for part in ("all", "heading", "form") for encoder in ENCODERS]
     publish([*lines, *table(["training videos", *columns], rows)], output)
@@ -301,10 +305,10 @@ def protocols(output: Output = None) -> None:
     """Run every protocol of docs/probing.md on the toy set.
 
     The commands are those at the end of that page. They start from `output/pretrain` and `output/toy_videos`, which
-    `make pretrain` leaves behind. The folder of images is one frame of each toy video, in a sub-folder named after its
-    appearance, made if missing. Uncertainty is the 95 % Wilson interval over the test videos, or the standard deviation
-    over splits. Toy videos hold two clips that do not overlap. They are square, so that the crops of a clip are equal,
-    and show the margin that a single crop leaves out.
+    `make pretrain` leaves behind. The folder of images is one frame of each toy video, in a sub-folder named after
+    its appearance, made if missing. Uncertainty is the 95 % Wilson interval over the test videos, or the standard
+    deviation over splits. Toy videos hold two clips that do not overlap. They are square, so that the crops of a
+    clip are equal, and show the margin that a single crop leaves out.
     """
     if not IMAGES.exists():
         write_images(VIDEOS, IMAGES)

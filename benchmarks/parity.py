@@ -4,6 +4,8 @@
     python benchmarks/parity.py live --reference PATH_TO_JEPA --output benchmarks/results/parity_live.md
     python benchmarks/parity.py recorded --fixtures FOLDER --write   # the table of docs/checkpoints.md
     python benchmarks/parity.py full_size --output benchmarks/results/parity_full_size.md
+
+A page is printed, and written where `--output` says; `--help` lists the options.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The example programs as a benchmark runs them, and the results that they write. Imported by the scripts, not run."""
+"""The example programs as benchmarks run them, and the inner loop of pretraining. Imported by the scripts, not run."""
 
 import json
 import subprocess
@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from report import HERE
+from vjepa_hf import VJEPAForPreTraining
 
 EXAMPLES = HERE.parent / "examples"
 
@@ -47,3 +50,27 @@ def few_label_accuracy(model: Path, videos: Path, output: Path, *words: object, 
     """Return the mean test accuracy of attentive probes over draws of 8 labels a class, `splits` of them."""
     (summary,) = probe(model, videos, output, *words, labels_per_class=8, **options)["summary"].values()
     return summary["mean"]
+
+
+def backward(
+    model: VJEPAForPreTraining, pixels: torch.Tensor, masks: tuple[list, list], bf16: bool = False
+) -> list[Any]:
+    """Run forward and backward passes as `examples/pretrain.py` does, one mask type after the other.
+
+    Args:
+        model: whose gradients add up.
+        pixels: clips `(B, T, C, H, W)` on the device.
+        masks: context and target masks on the device, a list of mask types each.
+        bf16: whether the forward passes are in bfloat16.
+
+    Returns:
+        The outputs of the model for each mask type.
+    """
+    outputs, target_hidden_state = [], None
+    for index, (context_mask, target_mask) in enumerate(zip(*masks, strict=True)):
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=bf16):
+            output = model(pixels, [context_mask], [target_mask], [index], target_hidden_state)
+        (output.loss / len(masks[0])).backward()
+        target_hidden_state = output.target_hidden_state
+        outputs.append(output)
+    return outputs

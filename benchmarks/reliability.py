@@ -3,6 +3,8 @@
     python benchmarks/reliability.py training --output benchmarks/results/reliability_training.md
     python benchmarks/reliability.py reading --videos FOLDER --output benchmarks/results/reliability_reading.md
     python benchmarks/reliability.py damaged --videos FOLDER --output benchmarks/results/reliability_damaged.md
+
+A page is printed, and written where `--output` says; `--help` lists the options.
 """
 
 import multiprocessing
@@ -285,8 +287,8 @@ def damaged(
 ) -> None:
     """Read damaged copies of video files: does anything come out but frames or the one documented error?
 
-    Damage is seeded: bits flipped, the end cut off, a piece cut out or copied to another position. Three frames of each
-    copy are read by a child process with a limit of time and memory, so that a crash and a hang are seen.
+    Damage is seeded: bits flipped, the end cut off, a piece cut out or copied to another position. Three frames of
+    each copy are read by a child process with a limit of time and memory, so that a crash and a hang are seen.
     """
     files = sorted(path for path in videos.rglob("*") if path.is_file() and 0 < path.stat().st_size < largest)
     outcomes, longest, reader = Counter(), 0.0, Reader()

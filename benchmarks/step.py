@@ -3,6 +3,8 @@
     python benchmarks/step.py --reference PATH_TO_JEPA --output benchmarks/results/step.md
     python benchmarks/step.py --reference PATH_TO_JEPA --models vit_large --num_clips 24   # a GPU has room for it
     python benchmarks/step.py --num_clips 4 --num_frames 64   # how a step grows; without a reference
+
+A page is printed, and written where `--output` says; `--help` lists the options.
 """
 
 import copy
@@ -23,6 +25,7 @@ import torch
 import typer
 from accelerate.utils import send_to_device
 
+from programs import backward
 from report import Output, commit_of, make_app, opening, publish, table
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining
 from vjepa_hf.conversion.meta import to_meta
@@ -129,13 +132,11 @@ def our_step(job: Job, way: Way) -> Callable[[int], torch.Tensor]:
         values = hyperparameters(index, OPTIMIZATION)
         set_hyperparameters(optimizer, values)
         masks = send_to_device(job.masks(index), job.device)
-        with torch.autocast(torch.device(job.device).type, torch.bfloat16, enabled=way.bf16):
-            loss = model(clips, *masks).loss
-        loss.backward()
+        outputs = backward(model, clips, masks, way.bf16)
         optimizer.step()
         optimizer.zero_grad()
         model.update_target_encoder(values["ema_momentum"])
-        return loss.detach()
+        return torch.stack([output.loss.detach() for output in outputs]).mean()
 
     return step
 
@@ -245,7 +246,8 @@ def take_turns(job: Job, ways: Sequence[Way], rounds: int) -> tuple[list[Record]
     """Let the ways, each in a process of its own, take every step in turn; one round warms up.
 
     Returns:
-        The records, and the median matmul throughput in FLOP/s, measured between the rounds: bf16 or not -> throughput.
+        The records, and the median matmul throughput in FLOP/s, measured between the rounds: bf16 or not ->
+        throughput.
     """
     context, workers, records = multiprocessing.get_context("spawn"), [], [Record(way) for way in ways]
     for way in ways:
@@ -317,14 +319,15 @@ def step(
 ) -> None:
     """Compare a training step with Meta's.
 
-    Every way runs in a process of its own, from the same weights, on the same noise and the same masks (short-range and
-    long-range blocks, cut to one length as in Meta's code). The ways take turns step by step, so that a slower moment
-    of the machine affects all of them. A step contains forward and backward passes, AdamW and the moving average;
-    Meta's also gathers the statistics that its loop gathers in every step. Ratios are medians over the rounds, with
-    their range. Memory is the peak of the process beyond what it held before it built the model, on a GPU the peak
-    that PyTorch allocated. "Matmul utilization" divides the FLOPs that the method needs by the time and by the
-    throughput of a plain matmul of the same precision. "Loss difference" is the largest relative difference to the
-    first row over all steps. On a CPU the reference is float32, because Meta's mixed precision exists for CUDA only.
+    Every way runs in a process of its own, from the same weights, on the same noise and the same masks (short-range
+    and long-range blocks, cut to one length as in Meta's code). The ways take turns step by step, so that a slower
+    moment of the machine affects all of them. A step contains forward and backward passes, AdamW and the moving
+    average; Meta's also gathers the statistics that its loop gathers in every step. Ratios are medians over the
+    rounds, with their range. Memory is the peak of the process beyond what it held before it built the model, on a
+    GPU the peak that PyTorch allocated. "Matmul utilization" divides the FLOPs that the method needs by the time and
+    by the throughput of a plain matmul of the same precision. "Loss difference" is the largest relative difference
+    to the first row over all steps. On a CPU the reference is float32, because Meta's mixed precision exists for
+    CUDA only.
     """
     if reference and not (reference / "src" / "models" / "vision_transformer.py").exists():
         raise typer.BadParameter(f"--reference {reference} is not a checkout of facebookresearch/jepa")
