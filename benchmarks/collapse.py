@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from programs import EXAMPLES, backward, few_label_accuracy, make_toy_videos
 from report import Output, ToyVideos, make_app, opening, publish, table
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAVideoProcessor
-from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, CausalMask, MaskSampler
+from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, MaskSampler, MultiBlockMask
 from vjepa_hf.training import diagnostics
 from vjepa_hf.training.arguments import OptimizationArguments, RunArguments
 from vjepa_hf.training.checkpoints import list_checkpoints
@@ -233,7 +233,7 @@ TOY = VJEPAConfig(
 VIT_S = VJEPAConfig(hidden_size=384, num_hidden_layers=12, num_attention_heads=6)
 # Name -> configuration, clips of a step, mask types.
 MODELS = {
-    "toy": (TOY, 32, [CausalMask(2)]),
+    "toy": (TOY, 32, [MultiBlockMask(num_blocks=0, context_steps=2)]),
     "ViT-S/16": (VIT_S, 2, [SHORT_RANGE, LONG_RANGE]),
 }
 

@@ -176,7 +176,7 @@ def reference_step(job: Job, way: Way) -> Callable[[int], torch.Tensor]:
 
     encoder, predictor, target_encoder = modules.values()
     groups = [group for module in (encoder, predictor) for group in parameter_groups(module)]
-    optimizer, clips = torch.optim.AdamW(groups, eps=OPTIMIZATION.adam_epsilon), job.clips().transpose(1, 2)
+    optimizer, clips = torch.optim.AdamW(groups), job.clips().transpose(1, 2)
     scaler = torch.amp.GradScaler(job.device, enabled=way.bf16)
 
     def losses(context_masks: list, target_masks: list) -> tuple[torch.Tensor, torch.Tensor]:
