@@ -7,12 +7,12 @@ PYTHON_OLDEST ?= $(if $(shell python3.10 --version 2>/dev/null),python3.10,$(PYT
 CONSTRAINTS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.vjepa_hf-installed
-SOURCES := src tests examples benchmarks
+SOURCES := src tests examples benchmarks studies
 # `make pretrain ARGS="--max_steps 100"` hands options on to the script; `make test ARGS="-k masking"` to pytest.
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pretrain test test-oldest check style bench
+.PHONY: help setup pretrain test test-oldest check style bench bench-more
 
 help:  ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,32 +45,30 @@ style: $(READY)  ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix $(wildcard $(SOURCES))
 	$(BIN)/ruff format $(wildcard $(SOURCES))
 
-# REFERENCE=path/to/jepa also runs Meta's code beside ours, FIXTURES=path writes the parity table from recorded numbers,
-# VIDEOS=path measures the loader on real videos; beside it LONG=path random clips and the features of a long one, and
-# ODD=path damaged files. benchmarks/video_tasks.py wants a set with labels and groups and has its own command.
-bench: $(READY)  ## Run the benchmarks; results go to benchmarks/results
-	$(BIN)/python benchmarks/toy_learning.py --output benchmarks/results/toy_learning.md
-	$(BIN)/python benchmarks/finetuning.py --output benchmarks/results/finetuning.md
-	$(BIN)/python benchmarks/collapse.py --output benchmarks/results/collapse.md --plot docs/images/health.png
-	$(BIN)/python benchmarks/health_cost.py --output benchmarks/results/health_cost.md
-	$(BIN)/python benchmarks/soak_pretrain.py --output benchmarks/results/soak_pretrain.md
-	$(BIN)/python benchmarks/probe_protocols.py --output benchmarks/results/probe_protocols.md
-	$(BIN)/python benchmarks/probe_cost.py --output benchmarks/results/probe_cost.md
-	$(BIN)/python benchmarks/action_detection.py --output benchmarks/results/action_detection.md
-	$(BIN)/python benchmarks/online_evaluation.py --output benchmarks/results/online_evaluation.md
-	$(BIN)/python benchmarks/full_size_checkpoints.py --output benchmarks/results/full_size_checkpoints.md
-	$(BIN)/python benchmarks/index_list.py --output benchmarks/results/index_list.md
-	$(BIN)/python benchmarks/inference.py --output benchmarks/results/inference.md
-	$(BIN)/python benchmarks/scaling.py --output benchmarks/results/scaling.md
-	$(if $(VIDEOS),$(BIN)/python benchmarks/loader.py --videos $(VIDEOS) --output benchmarks/results/loader.md)
-	$(if $(ODD),$(BIN)/python benchmarks/soak_decode.py --videos $(VIDEOS) --robustness $(ODD) \
-		--output benchmarks/results/soak_decode.md)
-	$(if $(LONG),$(BIN)/python benchmarks/decode.py --videos $(VIDEOS) --long $(LONG) --output benchmarks/results/decode.md)
-	$(if $(LONG),$(BIN)/python benchmarks/dense_features.py --video $(LONG) --output benchmarks/results/dense_features.md)
-	$(if $(FIXTURES),$(BIN)/python benchmarks/parity_table.py --fixtures $(FIXTURES) --write)
-	$(if $(REFERENCE),$(BIN)/python benchmarks/parity_with_reference.py --reference $(REFERENCE) \
-		--output benchmarks/results/parity_with_reference.md)
-	$(if $(REFERENCE),$(BIN)/python benchmarks/train_step.py --reference $(REFERENCE) \
-		--output benchmarks/results/train_step.md)
-	$(if $(REFERENCE),$(BIN)/python benchmarks/mask_sampling.py --reference $(REFERENCE) \
-		--output benchmarks/results/mask_sampling.md)
+# A page of results: $(call page,SCRIPT,COMMAND,OPTIONS). It is refused while code is not committed.
+page = $(BIN)/python benchmarks/$(1).py $(2) $(3) --output benchmarks/results/$(1)$(addprefix _,$(2)).md
+
+bench: $(READY)  ## Write the most important benchmark pages; REFERENCE=path/to/jepa compares with Meta's code
+	$(if $(REFERENCE),$(call page,step,,--reference $(REFERENCE)))
+	$(if $(REFERENCE),$(call page,parity,live,--reference $(REFERENCE)))
+	$(call page,learning,probes)
+	$(call page,collapse,runs,--plot docs/images/health.png)
+
+# VIDEOS=path of short videos, LONG=path of a long one, ODD=path of files to damage, FIXTURES=path of recorded numbers.
+bench-more: $(READY)  ## Write the other benchmark pages (hours); the Makefile names the videos that some of them need
+	$(call page,learning,finetuning)
+	$(call page,learning,detection)
+	$(call page,learning,online)
+	$(call page,learning,protocols)
+	$(call page,collapse,health_cost)
+	$(call page,inference,clips)
+	$(call page,parity,full_size)
+	$(call page,data,lists)
+	$(call page,data,masks,$(addprefix --reference ,$(REFERENCE)))
+	$(call page,reliability,training)
+	$(if $(VIDEOS),$(call page,data,loader,--videos $(VIDEOS)))
+	$(if $(VIDEOS),$(call page,reliability,reading,--videos $(VIDEOS)))
+	$(if $(LONG),$(call page,data,decode,--videos $(VIDEOS) --long $(LONG)))
+	$(if $(LONG),$(call page,inference,videos,--video $(LONG)))
+	$(if $(ODD),$(call page,reliability,damaged,--videos $(ODD)))
+	$(if $(FIXTURES),$(BIN)/python benchmarks/parity.py recorded --fixtures $(FIXTURES) --write)

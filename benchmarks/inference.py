@@ -1,113 +1,214 @@
-"""Features of clips: our encoder beside that of transformers' V-JEPA 2, of equal width, layers and number of tokens.
+"""Features compared: clips with V-JEPA 2 of transformers, long videos with a clip at a time.
 
-    python benchmarks/inference.py --output benchmarks/results/inference.md
+    python benchmarks/inference.py clips --output benchmarks/results/inference_clips.md
+    python benchmarks/inference.py videos --video LONG.mp4 --output benchmarks/results/inference_videos.md
 
-Random weights, clips of noise on the device, no gradients; neither model runs a predictor. They take turns, so that a
-slower moment of the machine hits both. V-JEPA 2 turns queries and keys by their positions in every layer where V-JEPA
-adds a table once, so the features differ and only the work is compared. "Compiled" is torch.compile over every
-transformer layer, the same for both. A ratio is V-JEPA 2's time over ours in the same round: median and quartiles.
-With one CPU thread, seconds are those of the processor, which other work does not lengthen.
+A page is printed, and written where `--output` says; `--help` lists the options.
 """
 
-import argparse
+import json
 import os
+import resource
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Annotated
 
+import av
 import torch
 import transformers
+import typer
 from transformers import VJEPA2Config, VJEPA2Model
 
-from report import opening, publish, table
-from vjepa_hf import VJEPAConfig, VJEPAModel
-from vjepa_hf.training.flops import encoder_flops, matmul_rate
+from report import Output, make_app, opening, publish, table
+from vjepa_hf import VJEPAConfig, VJEPAModel, VJEPAVideoProcessor
+from vjepa_hf.data.videos import decode_video, probe_video
+from vjepa_hf.evaluation.dense_features import plan_windows, stream_features, write_features
+from vjepa_hf.model.frame_sampling import frame_offsets
 
 # Width, layers and heads.
 MODELS = {"ViT-S": (384, 12, 6), "ViT-B": (768, 12, 12), "ViT-L": (1024, 24, 16)}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+STRIDE = 8  # frames from one window of a long video to the next, half a clip
+app = make_app()
 
 
-def make_models(model: str, num_frames: int, image_size: int, dtype: torch.dtype, device: str, compiled: bool):
-    """Theirs and ours, and the configuration of ours."""
-    width, layers, heads = MODELS[model]
-    shared = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
-    shared |= {"crop_size": image_size, "frames_per_clip": num_frames, "patch_size": 16, "tubelet_size": 2}
-    config = VJEPAConfig(**shared)
-    theirs, ours = VJEPA2Model(VJEPA2Config(**shared)), VJEPAModel(config, add_predictor=False)
+# --- clips ---------------------------------------------------------------------------------------------------------
+
+
+def make_models(
+    name: str, num_frames: int, image_size: int, dtype: torch.dtype, compiled: bool, device: str
+) -> list[torch.nn.Module]:
+    """Return V-JEPA 2 and our encoder, of one size and with random weights."""
+    width, layers, heads = MODELS[name]
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
+    sizes |= {"crop_size": image_size, "frames_per_clip": num_frames, "patch_size": 16, "tubelet_size": 2}
+    theirs, ours = VJEPA2Model(VJEPA2Config(**sizes)), VJEPAModel(VJEPAConfig(**sizes), add_predictor=False)
     if compiled:
         for layer in (*theirs.encoder.layer, *ours.encoder.layers):
             layer.compile()
-    models = (model.eval().to(device, dtype) for model in (theirs, ours))
-    return *models, config
+    return [model.eval().to(device, dtype) for model in (theirs, ours)]
 
 
 @torch.inference_mode()
-def seconds(call, device: str, clock) -> float:
-    """One call, waited for."""
-    if device != "cpu":
+def take_turns(calls: Sequence[Callable[[], object]], rounds: int, clock: Callable[[], float]) -> list[list[float]]:
+    """Return the seconds of each call in each round, without those of two rounds that warm up."""
+    times = []
+    for _ in range(rounds + 2):
+        times.append([])
+        for call in calls:
+            began = clock()
+            call()
+            times[-1].append(clock() - began)
+    return times[2:]
+
+
+def clock_of(device: str, threads: int) -> Callable[[], float]:
+    """Return a clock; of one CPU thread that of the processor, which other programs do not lengthen."""
+    if device == "cpu":
+        return time.process_time if threads == 1 else time.perf_counter
+
+    def clock() -> float:
         torch.accelerator.synchronize()
-    began = clock()
-    call()
-    if device != "cpu":
-        torch.accelerator.synchronize()
-    return clock() - began
+        return time.perf_counter()
+
+    return clock
 
 
-def measure(name: str, precision: str, compiled: bool, options: argparse.Namespace) -> list[str]:
-    """A row of the table."""
-    dtype, device = DTYPES[precision], options.device
-    theirs, ours, config = make_models(name, options.num_frames, options.image_size, dtype, device, compiled)
-    shape = (options.num_clips, options.num_frames, 3, options.image_size, options.image_size)
-    clips = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
-    calls = (lambda: theirs(clips, skip_predictor=True)), (lambda: ours(clips))
-    clock = time.process_time if device == "cpu" and options.threads == 1 else time.perf_counter
-    rounds = [[seconds(call, device, clock) for call in calls] for _ in range(options.rounds + 2)][2:]
-    ceiling = matmul_rate(device, dtype, clock=clock)
-    middle = [statistics.median(times) for times in zip(*rounds, strict=True)]
-    low, ratio, high = statistics.quantiles([first / second for first, second in rounds], n=4, method="inclusive")
-    share = encoder_flops(config) * options.num_clips / middle[1] / ceiling
-    print(f"{name} {precision} compiled={compiled}: {middle}", file=sys.stderr, flush=True)
-    row = [name, precision, "yes" if compiled else "no", *(f"{value:.3f}" for value in middle)]
-    return [*row, f"{ratio:.2f} ({low:.2f} to {high:.2f})", f"{options.num_clips / middle[1]:.2f}", f"{share:.0%}"]
+@app.command()
+def clips(
+    models: Annotated[list[str], typer.Option(help=f"one of {', '.join(MODELS)}; repeat")] = ("ViT-S",),
+    num_clips: Annotated[int, typer.Option(help="clips of a batch")] = 1,
+    num_frames: Annotated[int, typer.Option(help="frames of a clip")] = 16,
+    image_size: Annotated[int, typer.Option(help="height and width of a clip")] = 224,
+    compiled: Annotated[bool, typer.Option(help="also compile the layers of both")] = True,
+    rounds: Annotated[int, typer.Option(help="measured rounds")] = 7,
+    threads: Annotated[int, typer.Option(help="CPU threads")] = os.cpu_count() or 1,
+    output: Output = None,
+) -> None:
+    """Compare our encoder with that of transformers' V-JEPA 2, of equal width, layers and number of tokens.
+
+    Random weights and clips of noise on the device, without gradients and without predictors. The two models take
+    turns, so that a slower moment of the machine affects both. V-JEPA 2 rotates queries and keys by their positions in
+    every layer, V-JEPA adds a table once, so the features differ and only the time is compared. "Compiled" is
+    `torch.compile` of every layer, the same for both. The ratio is V-JEPA 2's time over ours in the same round: median
+    and quartiles.
+    """
+    torch.set_num_threads(threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows = []
+    for name in models:
+        for precision, dtype in DTYPES.items():
+            for compile_layers in (False, True) if compiled else (False,):
+                theirs, ours = make_models(name, num_frames, image_size, dtype, compile_layers, device)
+                batch = torch.randn(num_clips, num_frames, 3, image_size, image_size).to(device, dtype)
+                calls = [lambda: theirs(batch, skip_predictor=True), lambda: ours(batch)]  # noqa: B023
+                times = take_turns(calls, rounds, clock_of(device, threads))
+                medians = [statistics.median(column) for column in zip(*times, strict=True)]
+                low, middle, high = statistics.quantiles([a / b for a, b in times], n=4, method="inclusive")
+                row = [name, precision, "yes" if compile_layers else "no", *(f"{value:.3f}" for value in medians)]
+                rows.append([*row, f"{middle:.2f} ({low:.2f} to {high:.2f})", f"{num_clips / medians[1]:.2f}"])
+    shape = f"{num_clips} clip(s) of {num_frames} x {image_size} x {image_size}"
+    more = f"transformers {transformers.__version__}", shape, f"{rounds} rounds", f"load {os.getloadavg()[0]:.1f}"
+    header = ["encoder", "precision", "compiled", "V-JEPA 2, s", "ours, s", "V-JEPA 2 / ours", "our clips / s"]
+    lines = opening("Features of clips, compared with V-JEPA 2", "inference.py clips", clips.__doc__, *more)
+    publish([*lines, *table(header, rows)], output)
 
 
-def main() -> None:
-    """Measure, print and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=["ViT-S"])
-    parser.add_argument("--precisions", nargs="+", choices=DTYPES, default=list(DTYPES))
-    parser.add_argument("--num_clips", type=int, default=1)
-    parser.add_argument("--num_frames", type=int, default=16)
-    parser.add_argument("--image_size", type=int, default=224)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--output", type=Path, help="Markdown file to write")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    lines = opening(
-        "Inference beside transformers' V-JEPA 2",
-        __file__,
-        __doc__,
-        f"transformers {transformers.__version__}",
-        f"{options.num_clips} clip(s) of {options.num_frames} x {options.image_size} x {options.image_size}",
-        f"{options.rounds} rounds",
-        f"load {os.getloadavg()[0]:.1f}",
-    )
-    rows = [
-        measure(model, precision, compiled, options)
-        for model in options.models
-        for precision in options.precisions
-        for compiled in (False, True)
-    ]
-    header = [
-        "encoder", "arithmetic", "compiled", "V-JEPA 2, s", "ours, s", "V-JEPA 2 / ours", "our clips / s",
-        "our share of the matmul rate",
-    ]  # fmt: skip
-    publish([*lines, *table(header, rows)], options.output)
+# --- long videos ---------------------------------------------------------------------------------------------------
+
+
+def write_video(source: Path, seconds: float, path: Path) -> Path:
+    """Copy the packets of a video, cut or repeated so that the copy lasts `seconds`."""
+    with av.open(str(source)) as container, av.open(str(path), "w") as target:
+        video = container.streams.video[0]
+        length = max(packet.pts + packet.duration for packet in container.demux(video) if packet.size)
+        copy, until = target.add_stream_from_template(video), int(seconds / video.time_base)
+        for shift in range(0, until, length):
+            container.seek(0, stream=video)
+            for packet in container.demux(video):
+                if packet.size and shift + packet.dts < until:
+                    packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, copy
+                    target.mux(packet)
+    return path
+
+
+def peak_mebibytes() -> float:
+    """Return the largest memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def streamed(model: VJEPAModel, processor: VJEPAVideoProcessor, video: str) -> None:
+    """Write the features of a video as `vjepa-hf` does."""
+    with tempfile.TemporaryDirectory() as folder:
+        pieces = stream_features(model, processor, video, STRIDE)
+        write_features(pieces, Path(folder) / "features.safetensors", {})
+
+
+def clip_by_clip(model: VJEPAModel, processor: VJEPAVideoProcessor, video: str) -> None:
+    """Decode and encode every window of a video by itself."""
+    step, size = processor.frame_step, model.config.tubelet_size
+    numbers = frame_offsets(-(-probe_video(video).num_frames // step), step)
+    for window in plan_windows(len(numbers) // size, processor.num_frames // size, STRIDE // size):
+        frames = numbers[window.start * size : window.start * size + processor.num_frames]
+        with torch.inference_mode():
+            model(processor(decode_video(video, frames))["pixel_values_videos"])
+
+
+WAYS = {"streamed": streamed, "clip by clip": clip_by_clip}
+
+
+@app.command(hidden=True)
+def one_video(video: str, way: str) -> None:
+    """Compute the features of a video in one way and print processor seconds and MiB; run by `videos`."""
+    torch.set_num_threads(1)
+    config = VJEPAConfig(hidden_size=192, num_hidden_layers=6, num_attention_heads=3, image_size=112)
+    model, processor = VJEPAModel(config, add_predictor=False).eval(), VJEPAVideoProcessor(crop_size=112)
+    with torch.inference_mode():
+        model(torch.zeros(4, 16, 3, 112, 112))
+    before, began = peak_mebibytes(), time.process_time()
+    WAYS[way](model, processor, video)
+    print(json.dumps({"seconds": time.process_time() - began, "memory": peak_mebibytes() - before}))
+
+
+@app.command()
+def videos(
+    video: Annotated[Path, typer.Option(help="a long video")],
+    seconds: Annotated[list[float], typer.Option(help="lengths to cut or repeat it to; repeat")] = (20, 139, 417),
+    rounds: Annotated[int, typer.Option(help="runs of each way")] = 3,
+    output: Output = None,
+) -> None:
+    """Compare the features of a long video in one pass with decoding and encoding every window by itself.
+
+    The video is cut or repeated packet by packet, so that all lengths have the same frames in the same coding.
+    "Streamed" is what `vjepa-hf` does for features at a stride; "clip by clip" decodes the frames of every window.
+    Windows overlap by half in both. The encoder is a small one with random weights, so that reading the video is a
+    fair part of the work. Every run has a process of its own, on one thread; numbers are medians. Memory is the peak
+    beyond what the process held before the video was opened.
+    """
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for length in seconds:
+            path = write_video(video, length, Path(folder) / f"{length:g}.mp4")
+            info, runs = probe_video(path), {way: [] for way in WAYS}
+            for _ in range(rounds):
+                for way, measured in runs.items():
+                    command = [sys.executable, __file__, "one_video", str(path), way]
+                    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                    measured.append(json.loads(result.stdout.splitlines()[-1]))
+            spent = {way: statistics.median(run["seconds"] for run in runs[way]) for way in WAYS}
+            for way, measured in runs.items():
+                memory = statistics.median(run["memory"] for run in measured)
+                cost = f"{1000 * spent[way] / info.duration:.1f}", f"{spent[way] / spent['streamed']:.2f}"
+                rows.append([f"{info.duration:.0f} s, {info.num_frames:,} frames", way, *cost, f"{memory:.0f}"])
+    header = ["video", "", "ms of processor time a second of video", "this / streamed", "memory, MiB"]
+    lines = opening("Features of long videos", "inference.py videos", videos.__doc__, f"PyAV {av.__version__}")
+    publish([*lines, f"Runs of each way: {rounds}.", "", *table(header, rows)], output)
 
 
 if __name__ == "__main__":
-    main()
+    app()

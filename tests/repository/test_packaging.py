@@ -31,7 +31,7 @@ for build in (build_meta.build_sdist, build_meta.build_wheel, build_meta.build_e
 def checkout(tmp_path_factory) -> Path:
     """A copy of a fresh clone, so that building leaves no trace in this one."""
     folder = tmp_path_factory.mktemp("checkout")
-    for path in tracked_files(".", ":!docs", ":!tests", ":!benchmarks"):
+    for path in tracked_files(".", ":!docs", ":!tests", ":!benchmarks", ":!studies"):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPO / path, folder / path)
     return folder

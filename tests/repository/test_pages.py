@@ -33,7 +33,7 @@ def wording_violations(texts: dict[str, str]) -> list[str]:
 
 
 def test_one_word_for_one_thing():
-    texts = sources("src/**/*.py", "examples/**/*.*", "benchmarks/**/*.py", "docs/*.md", "*.md")
+    texts = sources("src/**/*.py", "examples/**/*.*", "benchmarks/**/*.py", "studies/**/*.py", "docs/*.md", "*.md")
     assert wording_violations(texts) == []
 
 
@@ -238,8 +238,8 @@ def scripts_without_their_command(texts: dict[str, str]) -> list[str]:
 
 
 def test_every_script_opens_with_the_command_that_runs_it():
-    scripts = sources("examples/[!_]*.py", "benchmarks/*.py")
-    for name in ("report", "options"):  # what benchmarks import
+    scripts = sources("examples/[!_]*.py", "benchmarks/*.py", "studies/*/compare.py")
+    for name in ("report", "programs"):  # what benchmarks import
         del scripts[f"benchmarks/{name}.py"]
     assert scripts_without_their_command(scripts) == []
 

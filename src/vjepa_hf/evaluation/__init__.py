@@ -3,7 +3,6 @@
 - `dense_features`: features of long videos, one per time step
 - `detection`: action detection: AVA's files, clips around key frames, frame mAP
 - `features`: tokens of videos, computed once and kept on disk
-- `grouping`: cross-validation folds and intervals over groups
 - `labels`: class indices, and few-label draws
 - `live_features`: tokens of videos, computed again in every pass
 - `metrics`: classification metrics that need no download

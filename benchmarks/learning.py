@@ -1,0 +1,327 @@
+"""What pretraining on the toy set teaches: a pretrained and an untrained encoder under every evaluation.
+
+    python benchmarks/learning.py probes --output benchmarks/results/learning_probes.md
+    python benchmarks/learning.py finetuning --output benchmarks/results/learning_finetuning.md
+    python benchmarks/learning.py detection --output benchmarks/results/learning_detection.md
+    python benchmarks/learning.py online --output benchmarks/results/learning_online.md
+    python benchmarks/learning.py protocols --output benchmarks/results/learning_protocols.md
+
+A page is printed, and written where `--output` says; `--help` lists the options.
+"""
+
+import csv
+import json
+import re
+import shlex
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import peft
+import torch
+import transformers
+import typer
+from accelerate import Accelerator
+from PIL import Image
+
+from programs import few_label_accuracy, make_toy_videos, pretrain, run_example
+from report import HERE, Output, ToyVideos, make_app, opening, publish, table
+from vjepa_hf import VJEPAConfig, VJEPAModel, VJEPAVideoProcessor
+from vjepa_hf.data import decode_video, load_videos
+from vjepa_hf.evaluation import OnlineEvaluation
+from vjepa_hf.training.log import read_log
+
+transformers.utils.logging.disable_progress_bar()
+LABELS = ("motion", "appearance")
+ENCODERS = ("pretrained", "untrained")
+VIDEOS, RUNS = Path("output/toy_videos"), Path("output/learning")
+app = make_app()
+
+Seeds = Annotated[list[int], typer.Option(help="of the pretraining runs; repeat")]
+Runs = Annotated[Path, typer.Option(help="folder of the pretraining runs, made if missing")]
+Steps = Annotated[int, typer.Option(help="optimizer steps of pretraining")]
+
+
+def pretrained(runs: Path, videos: Path, seed: int, steps: int) -> Path:
+    """Return the folder of the pretraining run of a seed, which is made if it is missing."""
+    make_toy_videos(videos)
+    folder = runs / f"seed{seed}"
+    pretrain(folder, videos, seed, max_steps=steps, warmup_steps=min(200, steps))
+    return folder
+
+
+def mean_and_spread(values: list[float]) -> str:
+    """Return mean and standard deviation."""
+    return f"{np.mean(values):.3f} ± {np.std(values):.3f}"
+
+
+# --- probes --------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def probes(
+    seeds: Seeds = (0, 1, 2),
+    videos: ToyVideos = VIDEOS,
+    runs: Runs = RUNS,
+    steps: Steps = 1800,
+    splits: Annotated[int, typer.Option(help="draws of the labels")] = 4,
+    epochs: Annotated[int, typer.Option(help="of a probe over its few videos")] = 80,
+    output: Output = None,
+) -> None:
+    """Probe a pretrained and an untrained encoder for what moves how and for what it looks like.
+
+    Each seed is a run of examples/pretrain.py with its default configuration. Untrained means the same configuration
+    with random weights. No single frame tells the motion, which is what the set is built for. The attentive probes of
+    examples/probe.py learn from 8 labels a class.
+    """
+    accuracies = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for seed in seeds:
+            folder, found = pretrained(runs, videos, seed, steps), []
+            for label in LABELS:
+                for words in ([], ["--random_init"]):
+                    settings = {"label": label, "splits": splits, "epochs": epochs, "seed": seed}
+                    found.append(few_label_accuracy(folder, videos, Path(scratch), *words, **settings))
+            accuracies.append(found)
+    means = np.mean(accuracies, axis=0)
+    gains = [f"{100 * (means[2 * i] - means[2 * i + 1]):.1f} points on {label}" for i, label in enumerate(LABELS)]
+    rows = [[name, *(f"{value:.3f}" for value in row)] for name, row in zip(seeds, accuracies, strict=True)]
+    rows.append(["mean", *(f"{value:.3f}" for value in means)])
+    count = len(load_videos(videos / "test.csv"))
+    settings = f"mean of {splits} draws of the labels, {epochs} epochs, {count} test videos, chance 0.125"
+    lines = opening("What pretraining on the toy set teaches", "learning.py probes", probes.__doc__)
+    lines += [f"Test accuracy, {settings}. Pretraining gains {' and '.join(gains)}.", ""]
+    columns = [f"{label}, {encoder}" for label in LABELS for encoder in ENCODERS]
+    publish([*lines, *table(["seed", *columns], rows)], output)
+
+
+# --- fine-tuning ---------------------------------------------------------------------------------------------------
+
+METHODS = {
+    "frozen encoder": ["--method", "frozen", "--learning_rate", "1e-3"],
+    "LoRA, rank 8": ["--method", "lora", "--learning_rate", "1e-3"],
+    "layer decay 0.75": ["--layer_decay", "0.75"],
+    "one learning rate": [],
+}
+
+
+def write_labelled(videos: Path, labels_per_class: int, path: Path) -> None:
+    """Write a list of the first training videos of every motion."""
+    with (videos / "train.csv").open() as file:
+        rows = [((videos / row["video"]).resolve(), row["motion"]) for row in csv.DictReader(file)]
+    counts: dict[str, int] = {}
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("video", "motion"))
+        for row in rows:
+            counts[row[1]] = counts.get(row[1], 0) + 1
+            if counts[row[1]] <= labels_per_class:
+                writer.writerow(row)
+
+
+def write_untrained(model: Path, folder: Path) -> Path:
+    """Save a model of the same configuration with random weights."""
+    torch.manual_seed(0)
+    VJEPAModel(VJEPAConfig.from_pretrained(model)).save_pretrained(folder)
+    VJEPAVideoProcessor.from_pretrained(model).save_pretrained(folder)
+    return folder
+
+
+@app.command()
+def finetuning(
+    videos: ToyVideos = VIDEOS,
+    runs: Runs = RUNS,
+    steps: Steps = 1800,
+    labels_per_class: Annotated[int, typer.Option(help="training videos of each motion")] = 16,
+    epochs: Annotated[int, typer.Option(help="of every run")] = 15,
+    output: Output = None,
+) -> None:
+    """Fine-tune a pretrained and an untrained encoder in four ways.
+
+    Every cell is a run of examples/finetune.py on the label `motion`, with equally many epochs and labels. The
+    untrained encoder has the same configuration and random weights.
+    """
+    folder, rows = pretrained(runs, videos, 0, steps), []
+    with tempfile.TemporaryDirectory() as scratch:
+        train = Path(scratch) / "train.csv"
+        write_labelled(videos, labels_per_class, train)
+        encoders = folder, write_untrained(folder, Path(scratch) / "untrained")
+        for method, words in METHODS.items():
+            cells = []
+            for name, model in zip(ENCODERS, encoders, strict=True):
+                target = Path(scratch) / f"{method} {name}"
+                settings = {"label": "motion", "num_train_epochs": epochs, "save_strategy": "no", "seed": 0}
+                settings |= {"model": model, "train_videos": train, "test_videos": videos / "test.csv"}
+                run_example("finetune", *words, output_dir=target, **settings)
+                cells.append(f"{json.loads((target / 'result.json').read_text())['test_top_1_accuracy']:.3f}")
+            rows.append([method, " ".join(words) or "(none)", *cells])
+    versions = f"transformers {transformers.__version__}", f"peft {peft.__version__}"
+    lines = opening("Fine-tuning on the toy set", "learning.py finetuning", finetuning.__doc__, *versions)
+    lines += [f"Test accuracy, {labels_per_class} labelled videos a class, {epochs} epochs; chance is 0.125.", ""]
+    publish([*lines, *table(["method", "options", *ENCODERS], rows)], output)
+
+
+# --- detection -----------------------------------------------------------------------------------------------------
+
+NUM_HEADINGS = 8  # of the actions, the others are forms
+BATCH_SIZE = 16
+
+
+def detect(model: Path, actions: Path, num_videos: int, steps: int, seed: int, *words: str) -> list[float]:
+    """Return frame mAP over all actions, headings and forms, after training on the boxes of the first videos."""
+    lines = (actions / "train.csv").read_text().splitlines(keepends=True)
+    chosen = set(sorted({line.split(",")[0] for line in lines})[:num_videos])
+    with tempfile.TemporaryDirectory() as scratch:
+        annotations = Path(scratch) / "train.csv"
+        annotations.write_text("".join(line for line in lines if line.split(",")[0] in chosen))
+        sources = {"train_videos": actions / "train", "train_annotations": annotations}
+        sources |= {"test_videos": actions / "test", "test_annotations": actions / "test.csv"}
+        sources |= {"test_boxes": actions / "test_boxes.csv", "actions": actions / "actions.pbtxt"}
+        epochs = max(1, round(steps * BATCH_SIZE / num_videos))
+        settings = {"model": model, "image_size": 48, "batch_size": BATCH_SIZE, "epochs": epochs, "seed": seed}
+        run_example("detect_actions", *words, output_dir=Path(scratch) / "model", **sources, **settings)
+        result = json.loads((Path(scratch) / "model" / "result.json").read_text())
+    values = [value or 0.0 for value in result["average_precision"].values()]
+    return [float(np.mean(part)) for part in (values, values[:NUM_HEADINGS], values[NUM_HEADINGS:])]
+
+
+@app.command()
+def detection(
+    seeds: Seeds = (0, 1, 2),
+    videos: ToyVideos = VIDEOS,
+    runs: Runs = RUNS,
+    steps: Steps = 1800,
+    actions: Annotated[Path, typer.Option(help="toy set with boxes, made if missing")] = Path("output/toy_actions"),
+    num_videos: Annotated[list[int], typer.Option(help="training videos; repeat")] = (50, 400),
+    head_steps: Annotated[int, typer.Option(help="steps of a head, about")] = 250,
+    output: Output = None,
+) -> None:
+    """Detect actions in boxes with a pretrained and an untrained encoder.
+
+    The set is that of examples/make_toy_actions.py: up to four shapes in a video, each with its own heading, of
+    which a single frame tells nothing, and form. The encoders are those of `learning.py probes`, which have never
+    seen these videos. They stay frozen; examples/detect_actions.py trains a pooler and a classifier on the annotated
+    boxes of a few training videos, and tests them on the boxes of an inexact detector.
+    """
+    if not (actions / "train.csv").exists():
+        run_example("make_toy_actions", output_dir=actions)
+    folders, rows = [pretrained(runs, videos, seed, steps) for seed in seeds], []
+    for count in num_videos:
+        cells = []
+        for words in ([], ["--random_init"]):
+            found = [
+                detect(folder, actions, count, head_steps, seed, *words)
+                for folder, seed in zip(folders, seeds, strict=True)
+            ]
+            cells.append([mean_and_spread(list(part)) for part in zip(*found, strict=True)])
+        rows.append([count, *(cell for pair in zip(*cells, strict=True) for cell in pair)])
+    lines = opening("Actions in boxes of the toy set", "learning.py detection", detection.__doc__)
+    settings = (
+        f"mean and standard deviation over {len(seeds)} encoders, about {head_steps} steps of {BATCH_SIZE} clips"
+    )
+    lines += [f"Frame mAP at an intersection over union of 0.5, {settings}, 48 x 48 pixels.", ""]
+    columns = [f"{part}, {encoder}" for part in ("all", "heading", "form") for encoder in ENCODERS]
+    publish([*lines, *table(["training videos", *columns], rows)], output)
+
+
+# --- online evaluation ---------------------------------------------------------------------------------------------
+
+
+@app.command()
+def online(
+    videos: ToyVideos = VIDEOS,
+    runs: Runs = RUNS,
+    steps: Steps = 1800,
+    num_videos: Annotated[int, typer.Option(help="labelled videos, and as many test videos")] = 256,
+    output: Output = None,
+) -> None:
+    """Evaluate a pretrained and an untrained encoder as a run does while it learns, and measure what it costs.
+
+    `motion` takes time to see, `appearance` does not. The processor time of an evaluation is compared with the time of
+    training, a clip each, so the two compare at any size of the set.
+    """
+    torch.set_num_threads(1)
+    folder = pretrained(runs, videos, 0, steps)
+    processor, accelerator = VJEPAVideoProcessor.from_pretrained(folder), Accelerator(cpu=True)
+    tables = [load_videos(videos / f"{split}.csv") for split in ("train", "test")]
+    tables = [split.select(range(min(num_videos, len(split)))) for split in tables]
+    torch.manual_seed(0)
+    encoders = VJEPAModel.from_pretrained(folder), VJEPAModel(VJEPAConfig.from_pretrained(folder))
+    rows, milliseconds = [], []
+    for name, encoder in zip(ENCODERS, encoders, strict=True):
+        for label in LABELS:
+            evaluation = OnlineEvaluation(accelerator, *tables, label, processor)
+            began = time.process_time()
+            found = evaluation.metrics(encoder.eval())
+            milliseconds.append(1000 * (time.process_time() - began) / sum(map(len, tables)))
+            rows.append([name, label, f"{found['knn_accuracy']:.3f}", f"{found['linear_accuracy']:.3f}"])
+    speeds = [row["clips_per_second"] for row in read_log(folder / "log.jsonl") if "clips_per_second" in row]
+    lines = opening("Online evaluation", "learning.py online", online.__doc__)
+    lines += [f"{len(tables[0])} labelled videos, {len(tables[1])} test videos; chance is 0.125.", ""]
+    lines += table(["encoder", "label", "nearest neighbours", "linear probe"], rows)
+    spent = f"{statistics.mean(milliseconds):.1f} ms for each video of an evaluation, reading included"
+    trained = f"{1000 / statistics.median(speeds):.1f} ms for each clip of training"
+    publish([*lines, "", f"Time: {spent}, and {trained}."], output)
+
+
+# --- protocols -----------------------------------------------------------------------------------------------------
+
+IMAGES = Path("output/toy_images")
+
+
+def commands(page: str) -> list[list[str]]:
+    """Return the command lines between the two marks of a page, as words."""
+    block = page.split("<!-- commands: begin -->")[1].split("<!-- commands: end -->")[0]
+    lines = re.search(r"```bash\n(.*?)```", block, re.DOTALL)[1].replace("\\\n", " ").splitlines()
+    return [shlex.split(line) for line in lines]
+
+
+def write_images(videos: Path, images: Path) -> None:
+    """Write the first frame of each toy video as `<split>/<appearance>/<name>.png`."""
+    for split in ("train", "test"):
+        for row in load_videos(videos / f"{split}.csv"):
+            path = images / split / row["appearance"] / f"{Path(row['video']).stem}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(decode_video(row["video"], [0])[0].permute(1, 2, 0).numpy()).save(path)
+
+
+def protocol_rows(result: dict) -> list[list[str]]:
+    """Return labels, accuracy, uncertainty and chosen settings: one row, or one for each fraction of the labels."""
+    if "summary" in result:
+        return [
+            [f"{name}, {row['splits']} splits", f"{row['mean']:.3f}", f"± {row['std']:.3f}", ""]
+            for name, row in result["summary"].items()
+        ]
+    low, high = result["top_1_interval"]
+    chosen = f"{result['learning_rate']:g}, {result['weight_decay']:g}" if "learning_rate" in result else ""
+    return [[result.get("labels", ""), f"{result['top_1_accuracy']:.3f}", f"{low:.3f} to {high:.3f}", chosen]]
+
+
+@app.command()
+def protocols(output: Output = None) -> None:
+    """Run every protocol of docs/probing.md on the toy set.
+
+    The commands are those at the end of that page. They start from `output/pretrain` and `output/toy_videos`, which
+    `make pretrain` leaves behind. The folder of images is one frame of each toy video, in a sub-folder named after
+    its appearance, made if missing. Uncertainty is the 95 % Wilson interval over the test videos, or the standard
+    deviation over splits. Toy videos hold two clips that do not overlap. They are square, so that the crops of a
+    clip are equal, and show the margin that a single crop leaves out.
+    """
+    if not IMAGES.exists():
+        write_images(VIDEOS, IMAGES)
+    rows = []
+    for words in commands((HERE.parent / "docs" / "probing.md").read_text()):
+        run_example("probe", *words[2:])
+        folder = Path(words[words.index("--output_dir") + 1] if "--output_dir" in words else "output/probe")
+        result = json.loads((folder / "result.json").read_text())
+        rows += [[f"`{' '.join(words[2:])}`", *row] for row in protocol_rows(result)]
+    header = ["options of examples/probe.py", "labels", "top-1", "uncertainty", "learning rate, weight decay"]
+    lines = opening("The protocols on the toy set", "learning.py protocols", protocols.__doc__)
+    publish([*lines, *table(header, rows)], output)
+
+
+if __name__ == "__main__":
+    app()

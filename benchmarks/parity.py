@@ -1,0 +1,380 @@
+"""Numbers compared with Meta's: their code running next to ours, recorded numbers, checkpoints of the published sizes.
+
+    git clone https://github.com/facebookresearch/jepa PATH_TO_JEPA
+    python benchmarks/parity.py live --reference PATH_TO_JEPA --output benchmarks/results/parity_live.md
+    python benchmarks/parity.py recorded --fixtures FOLDER --write   # the table of docs/checkpoints.md
+    python benchmarks/parity.py full_size --output benchmarks/results/parity_full_size.md
+
+A page is printed, and written where `--output` says; `--help` lists the options.
+"""
+
+import json
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import transformers
+import typer
+from safetensors.torch import load_file
+
+from report import HERE, Output, commit_of, make_app, opening, publish, table
+from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
+from vjepa_hf.conversion.meta import convert, to_meta
+from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, MaskSampler
+
+transformers.utils.logging.disable_progress_bar()
+app = make_app()
+
+Tensors = dict[str, torch.Tensor]
+
+
+def distance(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[float, float]:
+    """Return the largest and the mean difference, in units of the largest value of `theirs`."""
+    difference = (ours.float() - theirs).abs() / theirs.abs().max()
+    return difference.max().item(), difference.mean().item()
+
+
+def worst(distances: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    """Return the largest of both over several tensors."""
+    return tuple(map(max, zip(*distances, strict=True)))
+
+
+# --- live ----------------------------------------------------------------------------------------------------------
+
+BOUND = 2e-5
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model of Meta's code and the clips it is built for."""
+
+    model: str
+    num_frames: int
+    image_size: int
+    patch_size: int
+    pred_depth: int
+    uniform_power: bool
+    batch_size: int
+
+    def __str__(self) -> str:
+        split = "uniform_power" if self.uniform_power else "time first"
+        return f"{self.model}, {self.num_frames} x {self.image_size}², patch {self.patch_size}, {split}"
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        side = self.image_size // self.patch_size
+        return self.num_frames // 2, side, side
+
+
+SIZES = (
+    Size("vit_tiny", 8, 64, 16, 4, True, 2),
+    Size("vit_tiny", 4, 64, 8, 2, False, 2),
+    Size("vit_small", 16, 96, 16, 6, True, 2),
+    Size("vit_base", 16, 112, 16, 12, True, 1),
+    Size("vit_large", 16, 224, 16, 12, True, 1),
+)
+
+
+def build_reference(size: Size, num_classes: int = 11) -> dict[str, torch.nn.Module]:
+    """Build Meta's modules as their programs do, with random values in every parameter but the position tables."""
+    import src.models.predictor as predictors
+    import src.models.vision_transformer as encoders
+    from src.models.attentive_pooler import AttentiveClassifier
+    from src.models.utils.multimask import MultiMaskWrapper, PredictorMultiMaskWrapper
+
+    shared = {"img_size": size.image_size, "patch_size": size.patch_size, "num_frames": size.num_frames}
+    shared |= {"tubelet_size": 2, "uniform_power": size.uniform_power}
+    encoder, target_encoder = (MultiMaskWrapper(getattr(encoders, size.model)(**shared)) for _ in range(2))
+    width, heads = encoder.backbone.embed_dim, encoder.backbone.num_heads
+    predictor = {"embed_dim": width, "predictor_embed_dim": 384, "depth": size.pred_depth, "num_heads": heads}
+    predictor = predictors.vit_predictor(use_mask_tokens=True, **predictor, **shared)
+    modules = {"encoder": encoder, "predictor": PredictorMultiMaskWrapper(predictor), "target_encoder": target_encoder}
+    modules["classifier"] = AttentiveClassifier(embed_dim=width, num_heads=heads, num_classes=num_classes)
+    generator = torch.Generator().manual_seed(0)
+    for module in modules.values():
+        for name, parameter in module.eval().named_parameters():
+            if not name.endswith("pos_embed"):
+                scale = 0.3 if parameter.ndim == 1 else parameter[0].numel() ** -0.5
+                offset = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+                parameter.data = offset + scale * torch.randn(parameter.shape, generator=generator)
+    return modules
+
+
+def convert_reference(modules: dict[str, torch.nn.Module], folder: Path) -> Path:
+    """Save Meta's modules in the layout of their files, with the prefix of a distributed run, and convert them."""
+    states = {part: {f"module.{k}": v for k, v in module.state_dict().items()} for part, module in modules.items()}
+    probe = {"classifier": states.pop("classifier")}
+    torch.save(states | {"opt": None, "epoch": 0}, folder / "checkpoint.pth.tar")
+    torch.save(probe, folder / "probe.pth.tar")
+    convert(folder / "checkpoint.pth.tar", folder / "model", folder / "probe.pth.tar")
+    return folder / "model"
+
+
+def numbered(name: str, values: Iterable[torch.Tensor]) -> Tensors:
+    """Name the tensors of the mask types."""
+    return {f"{name} {index}": value.detach() for index, value in enumerate(values)}
+
+
+def gradients(part: str, values: Tensors) -> Tensors:
+    """Name gradients. The bias of the keys is excluded: its gradient is only rounding."""
+    return {f"gradients {part}.{name}": value for name, value in values.items() if not name.endswith("qkv.bias")}
+
+
+def run_reference(modules: dict[str, torch.nn.Module], clip: torch.Tensor, masks: tuple[list, list]) -> Tensors:
+    """Return all that is compared, from Meta's modules."""
+    context_masks, target_masks = masks
+    with torch.no_grad():
+        features = modules["target_encoder"](clip)
+        logits = modules["classifier"](features)
+        normed = torch.nn.functional.layer_norm(features, features.shape[-1:])
+        targets = [normed.gather(1, mask[..., None].expand(-1, -1, normed.shape[-1])) for mask in target_masks]
+    context = modules["encoder"](clip, context_masks)
+    predictions = modules["predictor"](context, targets, context_masks, target_masks)
+    loss = torch.stack([(p - t).abs().mean() for p, t in zip(predictions, targets, strict=True)]).mean()
+    loss.backward()
+    results = {"target features": features, "probe logits": logits, "loss": loss.detach()[None]}
+    results |= numbered("context features", context) | numbered("predictions", predictions)
+    results |= numbered("targets", targets)
+    for part in ("encoder", "predictor"):
+        named = modules[part].named_parameters()
+        results |= gradients(part, {k.removeprefix("backbone."): p.grad for k, p in named if p.grad is not None})
+    return results
+
+
+def run_ours(folder: Path, clip: torch.Tensor, masks: tuple[list, list]) -> Tensors:
+    """Return the same from our models."""
+    clips = clip.transpose(1, 2)
+    with torch.no_grad():
+        classifier = VJEPAForVideoClassification.from_pretrained(folder).eval()
+        features, logits = classifier.vjepa(clips).last_hidden_state, classifier(clips).logits
+    model = VJEPAForPreTraining.from_pretrained(folder).eval()
+    outputs = model(clips, *masks)
+    outputs.loss.backward()
+    results = {"target features": features, "probe logits": logits, "loss": outputs.loss.detach()[None]}
+    results |= numbered("context features", outputs.context_hidden_states)
+    results |= numbered("predictions", outputs.predictions) | numbered("targets", outputs.targets)
+    parts = to_meta({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    return results | gradients("encoder", parts["encoder"]) | gradients("predictor", parts["predictor"])
+
+
+def compare(size: Size) -> dict[str, tuple[float, float]]:
+    """Return family -> (largest, mean) difference of its worst tensor."""
+    modules = build_reference(size)
+    shape = (size.batch_size, 3, size.num_frames, size.image_size, size.image_size)
+    clip = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    masks = MaskSampler([SHORT_RANGE, LONG_RANGE], size.grid, seed=0)([(0, row) for row in range(size.batch_size)])
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = convert_reference(modules, Path(scratch))
+        theirs, ours = run_reference(modules, clip, masks), run_ours(folder, clip, masks)
+    if theirs.keys() != ours.keys():
+        raise RuntimeError(f"these tensors have no counterpart: {sorted(theirs.keys() ^ ours.keys())}")
+    families: dict[str, list[tuple[float, float]]] = {}
+    for name, expected in theirs.items():
+        family = "gradients" if name.startswith("gradients") else name.rstrip(" 0123456789")
+        families.setdefault(family, []).append(distance(ours[name], expected))
+    return {family: worst(distances) for family, distances in families.items()}
+
+
+@app.command()
+def live(
+    reference: Annotated[Path, typer.Option(help="checkout of facebookresearch/jepa")],
+    models: Annotated[list[str], typer.Option(help="repeat")] = ("vit_tiny", "vit_small", "vit_base", "vit_large"),
+    output: Output = None,
+) -> None:
+    """Run Meta's V-JEPA code and ours on the same random checkpoints.
+
+    Only the models of their repository are imported (`src.models`), so PyTorch is all it needs. Their weights are
+    drawn at random, written to a file as their training program does, converted by `vjepa_hf.conversion` and loaded
+    again. The same clip and masks go through both, in float32 on CPU. Differences are in units of the tensor's largest
+    value, at most 2e-05; the row of a family shows its worst tensor.
+    """
+    if not (reference / "src" / "models" / "vision_transformer.py").exists():
+        raise typer.BadParameter(f"--reference {reference} is not a checkout of facebookresearch/jepa")
+    sys.path.insert(0, str(reference))
+    title, commit = "Parity with Meta's code, run next to ours", f"reference {commit_of(reference)}"
+    lines = opening(title, "parity.py live", live.__doc__, commit) + table(["model", "family", "max", "mean"], [])
+    largest = 0.0
+    for size in (size for size in SIZES if size.model in models):
+        for family, (most, mean) in compare(size).items():
+            lines.append(f"| {size} | {family} | {most:.1e} | {mean:.1e} |")
+            largest = max(largest, most)
+        publish(lines, output)  # after every size: the large ones take long
+    if largest > BOUND:
+        raise SystemExit(f"the largest difference, {largest:.1e}, is beyond the bound {BOUND:.0e}")
+
+
+# --- recorded ------------------------------------------------------------------------------------------------------
+
+PAGE = HERE.parent / "docs" / "checkpoints.md"
+MARKS = "<!-- parity table: begin -->", "<!-- parity table: end -->"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ATTENTION = ("sdpa", "eager", "flex_attention")
+
+
+@torch.no_grad()
+def compare_recorded(
+    folder: Path, record: Tensors, dtype: torch.dtype, attention: str
+) -> dict[str, tuple[float, float]]:
+    """Return family -> (largest, mean) difference of a converted folder to the numbers of Meta's code."""
+    options = {"dtype": dtype, "attn_implementation": attention}
+    model = VJEPAForPreTraining.from_pretrained(folder, **options).eval()
+    classifier = VJEPAForVideoClassification.from_pretrained(folder, **options).eval()
+    clips = record["clip"].transpose(1, 2)
+    count = sum(name.startswith("masks_enc.") for name in record)
+    context_masks, target_masks = ([record[f"masks_{kind}.{i}"] for i in range(count)] for kind in ("enc", "pred"))
+    tubelets, grid = model.vjepa.tokenize(clips)
+    encoder = model.context_encoder(tubelets, grid, output_hidden_states=True)
+    outputs = model(clips, context_masks, target_masks)
+
+    def indexed(values: Iterable[torch.Tensor], name: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [(value, record[f"{name}.{index}"]) for index, value in enumerate(values)]
+
+    encoder_positions = model.context_encoder.embeddings.position_embeddings
+    pairs = {
+        "position tables": [
+            (encoder_positions, record["pos_embed.encoder"][0]),
+            (model.vjepa.predictor.position_embeddings, record["pos_embed.predictor"][0]),
+        ],
+        "hidden states": indexed(encoder.hidden_states[1:], "encoder.hidden"),
+        "encoder, whole clip": [(encoder.last_hidden_state, record["encoder.out"])],
+        "encoder, context only": indexed(outputs.context_hidden_states, "encoder.out_masked"),
+        "target encoder": [(model.vjepa.encoder(tubelets, grid).last_hidden_state, record["target.out"])],
+        "normed targets": indexed(outputs.targets, "target.h"),
+        "predictions": indexed(outputs.predictions, "predictor.out"),
+        "loss": [(outputs.loss[None], record["loss"].reshape(1))],
+        "probe logits": [(classifier(clips).logits, record["probe.logits"])],
+    }
+    return {family: worst(distance(*pair) for pair in tensors) for family, tensors in pairs.items()}
+
+
+def recorded_table(fixtures: Path) -> list[str]:
+    """Return a Markdown table: a row per family, a column per precision and attention, the worst over all models."""
+    columns = [(dtype, attention) for dtype in DTYPES for attention in ATTENTION]
+    cells: dict[str, dict[tuple, list]] = {}
+    sources = sorted(fixtures.glob("model_*"))
+    with tempfile.TemporaryDirectory() as scratch:
+        for source in sources:
+            heads = json.loads((source / "config.json").read_text())["model"]["num_heads"]
+            folder, record = Path(scratch) / source.name, load_file(source / "io.safetensors")
+            convert(source / "checkpoint.pth.tar", folder, source / "probe.pth.tar", num_attention_heads=heads)
+            for dtype, attention in columns:
+                for family, value in compare_recorded(folder, record, DTYPES[dtype], attention).items():
+                    cells.setdefault(family, {}).setdefault((dtype, attention), []).append(value)
+    rows = []
+    for family, by_column in cells.items():
+        distances = [worst(by_column[column]) for column in columns]
+        rows.append([family, *(f"{most:.0e} / {mean:.0e}" for most, mean in distances)])
+    machine = f"torch {torch.__version__} on {platform.machine()} CPU"
+    units = "Each cell: largest / mean difference in units of the tensor's largest value."
+    heading = [f"Worst over {len(sources)} recorded models; {machine}. {units}", ""]
+    return heading + table(["", *(f"{dtype} {attention}" for dtype, attention in columns)], rows)
+
+
+@app.command()
+def recorded(
+    fixtures: Annotated[Path, typer.Option(help="folder of model_* folders with checkpoint, probe and numbers")],
+    write: Annotated[bool, typer.Option(help="replace the table of docs/checkpoints.md")] = False,
+) -> None:
+    """Compare with numbers that Meta's code gave, for every precision and attention.
+
+    Each `model_*` folder holds `checkpoint.pth.tar`, `probe.pth.tar`, `config.json` and `io.safetensors`.
+    """
+    if not any(fixtures.glob("model_*")):
+        raise typer.BadParameter(f"--fixtures {fixtures} has no model_* folders")
+    lines = "\n".join(recorded_table(fixtures))
+    print(lines)
+    if write:
+        before, rest = PAGE.read_text().split(MARKS[0])
+        PAGE.write_text(f"{before}{MARKS[0]}\n\n{lines}\n\n{MARKS[1]}{rest.split(MARKS[1])[1]}")
+
+
+# --- full size -----------------------------------------------------------------------------------------------------
+
+CONFIGS = {
+    "vitl16": VJEPAConfig(),
+    "vith16": VJEPAConfig(hidden_size=1280, num_hidden_layers=32),
+    "vith16-384": VJEPAConfig(hidden_size=1280, num_hidden_layers=32, image_size=384),
+}
+
+
+def tiled(noise: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Repeat the same random numbers: drawing a billion of them would take most of the time."""
+    return noise.repeat(-(-shape.numel() // len(noise)))[: shape.numel()].reshape(shape).clone()
+
+
+def write_checkpoint(name: str, folder: Path) -> str:
+    """Write random weights of a published size in the layout of Meta's files."""
+    with torch.device("meta"):
+        parts = to_meta(VJEPAForPreTraining(CONFIGS[name]).state_dict())
+    one_layer = CONFIGS[name].to_diff_dict() | {"num_hidden_layers": 1, "pred_num_hidden_layers": 1}
+    tables = VJEPAModel(VJEPAConfig(**one_layer)).state_dict()
+    tables = to_meta({f"vjepa.{key}": value for key, value in tables.items()})
+    noise, content = 0.02 * torch.randn(2**20), {}
+    for part, state in parts.items():
+        positions = tables["predictor" if part == "predictor" else "target_encoder"]
+        content[part] = {
+            f"module.backbone.{key}": positions[key] if key.endswith("pos_embed") else tiled(noise, value.shape)
+            for key, value in state.items()
+        }
+    torch.save(content | {"opt": None, "epoch": 300}, folder / "checkpoint.pth.tar")
+    return f"{(folder / 'checkpoint.pth.tar').stat().st_size / 2**30:.2f} GiB"
+
+
+def convert_checkpoint(name: str, folder: Path) -> str:
+    """Convert the file; the report has the numbers of weights."""
+    parts = convert(folder / "checkpoint.pth.tar", folder / "model").parts
+    return f"encoder {parts['encoder']:,}, predictor {parts['predictor']:,}"
+
+
+@torch.no_grad()
+def run_clip(name: str, folder: Path) -> str:
+    """Compute the features of one clip with the converted folder."""
+    model = VJEPAModel.from_pretrained(folder / "model").eval()
+    side = model.config.image_size
+    features = model(torch.randn(1, model.config.num_frames, 3, side, side)).last_hidden_state
+    if not features.isfinite().all():
+        raise RuntimeError(f"{name}: features are not finite")
+    return f"features {tuple(features.shape)}"
+
+
+STEPS = {"write": write_checkpoint, "convert": convert_checkpoint, "load, run a clip": run_clip}
+
+
+@app.command(hidden=True)
+def full_size_step(name: str, step: str, folder: Path) -> None:
+    """Take one step and print its row; run by `full_size`."""
+    began, result = time.perf_counter(), STEPS[step](name, folder)
+    gibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"| {name} | {step} | {time.perf_counter() - began:.1f} s | {gibibytes:.1f} GiB | {result} |")
+
+
+@app.command()
+def full_size(
+    models: Annotated[list[str], typer.Option(help="repeat")] = tuple(CONFIGS), output: Output = None
+) -> None:
+    """Convert checkpoints of the published sizes and run a clip: time, peak memory, numbers of weights.
+
+    The weights are random float32, the files have Meta's layout (the encoder twice and a predictor, as released, and
+    no optimizer state). Every step has a process of its own, so that its peak memory is its own. Numbers of weights
+    are without position tables; encoder and target encoder have the same. ViT-H needs about 6 GiB of disk and memory.
+    """
+    lines = opening("Checkpoints of the published sizes", "parity.py full_size", full_size.__doc__)
+    lines += table(["model", "step", "time", "peak memory", "result"], [])
+    for name in models:
+        with tempfile.TemporaryDirectory() as folder:
+            for step in STEPS:
+                command = [sys.executable, __file__, "full_size_step", name, step, folder]
+                lines.append(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
+                publish(lines, output)  # after every step: the large ones take long
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,293 @@
+"""Features or pixels: which target teaches a small encoder more about real clips, for the same encoder compute?
+
+    python studies/real_clips/compare.py --videos PATH_TO_actions_folder --output studies/real_clips/results.md
+
+Encoders of one size are pretrained on all clips but those of the test groups, labelled or not, and frozen; the same
+attentive probe then reads their tokens. `ut_interaction` (6 interactions): each of 20 sequences is the test set once,
+and each half of the set (sequences 1 to 10 and 11 to 20) is classified once by a probe that learned from the other
+half alone. `surv_fight` (fight or not): 5 folds of whole scenes. Five runs of a method serve all of it: the encoder
+of run k never sees fold k of `surv_fight`, and those of the first two none of the half of `ut_interaction` that is
+tested, which is stricter than it must be. Every method gets as many encoder FLOPs as V-JEPA with multi-block masks
+spends in `--steps` steps, the same clips, crops, batch size and learning rate, and the same probe, whose learning
+rate is chosen on clips that are training clips in every fold. Ridge regression on the tokens, and on pixels, is a
+second reader.
+
+The folder `--runs` keeps what is done, so a study that was stopped resumes. One process, on a GPU if there is one;
+with more compute raise `--image_size`, `--num_frames`, `--hidden_size`, `--num_layers` and `--steps`.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from accelerate import Accelerator
+
+from clips import NUM_SPLITS, TASKS, Clips, TrainingClips, pretraining_rows, read_clips
+from grouping import grouped_interval
+from pretraining import HEALTH, METHODS, Options, pretrain
+from readers import PROBE, RIDGE, RIDGE_STRENGTHS, attentive_probe, evaluate, flat_features, read_tokens, ridge
+from vjepa_hf.training.arguments import parse
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import report  # noqa: E402
+
+# Accuracies without learned features, in the order of TASKS, as the note that comes with the clips has them.
+NOTED = {
+    "chance": (0.17, 0.17, 0.50),
+    "noted with the set: length of the clip": (0.32, None, None),
+    "noted with the set: middle frame": (0.41, None, None),
+    "noted with the set: motion energy": (0.68, None, None),
+    "noted with the set: thumbnails": (None, 0.54, 0.69),
+}
+
+
+def run_split(accelerator: Accelerator, clips: Clips, name: str, split: int, options: Options) -> dict[str, Any]:
+    """Pretrain and evaluate one method in one split."""
+    began, size = time.perf_counter(), options.image_size
+    rows = pretraining_rows(clips, split, options.seed)
+    seen = TrainingClips(clips.frames, rows, options.num_frames, size, options.seed)
+    model, pretraining = pretrain(accelerator, METHODS[name], seen, options)
+    model.save_pretrained(Path(options.runs) / f"{name}_{split}")
+    labelled = np.union1d(clips.rows("ut_interaction"), clips.rows("surv_fight"))
+    tokens = read_tokens(accelerator, model, clips.frames[labelled], options)
+    place = np.searchsorted(labelled, np.arange(len(clips.paths)))
+    probe = partial(attentive_probe, tokens, place, options, accelerator.device)
+    answers = {
+        RIDGE: evaluate(clips, split, options.seed, partial(ridge, tokens, place), RIDGE_STRENGTHS, 1),
+        PROBE: evaluate(clips, split, options.seed, probe, options.probe_learning_rates, options.probes),
+    }
+    minutes = (time.perf_counter() - began) / 60
+    return {"pretraining": pretraining, "answers": answers, "minutes": minutes, "commit": report.COMMIT}
+
+
+def run_baselines(clips: Clips, split: int, options: Options) -> dict[str, dict[str, Any]]:
+    """Evaluate features that nobody learned, by ridge regression alone."""
+    place = np.arange(len(clips.paths))
+    return {
+        name: {
+            "answers": {RIDGE: evaluate(clips, split, options.seed, partial(ridge, views, place), RIDGE_STRENGTHS, 1)}
+        }
+        for name, views in flat_features(clips).items()
+    }
+
+
+Results = Mapping[str, Mapping[int, Mapping[str, Any]]]  # method -> split -> what `run_split` returned
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the splits that every method has come to."""
+
+    results: Results
+    group_of: Mapping[str, str]
+
+    def title(self, name: str) -> str:
+        """What a method is called in the tables."""
+        return METHODS[name].title if name in METHODS else name
+
+    def right(self, name: str, reader: str, task: str) -> dict[str, float]:
+        """Path of each tested clip -> share of the classifiers that were right about it."""
+        splits = [found["answers"].get(reader, {}).get(task, {"right": {}}) for found in self.results[name].values()]
+        return {path: share for found in splits for path, share in found["right"].items()}
+
+    @property
+    def tasks(self) -> list[str]:
+        """Tasks that some split had."""
+        had = {
+            task
+            for by_split in self.results.values()
+            for found in by_split.values()
+            for task in found["answers"][RIDGE]
+        }
+        return [task for task in TASKS if task in had]
+
+    def row(self, title: str, cell_of: Callable[[str], str]) -> list[str]:
+        """A row of a table with a column a task."""
+        return [title, *map(cell_of, self.tasks)]
+
+    def cell(self, reader: str, task: str, name: str, minus: str | None = None) -> str:
+        """Accuracy, or what it is above another method's on the same clips, with its interval over groups."""
+        right = self.right(name, reader, task)
+        if not right:
+            return ""
+        other = self.right(minus, reader, task) if minus else dict.fromkeys(right, 0.0)
+        values = [right[path] - other[path] for path in right]
+        low, high = grouped_interval(values, [self.group_of[path] for path in right], seed=0)
+        sign = "+" if minus else ""
+        return f"{np.mean(values):{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+
+    def accuracies(self, reader: str) -> list[str]:
+        """The table of a reader."""
+        names = [name for name in self.results if self.right(name, reader, self.tasks[0])]
+        rows = [self.row(self.title(name), lambda task, name=name: self.cell(reader, task, name)) for name in names]
+        noted = [self.row(name, lambda task, found=found: format_noted(found, task)) for name, found in NOTED.items()]
+        return report.table(["", *self.tasks], rows + (noted if reader == RIDGE else noted[:1]))
+
+    def differences(self, reader: str) -> list[str]:
+        """The table of what is gained over the untrained encoder and over pixels."""
+        trained = [name for name in METHODS if name in self.results and METHODS[name].masks]
+        pairs = [(name, other) for other in ("untrained", "videomae") for name in trained if name != other]
+        rows = [
+            self.row(
+                f"{self.title(name)} over {self.title(other)}",
+                lambda task, name=name, other=other: self.cell(reader, task, name, other),
+            )
+            for name, other in pairs
+            if other in self.results
+        ]
+        return report.table(["", *self.tasks], rows)
+
+    def pretraining(self) -> list[str]:
+        """The table of what runs took and how healthy they ended."""
+        rows = []
+        for name in METHODS:
+            runs = [found["pretraining"] for found in self.results.get(name, {}).values() if found["pretraining"]]
+            if runs:
+                mean = {key: np.mean([run[key] for run in runs]) for key in runs[0]}
+                health = [f"{mean[key]:.2f}" if key in mean else "" for key in HEALTH]
+                took = [
+                    f"{mean['steps']:.0f}",
+                    f"{mean['clips']:.0f}",
+                    f"{mean['encoder_tflop']:.2f}",
+                    f"{mean['minutes']:.1f}",
+                ]
+                rows.append([self.title(name), *took, f"{mean['first_loss']:.3f} to {mean['last_loss']:.3f}", *health])
+        header = ["", "steps", "clips", "encoder TFLOP", "minutes", "loss", "target std", "target rank", "loss ratio"]
+        return report.table(header, rows)
+
+    def choices(self, reader: str) -> list[str]:
+        """The table of the settings that were chosen in each split, and how accurate they were there."""
+
+        def cell(name: str, task: str) -> str:
+            found = [by_task["answers"][reader].get(task) for by_task in self.results[name].values()]
+            found = [each for each in found if each]
+            settings = ", ".join(f"{each['setting']:g}" for each in found)
+            return f"{settings} ({np.mean([max(each['validation']) for each in found]):.2f})"
+
+        names = [name for name in self.results if self.right(name, reader, self.tasks[0])]
+        return report.table(["", *self.tasks], [self.row(self.title(name), partial(cell, name)) for name in names])
+
+
+def format_noted(values: Sequence[float | None], task: str) -> str:
+    """An accuracy of `NOTED`, or nothing."""
+    value = values[TASKS.index(task)]
+    return f"{value:.2f}" if value else ""
+
+
+def page(clips: Clips, results: Results, options: Options) -> list[str]:
+    """The lines of the page, from the splits that every method has."""
+    values = {name: " ".join(map(str, np.atleast_1d(value))) for name, value in settings_of_results(options).items()}
+    settings = " ".join(f"--{name} {value}" for name, value in values.items())
+    splits = sorted(set.intersection(*(set(by_split) for by_split in results.values())))
+    results = {name: {split: by_split[split] for split in splits} for name, by_split in results.items()}
+    summary = Summary(results, dict(zip(clips.paths.tolist(), clips.groups.tolist(), strict=True)))
+    runs = [found for name, by_split in results.items() if name in METHODS for found in by_split.values()]
+    commits = ", ".join(sorted({found["commit"] for found in runs}))
+    tested = {task: summary.right(next(iter(results)), RIDGE, task) for task in summary.tasks}
+    counts = (
+        f"{task}: {len(paths)} clips in {len({summary.group_of[path] for path in paths})} groups"
+        for task, paths in tested.items()
+    )
+    versions = f"transformers {transformers.__version__}", f"runs of {commits}"
+    return [
+        *opening(*versions),
+        f"Clips are spread over the whole video; tubelets hold 2 frames; predictor and decoder have half the width of "
+        f"the encoder and 3 layers. `{settings}`, {len(splits)} of {NUM_SPLITS} splits, "
+        f"{sum(found['minutes'] for found in runs) / 60:.1f} hours.",
+        "",
+        "## Attentive probe",
+        "",
+        f"Accuracy, mean of {options.probes} probes, with the 95 % interval of a bootstrap that draws whole groups "
+        f"({'; '.join(counts)}). There is one pretraining run a split, so it does not say how another seed would do.",
+        "",
+        *summary.accuracies(PROBE),
+        "",
+        "Differences on the same clips, with the same bootstrap; an interval that holds 0 decides nothing.",
+        "",
+        *summary.differences(PROBE),
+        "",
+        "## Ridge regression",
+        "",
+        "On all tokens of a clip, and on pixels, standardized; what has no encoder costs no pretraining.",
+        "",
+        *summary.accuracies(RIDGE),
+        "",
+        *summary.differences(RIDGE),
+        "",
+        "## What pretraining took",
+        "",
+        "Means over the splits. FLOPs are those that torch counts in the modules of the encoders over 4 steps, "
+        "forward and backward: for V-JEPA the pass of the target encoder and one of the context encoder for each mask "
+        "kind, for VideoMAE that over the visible tokens. Predictor and decoder are not counted, minutes hold "
+        "everything. Losses are those of the first and of the last tenth of the steps, the figures of health those of "
+        "the last batch (docs/recipe.md).",
+        "",
+        *summary.pretraining(),
+        "",
+        "## What was chosen",
+        "",
+        "Learning rate of the probe in each split, and the accuracy there, on clips that no test of the split holds.",
+        "",
+        *summary.choices(PROBE),
+        "",
+        "Strength of the ridge, likewise.",
+        "",
+        *summary.choices(RIDGE),
+    ]
+
+
+def opening(*versions: str) -> list[str]:
+    """Return title, command, method and environment of the page."""
+    method = " ".join(__doc__.split("\n\n")[2].split())
+    command = f"`python studies/real_clips/{Path(__file__).name}`"
+    return ["# Features or pixels, on real clips", "", f"{command}: {method}", "", report.environment(*versions), ""]
+
+
+def settings_of_results(options: Options) -> dict[str, Any]:
+    """The arguments that decide what comes out of a method in a split."""
+    free = ("videos", "output", "runs", "methods", "splits", "num_workers")
+    return {name: value for name, value in asdict(options).items() if name not in free}
+
+
+def check_same_run(options: Options) -> None:
+    """Refuse to mix results of different settings in one folder."""
+    settings = settings_of_results(options)
+    kept = Path(options.runs) / "settings.json"
+    if kept.exists() and json.loads(kept.read_text()) != settings:
+        raise ValueError(
+            f"--runs {options.runs} holds results of other settings, those of {kept}; choose another folder"
+        )
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(settings))
+
+
+def main() -> None:
+    """Do what is missing, split by split, and write the page after each."""
+    options = parse(Options)
+    output = report.refuse_uncommitted_code(Path(options.output) if options.output else None)
+    check_same_run(options)
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=options.mixed_precision)
+    clips = read_clips(Path(options.videos), options.image_size * 4 // 3, Path(options.runs))
+    results: dict[str, dict[int, dict]] = {}
+    for split in options.splits:
+        for name, found in run_baselines(clips, split, options).items():
+            results.setdefault(name, {})[split] = found
+        for name in options.methods:
+            kept = Path(options.runs) / f"{name}_{split}.json"
+            if not kept.exists():
+                kept.write_text(json.dumps(run_split(accelerator, clips, name, split, options)))
+            results.setdefault(name, {})[split] = found = json.loads(kept.read_text())
+            print(f"split {split}, {METHODS[name].title}: {found['minutes']:.1f} minutes", flush=True)
+        report.publish(page(clips, results, options), output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""The encoders of the study: how each gets its weights, for equal encoder compute."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import transformers
+from accelerate import Accelerator
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel, VideoMAEConfig, VideoMAEForPreTraining
+
+from clips import NUM_SPLITS, TrainingClips
+from vjepa_hf import VJEPAConfig, VJEPAForPreTraining
+from vjepa_hf.data import clips as data
+from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, MaskSampler, MaskType, MultiBlockMask, RandomTubeMask
+from vjepa_hf.data.order import ClipBatchSampler
+from vjepa_hf.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize
+from vjepa_hf.training import diagnostics
+from vjepa_hf.training.arguments import OptimizationArguments, option
+from vjepa_hf.training.optimization import hyperparameters, make_optimizer, parameter_groups, set_hyperparameters
+
+transformers.utils.logging.disable_progress_bar()
+HEALTH = "target_std", "target_rank", "loss_ratio"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the comparison: how an encoder gets its weights.
+
+    Attributes:
+        title: in the tables.
+        masks: of pretraining; none leaves the encoder as it was initialized.
+        mask_mode: how lists of tokens are cut to one length.
+        predicts_pixels: VideoMAE in place of V-JEPA.
+        optimization: what differs from the settings that all methods share.
+    """
+
+    title: str
+    masks: tuple[MaskType, ...] = ()
+    mask_mode: str = "subsample"
+    predicts_pixels: bool = False
+    optimization: Mapping[str, float] = field(default_factory=dict)
+
+
+# The predictor learns faster than the encoder (docs/recipe.md).
+JEPA = {"predictor_learning_rate_scale": 6.0}
+# VideoMAE's own weight decay and second moment.
+MAE = {"weight_decay": 0.05, "final_weight_decay": 0.05}
+MAE_BETAS = (0.9, 0.95)
+BLOCKS = (SHORT_RANGE, LONG_RANGE)
+METHODS = {
+    "untrained": Method("untrained"),
+    "vjepa": Method("V-JEPA", BLOCKS, optimization=JEPA),
+    "vjepa_reference": Method("V-JEPA, reference masks", BLOCKS, mask_mode="reference", optimization=JEPA),
+    "vjepa_causal": Method(
+        "V-JEPA, second half hidden", (MultiBlockMask(num_blocks=0, context_steps=2),), optimization=JEPA
+    ),
+    "videomae": Method("VideoMAE", (RandomTubeMask(0.75),), predicts_pixels=True, optimization=MAE),
+}
+BUDGET = METHODS["vjepa"]
+
+
+@dataclass
+class Options:
+    """Compare encoders that learned from features and from pixels, on real clips."""
+
+    videos: str = option("folder with the clips; the list next to it has the same name and .csv")
+    output: str | None = option("Markdown page to write", None)
+    runs: str = option("folder that keeps encoders and results", "output/real_clips")
+    methods: list[str] = option(f"rows of the tables, of {', '.join(METHODS)}", list(METHODS))
+    splits: list[int] = option("which of the five splits", list(range(NUM_SPLITS)))
+    steps: int = option("optimizer steps of V-JEPA with multi-block masks, whose compute all methods get", 200)
+    batch_size: int = option("clips per step", 16)
+    learning_rate: float = option("peak learning rate of pretraining", 5e-4)
+    ema_momentum: float = option("initial momentum of the target encoder", 0.99)
+    image_size: int = option("height and width of a clip", 32)
+    num_frames: int = option("frames per clip", 8)
+    patch_size: int = option("height and width of a tubelet", 8)
+    hidden_size: int = option("width of the encoder", 128)
+    num_layers: int = option("layers of the encoder", 4)
+    num_heads: int = option("attention heads of encoder, predictor, decoder and probe", 4)
+    probes: int = option("probes per encoder, each with its own seed", 2)
+    probe_steps: int = option("approximate optimizer steps of a probe, of 32 clips each", 160)
+    probe_learning_rates: list[float] = option("learning rates of a probe, of which one is chosen", [1e-3, 3e-3])
+    num_workers: int = option("processes that crop clips", 0)
+    mixed_precision: Literal["no", "bf16"] = option("precision of the encoders", "no")
+    seed: int = option("seed of everything", 0)
+
+
+def new_model(method: Method, options: Options, seed: int) -> PreTrainedModel:
+    """A model before its first step; encoders are of one size, and so are predictor and decoder."""
+    torch.manual_seed(seed)
+    encoder = {
+        "image_size": options.image_size,
+        "patch_size": options.patch_size,
+        "num_frames": options.num_frames,
+        "tubelet_size": 2,
+        "hidden_size": options.hidden_size,
+        "num_hidden_layers": options.num_layers,
+        "num_attention_heads": options.num_heads,
+    }
+    width, depth = options.hidden_size // 2, 3
+    if not method.predicts_pixels:
+        kinds = max(1, len(method.masks))
+        config = VJEPAConfig(
+            **encoder, pred_hidden_size=width, pred_num_hidden_layers=depth, pred_num_mask_tokens=kinds
+        )
+        return VJEPAForPreTraining(config)
+    config = VideoMAEConfig(
+        **encoder,
+        intermediate_size=4 * options.hidden_size,
+        decoder_hidden_size=width,
+        decoder_num_hidden_layers=depth,
+        decoder_num_attention_heads=options.num_heads,
+        decoder_intermediate_size=4 * width,
+        use_mean_pooling=False,  # its encoder then ends in a layer norm, as V-JEPA's does
+    )
+    return VideoMAEForPreTraining(config)
+
+
+def training_outputs(model: PreTrainedModel, batch: dict[str, Any], device: torch.device) -> Any:
+    """What a model gives in a training step, `loss` among it."""
+    pixels = normalize(batch["pixel_values_videos"].to(device), IMAGENET_MEAN, IMAGENET_STD)
+    contexts, targets = ([mask.to(device) for mask in batch[name]] for name in ("context_masks", "target_masks"))
+    if isinstance(model, VJEPAForPreTraining):
+        return model(pixels, contexts, targets)
+    hidden = torch.zeros(len(pixels), contexts[0].shape[1] + targets[0].shape[1], dtype=torch.bool, device=device)
+    return model(pixels, bool_masked_pos=hidden.scatter_(1, targets[0], True))
+
+
+def make_loader(method: Method, clips: TrainingClips, steps: int, options: Options) -> Any:
+    """Batches of random clips with the masks of a method."""
+    grid = new_model(BUDGET, options, options.seed).config.grid_size
+    return torch.utils.data.DataLoader(
+        clips,
+        batch_sampler=ClipBatchSampler(len(clips), options.batch_size, steps, options.seed),
+        collate_fn=data.PretrainingCollator(MaskSampler(method.masks, grid, options.seed, method.mask_mode)),
+        num_workers=options.num_workers,
+    )
+
+
+def encoder_flops(method: Method, clips: TrainingClips, options: Options, device: torch.device) -> float:
+    """FLOPs that a step spends in encoders, forward and backward, the pass of the target included; mean of 4 steps."""
+    model, steps = new_model(method, options, options.seed).to(device), 4
+    # The math backend, because PyTorch < 2.15 does not count fused attention on the CPU.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        for batch in make_loader(method, clips, steps, options):
+            training_outputs(model, batch, device).loss.backward()
+    encoders = ("videomae",) if method.predicts_pixels else ("context_encoder", "vjepa.encoder")
+    counts = counter.get_flop_counts()
+    return sum(sum(counts[f"{type(model).__name__}.{name}"].values()) for name in encoders) / steps
+
+
+def settings_of(method: Method, steps: int, options: Options) -> OptimizationArguments:
+    """Optimizer and schedules of a run; what a method does not say is the same for all."""
+    shared = {"learning_rate": options.learning_rate, "start_learning_rate": 0.0, "warmup_steps": steps // 10}
+    shared |= {"ema_momentum": options.ema_momentum}
+    return OptimizationArguments(max_steps=steps, **shared | dict(method.optimization))
+
+
+def optimizer_of(model: PreTrainedModel, settings: OptimizationArguments) -> torch.optim.AdamW:
+    """AdamW, which leaves biases and norms undecayed in both kinds of models."""
+    if isinstance(model, VJEPAForPreTraining):
+        return make_optimizer(model, settings)
+    return torch.optim.AdamW(parameter_groups(model), betas=MAE_BETAS)
+
+
+def pretrain(
+    accelerator: Accelerator, method: Method, clips: TrainingClips, options: Options
+) -> tuple[PreTrainedModel, dict[str, float]]:
+    """Train a model with the encoder FLOPs that every method gets; the model, and what it took."""
+    device = accelerator.device
+    model = new_model(method, options, options.seed).to(device)
+    if not method.masks:
+        return model, {}
+    budget, flops = (encoder_flops(each, clips, options, device) for each in (BUDGET, method))
+    steps = round(options.steps * budget / flops)
+    settings = settings_of(method, steps, options)
+    optimizer = optimizer_of(model, settings)
+    began, losses = time.perf_counter(), []
+    for step, batch in enumerate(make_loader(method, clips, steps, options)):
+        values = hyperparameters(step, settings)
+        set_hyperparameters(optimizer, values)
+        with accelerator.autocast():
+            outputs = training_outputs(model, batch, device)
+        outputs.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if not method.predicts_pixels:
+            model.update_target_encoder(values["ema_momentum"])
+        losses.append(outputs.loss.detach())
+    health = {}
+    if not method.predicts_pixels:
+        masks = ([mask.to(device) for mask in batch[name]] for name in ("context_masks", "target_masks"))
+        metrics = diagnostics.health(model, outputs, *masks)
+        health = {name: metrics[name] for name in HEALTH}
+    losses, tenth = torch.stack(losses), max(1, steps // 10)
+    return model, health | {
+        "steps": steps,
+        "clips": steps * options.batch_size,
+        "encoder_tflop": steps * flops / 1e12,
+        "minutes": (time.perf_counter() - began) / 60,
+        "first_loss": losses[:tenth].mean().item(),
+        "last_loss": losses[-tenth:].mean().item(),
+    }

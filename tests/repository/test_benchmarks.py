@@ -1,0 +1,105 @@
+"""Every benchmark runs at its smallest setting and prints a page, and no page is written from uncommitted code.
+
+pytest tests/repository/test_benchmarks.py
+"""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from house import REPO
+
+BENCHMARKS = REPO / "benchmarks"
+HELPERS = {"report", "programs"}
+TINY_STEP = "--models vit_tiny --ways fp32 --num_clips 1 --image_size 32 --num_frames 4 --rounds 1 --threads 1"
+# {videos}, {video} and {folder} stand for a toy set, one video of it, and an empty folder.
+COMMANDS = [
+    f"step.py {TINY_STEP}",
+    "inference.py clips --image_size 32 --num_frames 4 --rounds 2 --no-compiled --threads 1",
+    "inference.py videos --video {video} --seconds 2 --rounds 1",
+    "data.py decode --videos {videos}/train --long {video} --clips 2 --minutes 0.05",
+    "data.py loader --videos {videos}/train --num_videos 4 --batches 1 --batch_size 2 --turns 1",
+    "data.py masks --repeats 2 --num_clips 2",
+    "data.py lists --rows 100",
+    "reliability.py reading --videos {videos}/train --opens 10",
+    "reliability.py damaged --videos {videos}/train --copies 4",
+    "collapse.py health_cost --models toy --turns 1",
+    "collapse.py runs --videos {videos} --steps 2 --health_steps 1 --probes 1 --splits 2 --plot {folder}/health.png",
+    "learning.py online --videos {videos} --runs {folder} --steps 2 --num_videos 16",
+    "learning.py probes --videos {videos} --runs {folder} --seeds 0 --steps 2 --splits 2 --epochs 1",
+]
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """Import a benchmark as a module."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    names = {path.stem for path in BENCHMARKS.glob("*.py")}
+    yield importlib.import_module
+    for name in names & set(sys.modules):
+        monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """A toy set in which every motion has the 8 training videos that a probe asks for."""
+    from make_toy_videos import make_toy_videos
+
+    folder = tmp_path_factory.mktemp("toy_videos")
+    make_toy_videos(folder, num_train=128, num_test=16, seed=0)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command.split()[:2]))
+def test_a_benchmark_prints_a_page(command, videos, run_example, tmp_path):
+    paths = {"videos": videos, "video": next((videos / "train").glob("*.mp4")), "folder": tmp_path}
+    script, *words = command.format(**paths).split()
+    page = run_example("python", BENCHMARKS / script, *words, timeout=900).stdout
+    assert f"\n`python benchmarks/{script}" in f"\n{page}" and ", vjepa_hf " in page
+    assert "\n| --- |" in page
+
+
+def test_every_benchmark_is_tried():
+    tried = {command.split(".py")[0] for command in COMMANDS} | {"parity"}
+    assert tried == {path.stem for path in BENCHMARKS.glob("*.py")} - HELPERS
+
+
+def test_recorded_numbers_make_a_table(benchmark, shared, monkeypatch):
+    parity = benchmark("parity")
+    monkeypatch.setattr(parity, "DTYPES", {"float32": parity.DTYPES["float32"]})
+    monkeypatch.setattr(parity, "ATTENTION", ("sdpa",))
+    rows = [line.split(" | ") for line in parity.recorded_table(shared / "fixtures")[4:]]
+    assert len(rows) == 9
+    assert all(float(cells[1].split(" / ")[0]) < parity.BOUND for cells in rows)
+
+
+def test_a_page_names_command_method_machine_and_commit(benchmark):
+    report = benchmark("report")
+    page = "\n".join(report.opening("Speed", "speed.py", "Title.\n\n    Ours next\n    to theirs.\n    ", "PyAV 17"))
+    assert page.startswith("# Speed\n\n`python benchmarks/speed.py`: Ours next to theirs.\n\ntorch ")
+    assert f"vjepa_hf {report.COMMIT}" in page and ", PyAV 17, " in page and "thread(s)" in page
+
+
+def test_no_page_is_written_from_uncommitted_code(benchmark, tmp_path):
+    report = benchmark("report")
+
+    def git(*words: str) -> None:
+        identity = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.org"]
+        subprocess.run(["git", "-C", tmp_path, *identity, *words], check=True, capture_output=True)
+
+    git("init")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "step.py").write_text("1")
+    git("add", "-A")
+    git("commit", "-m", "a step")
+    (tmp_path / "results" / "step.md").write_text("a page of another benchmark is not code")
+    report.HERE = tmp_path
+    assert report.refuse_uncommitted_code(tmp_path / "page.md") == tmp_path / "page.md"
+    (tmp_path / "step.py").write_text("2")
+    assert report.refuse_uncommitted_code(None) is None
+    with pytest.raises(typer.BadParameter, match="commit these changes first(.|\n)*step.py"):
+        report.refuse_uncommitted_code(tmp_path / "page.md")

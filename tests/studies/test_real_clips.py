@@ -1,0 +1,110 @@
+"""The study of real clips is fair: no encoder and no choice sees a test group, and methods get equal compute.
+
+pytest tests/studies/test_real_clips.py
+"""
+
+import importlib
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from accelerate import Accelerator
+
+from house import REPO
+
+MODULES = ("grouping", "clips", "pretraining", "readers", "compare")
+
+
+@pytest.fixture(scope="module")
+def study():
+    """The modules of the study, which import each other by their plain names."""
+    sys.path.insert(0, str(REPO / "studies" / "real_clips"))
+    yield SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
+    sys.path.remove(str(REPO / "studies" / "real_clips"))
+    sys.path.remove(str(REPO / "benchmarks"))
+    for name in (*MODULES, "report"):
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def clips(study):
+    """Noise with the groups of the real set: a pool without labels shares sequences with the labelled set."""
+    rows = [("ut_interaction", f"act{act}", f"seq{number:02}") for number in range(1, 21) for act in range(6)]
+    rows += [("ut_interaction_negatives", "negative", f"seq{number:02}") for number in range(1, 11)]
+    rows += [("surv_fight", ("fight", "noFight")[scene % 2], f"scene{scene}") for scene in range(40) for _ in range(3)]
+    rows += [("asl_words_intel", "again", "")] * 5
+    sets, labels, groups = (np.array(column) for column in zip(*rows, strict=True))
+    frames = np.random.default_rng(0).integers(0, 256, (len(rows), 32, 3, 21, 21), dtype=np.uint8)
+    return study.clips.Clips(frames, np.array([f"{row}.mp4" for row in range(len(rows))]), sets, labels, groups)
+
+
+@pytest.fixture
+def options(study, tmp_path):
+    sizes = {"image_size": 16, "hidden_size": 24, "num_layers": 2, "num_heads": 2, "batch_size": 4}
+    training = {"steps": 4, "probe_steps": 1, "probes": 1, "probe_learning_rates": [1e-3]}
+    return study.pretraining.Options("actions", runs=str(tmp_path / "runs"), **sizes, **training)
+
+
+def test_no_encoder_and_no_choice_sees_a_group_that_is_tested(study, clips):
+    for split in range(study.clips.NUM_SPLITS):
+        seen = study.clips.pretraining_rows(clips, split, seed=0)
+        for task in study.clips.tasks(clips, split, seed=0).values():
+            one, other = task.choosing
+            assert not set(clips.groups[one]) & set(clips.groups[other])
+            for test in task.tests:
+                for rows in (seen, np.union1d(one, other), np.setdiff1d(task.rows, test)):
+                    assert not set(clips.groups[test]) & set(clips.groups[rows])
+        assert "asl_words_intel" in clips.sets[seen]
+
+
+def test_folds_that_ignore_groups_would_split_them(clips):
+    fold = np.arange(0, len(clips.groups), 5)
+    assert set(clips.groups[fold]) & set(np.delete(clips.groups, fold))
+
+
+def test_over_the_splits_each_task_tests_every_clip_once(study, clips):
+    sets = {study.clips.SCENES: "surv_fight"} | dict.fromkeys(study.clips.TASKS[:2], "ut_interaction")
+    splits = [study.clips.tasks(clips, split, seed=0) for split in range(study.clips.NUM_SPLITS)]
+    for task, name in sets.items():
+        tested = np.concatenate([test for split in splits if task in split for test in split[task].tests])
+        assert sorted(tested) == clips.rows(name).tolist()
+
+
+def test_folds_that_cannot_be_are_an_error(study):
+    with pytest.raises(ValueError, match="num_folds=3 must lie between 2 and the number of groups, 2"):
+        study.grouping.grouped_folds(["a", "a", "b"], [0, 1, 0], num_folds=3, seed=0)
+
+
+def test_copies_of_a_clip_do_not_narrow_the_interval(study):
+    values, groups = np.random.default_rng(0).integers(0, 2, 30), np.arange(30)
+    alone = study.grouping.grouped_interval(values, groups, seed=0)
+    copies = np.tile(values, 9), np.tile(groups, 9)
+    assert study.grouping.grouped_interval(*copies, seed=0) == pytest.approx(alone)
+    low, high = study.grouping.grouped_interval(copies[0], np.arange(270), seed=0)
+    assert high - low < 0.5 * (alone[1] - alone[0])
+
+
+def test_every_method_gets_the_same_encoder_compute_and_the_page_reports_it(study, clips, options):
+    accelerator, split = Accelerator(cpu=True), 2
+    results = {name: {split: row} for name, row in study.compare.run_baselines(clips, split, options).items()}
+    for name in ("untrained", "vjepa", "videomae"):
+        results[name] = {split: study.compare.run_split(accelerator, clips, name, split, options)}
+    vjepa, videomae = (results[name][split]["pretraining"] for name in ("vjepa", "videomae"))
+    assert results["untrained"][split]["pretraining"] == {}
+    assert vjepa["steps"] == options.steps < videomae["steps"]
+    step = videomae["encoder_tflop"] / videomae["steps"]
+    assert videomae["encoder_tflop"] == pytest.approx(vjepa["encoder_tflop"], abs=step)
+    results["untrained"][3] = results["untrained"][split]  # a split that not every method has is skipped
+    page = "\n".join(study.compare.page(clips, results, options))
+    assert "1 of 5 splits" in page and f"{study.clips.SCENES}: 24 clips in 8 groups" in page
+    assert "VideoMAE over untrained" in page and study.clips.SEQUENCES not in page.split("## Attentive probe")[1]
+
+
+def test_results_of_other_settings_are_not_mixed(study, options):
+    study.compare.check_same_run(options)
+    options.methods = ["videomae"]
+    study.compare.check_same_run(options)
+    options.steps = 7
+    with pytest.raises(ValueError, match="holds results of other settings"):
+        study.compare.check_same_run(options)
