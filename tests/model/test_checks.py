@@ -41,9 +41,9 @@ def test_an_unknown_argument_is_an_error_that_names_the_nearest(request, tiny_cl
         model(tiny_clip, *needed, **given)
 
 
-def test_what_wrappers_pass_along_without_asking_is_accepted(tiny_model, tiny_clip):
+def test_what_wrappers_and_trainers_pass_to_every_model_is_accepted(tiny_model, tiny_clip):
     expected = run(tiny_model, tiny_clip)[0]
-    found = run(tiny_model, tiny_clip, input_ids=None, attention_mask=None, return_dict=False)
+    found = run(tiny_model, tiny_clip, input_ids=None, num_items_in_batch=2, return_dict=False)
     assert isinstance(found, tuple) and torch.equal(found[0], expected)
 
 

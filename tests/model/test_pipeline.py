@@ -101,7 +101,7 @@ def test_a_probe_that_attends_across_clips_answers_and_names_what_it_lacks(folde
     answers = pipeline("video-classification", model=model, video_processor=processor)(str(videos[0]))
     assert sum(row["score"] for row in answers) == pytest.approx(1)
     processor.num_clips, processor.num_crops = 3, 1
-    with pytest.raises(ValueError, match="3 clips of a video, no multiple of pooler_num_clips=2"):
+    with pytest.raises(ValueError, match="3 clips of a video, not a multiple of pooler_num_clips=2"):
         pipeline("video-classification", model=model, video_processor=processor)(str(videos[0]))
 
 

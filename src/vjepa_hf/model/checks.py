@@ -16,11 +16,13 @@ from .tubelets import Grid
 
 # PyTorch's losses skip clips with this label.
 IGNORED_LABEL = -100
+# Arguments that a `Trainer` may pass to every model.
+IGNORED_ARGUMENTS = ("num_items_in_batch",)
 
 
 def check_arguments(model: PreTrainedModel, unknown: Mapping[str, object]) -> None:
     """Check that `forward` got no unknown argument. `None` asks for nothing, and wrappers such as peft pass it."""
-    given = [name for name, value in unknown.items() if value is not None]
+    given = [name for name, value in unknown.items() if value is not None and name not in IGNORED_ARGUMENTS]
     if given:
         known = [name for name in inspect.signature(type(model).forward).parameters if name not in ("self", "kwargs")]
         close = get_close_matches(given[0], known, n=1)
