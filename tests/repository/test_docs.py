@@ -1,14 +1,24 @@
-"""The code on the pages runs, in the order in which a reader meets it."""
+"""The code on the pages runs, in the order in which a reader meets it, and our parsers understand the commands."""
 
 import re
+import shlex
 import subprocess
 
 import pytest
 import torch
+import typer
 from PIL import Image
 
-from house import REPO
+import classify_video
+import detect_actions
+import finetune
+import make_toy_actions
+import make_toy_videos
+import probe
+from house import REPO, sources
 from vjepa_hf import VJEPAVideoProcessor
+from vjepa_hf.cli import app
+from vjepa_hf.training.arguments import parse, parse_arguments
 from vjepa_hf.training.diagnostics import ALARMS, health
 
 
@@ -198,3 +208,70 @@ def test_memory_and_descriptors_of_the_soak_are_flat():
     rows = re.findall(r"^\| (?:MiB|open) [^|]*\| ([\d.]+) \| ([\d.]+) \|", page, re.MULTILINE)
     assert len(rows) >= 3
     assert all(float(last) <= 1.02 * float(first) for first, last in rows)
+
+
+# --- command lines ---
+
+SCRIPTS = {
+    "pretrain": lambda words: parse_arguments(words, REPO / "examples" / "configs" / "tiny_cpu.yaml"),
+    "probe": lambda words: parse(probe.ProbeArguments, words),
+    "finetune": lambda words: parse(finetune.FinetuningArguments, words),
+    "detect_actions": lambda words: parse(detect_actions.DetectionArguments, words),
+    "classify_video": lambda words: parse(classify_video.ClassifyArguments, words),
+    "make_toy_videos": lambda words: parse(make_toy_videos.ToyVideosArguments, words),
+    "make_toy_actions": lambda words: parse(make_toy_actions.ToyActionsArguments, words),
+}
+
+
+def check_vjepa_hf(words: list[str]) -> None:
+    """Check the options of a `vjepa-hf` command: they have underscores on the pages, although dashes work too."""
+    command = typer.main.get_command(app).commands[words[0]]
+    known = {"--help"}.union(*(parameter.opts + parameter.secondary_opts for parameter in command.params))
+    if unknown := [word for word in words[1:] if word.startswith("-") and word not in known]:
+        raise ValueError(f"unknown {unknown}")
+
+
+def command_lines(page: str) -> list[tuple[str, str]]:
+    """Programs and options of all calls of our scripts and of `vjepa-hf`, in code blocks and between backticks."""
+    page = re.sub(r"\\\n\s*", "", page)
+    lines = re.findall(r"`([^`\n]+)`", page) + re.findall(r"^ {4}(\S.*)$", page, re.MULTILINE)
+    for block in re.findall(r"^```bash\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        lines += block.splitlines()
+    program = re.compile(r"(?:(?:python|accelerate launch|torchrun)\b.* examples/(\w+)\.py|(vjepa-hf) (?=[a-z]))(.*)")
+    return [(call[1] or call[2], call[3]) for line in lines if (call := program.match(line))]
+
+
+def refused_commands(pages: dict[str, str]) -> list[str]:
+    """Command lines of pages that our parsers refuse. What needs a file of the user is not checked."""
+    needs_files = r"\$steps|\.\.\.|--config (?!examples/)\S+|--resume\b(?: true)?"
+    refused = []
+    for page, (program, options) in ((page, call) for page, text in pages.items() for call in command_lines(text)):
+        words = shlex.split(re.sub(needs_files, "", options), comments=True)
+        words = [str(REPO / word) if word.startswith("examples/") else word for word in words]
+        try:
+            check_vjepa_hf(words) if program == "vjepa-hf" else SCRIPTS[program](words)
+        except (ValueError, KeyError) as error:
+            refused.append(f"{page}: {program} {options}: {error}")
+    return refused
+
+
+def test_every_command_on_the_pages_is_understood():
+    pages = sources("README.md", "CONTRIBUTING.md", "docs/*.md", "examples/README.md", "examples/*.py")
+    assert sum(len(command_lines(text)) for text in pages.values()) > 50
+    assert refused_commands(pages) == []
+
+
+def test_commands_catch_a_violation():
+    good = (
+        "```bash\naccelerate launch --num_processes 2 examples/pretrain.py --model.hidden_size 48 \\\n --resume\n```"
+    )
+    good += "\n    python examples/probe.py --label a  # b\n\n`vjepa-hf check-data LIST --num_workers 2`"
+    assert len(command_lines(good)) == 3 and refused_commands({"x": good}) == []
+    for before, after in (
+        ("--model.hidden_size 48", "--hidden_size 48"),
+        ("--label a", "--labels a"),
+        ("--num_workers", "--num-workers"),
+        ("check-data", "check"),
+        ("probe.py", "judge.py"),
+    ):
+        assert len(refused_commands({"x": good.replace(before, after)})) == 1, after
