@@ -1,4 +1,4 @@
-# `make` alone prints what there is. VENV and PYTHON can be overridden: make test VENV=/path/to/venv PYTHON=python3.12
+# `make` alone lists the targets. VENV and PYTHON can be overridden: make test VENV=/path/to/venv PYTHON=python3.12
 VENV ?= .venv
 PYTHON ?= python3
 # `make test-oldest` uses Python 3.10, the oldest supported version, if it is installed.
@@ -8,7 +8,7 @@ CONSTRAINTS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.vjepa_hf-installed
 SOURCES := src tests examples benchmarks studies
-# `make pretrain ARGS="--max_steps 100"` hands options on to the script; `make test ARGS="-k masking"` to pytest.
+# ARGS is passed on: `make pretrain ARGS="--max_steps 100"` to the script, `make test ARGS="-k masking"` to pytest.
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -17,15 +17,15 @@ ARGS ?=
 help:  ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY)  ## Make the virtual environment and install the package with its development tools
+setup: $(READY)  ## Create the virtual environment and install the package with its development tools
 
-# Installed again only when the dependencies change: the package itself is editable.
+# Reinstall only when the dependencies change; the package itself is editable.
 $(READY): setup.cfg pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) --editable ".[dev]"
 	@touch $@
 
-pretrain: $(READY)  ## Pretrain a tiny V-JEPA on a toy set it makes itself (minutes on two CPU cores)
+pretrain: $(READY)  ## Pretrain a tiny V-JEPA model on a generated toy set (minutes on two CPU cores)
 	$(BIN)/accelerate launch examples/pretrain.py $(ARGS)
 
 test: $(READY)  ## Run the whole test suite
@@ -34,14 +34,14 @@ test: $(READY)  ## Run the whole test suite
 test-oldest:  ## Run the test suite with the oldest supported versions, in a separate environment
 	$(MAKE) test VENV=.venv-oldest PYTHON=$(PYTHON_OLDEST) CONSTRAINTS=constraints-oldest.txt
 
-check: $(READY)  ## Lint, formatting, types, layering and documentation coverage; changes nothing
+check: $(READY)  ## Check lint, formatting, types, layering and docs; change nothing
 	$(BIN)/ruff check $(wildcard $(SOURCES))
 	$(BIN)/ruff format --check $(wildcard $(SOURCES))
 	$(BIN)/mypy src
 	$(BIN)/python -m pytest -q tests/repository/test_layering.py tests/repository/test_invariants.py \
 		tests/repository/test_pages.py
 
-style: $(READY)  ## Format the code and mend what ruff can mend
+style: $(READY)  ## Format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix $(wildcard $(SOURCES))
 	$(BIN)/ruff format $(wildcard $(SOURCES))
 
