@@ -114,7 +114,7 @@ def test_runs_that_collapse_are_told_as_they_were_measured():
     assert all(row.endswith("| none |") for row in healthy)
     first = min(int(step) for step in re.findall(r"from step (\d+)", "".join(told)))
     assert first < 200  # the end of the warm-up
-    warned = re.search(r"warns from step (\d+) on", (REPO / "docs" / "recipe.md").read_text())[1]
+    warned = re.search(r"warns\s+from\s+step\s+(\d+)\s+on", (REPO / "docs" / "recipe.md").read_text())[1]
     assert f"from step {warned} |" in next(row for row in told if row.startswith("| constant-features"))
 
 
@@ -126,7 +126,9 @@ def test_every_alarm_is_explained_and_its_threshold_is_the_one_in_force():
         side, limit = ("<", alarm.low) if alarm.high == float("inf") else (">", alarm.high)
         assert f"| {alarm.name} | {alarm.figure} {side} {limit:g} |" in page
     low = {alarm.figure: alarm.low for alarm in ALARMS}["target_std"]
-    assert f"a `target_std` below {low} means that any two\ntokens have a cosine above {1 - low**2:g}" in page
+    assert f"a `target_std` below {low} means that any two tokens have a cosine above {1 - low**2:g}" in " ".join(
+        page.split()
+    )
 
 
 def test_every_health_figure_is_explained(tiny_pretraining_model, tiny_clip):
@@ -196,7 +198,7 @@ def test_a_loss_that_rises_is_told_as_it_was_measured():
     told = [row for row in page.splitlines() if re.match(r"\| \d+ \| 0\.\d{3} \|", row)]
     assert len(told) == 4 and set(told) <= measured
     rows = {int(row.split("|")[1]): [float(cell) for cell in row.split("|")[2:6]] for row in told}
-    begin, end = map(int, re.search(r"from step (\d+)\nto step (\d+) the loss rises", page).groups())
+    begin, end = map(int, re.search(r"from step (\d+)\s+to step (\d+)\s+the loss rises", page).groups())
     for (before, after), rises in zip(
         zip(rows[begin], rows[end], strict=True), (True, True, False, False), strict=True
     ):
@@ -275,3 +277,9 @@ def test_commands_catch_a_violation():
         ("probe.py", "judge.py"),
     ):
         assert len(refused_commands({"x": good.replace(before, after)})) == 1, after
+
+
+def test_run_file_on_the_page_is_understood(tmp_path):
+    block = re.search(r"```yaml\n(.*?)```", (REPO / "docs" / "pretraining.md").read_text(), re.DOTALL)[1]
+    (tmp_path / "run.yaml").write_text(block)
+    assert len(parse_arguments(["--config", str(tmp_path / "run.yaml")]).masking.masks) > 1
