@@ -167,7 +167,7 @@ def test_a_signal_between_rows_of_the_log_leaves_no_trace_in_weights_or_log(
     runs, videos, uninterrupted, tmp_path, number
 ):
     output = tmp_path / "run"
-    changes = {signal.SIGTERM: 7, signal.SIGUSR1: 31}[number]
+    changes = {signal.SIGTERM: 19, signal.SIGUSR1: 31}[number]
     fate = partial(get_signal_at_file_change, str(output), changes, number)
     printed = runs.finish(fate, videos=videos, output_dir=output, **LONG)
     step = int(list_checkpoints(output)[-1].name.removeprefix("step_"))
