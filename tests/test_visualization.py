@@ -86,20 +86,21 @@ def test_every_curve_is_a_metric_that_a_run_logs(tiny_pretraining_model, tiny_cl
             assert _matching_names([dict.fromkeys(logged, 0.0)], (name,)), name
 
 
-def test_key_frames_with_boxes_become_a_picture_that_says_what_is_right(tmp_path, monkeypatch):
-    written = []
-    write = detection._write
-    monkeypatch.setattr(detection, "_write", lambda *where: written.append(where[-1]) or write(*where))
+def test_key_frames_with_boxes_become_a_picture_that_shows_which_actions_are_correct(tmp_path, monkeypatch):
+    texts = []
+    draw_box = detection._draw_box
+    monkeypatch.setattr(detection, "_draw_box", lambda *args: texts.append(args[-1]) or draw_box(*args))
     frames = [torch.full((3, 48, 64), 90, dtype=torch.uint8)] * 3
     box = [0.25, 0.25, 0.75, 0.75]
-    found = {"boxes": [box, box], "labels": [1, 0], "scores": [0.4, 0.9]}
+    detections = {"boxes": [box, box], "labels": [1, 0], "scores": [0.4, 0.9]}
     nothing = {"boxes": [], "labels": [], "scores": []}
     truths = [{"boxes": [box], "labels": [0]}, {"boxes": [box, box], "labels": [1, 0]}, nothing]
-    plot_detections(frames, [found, nothing, found], truths, ["sit", "run"], tmp_path / "boxes.png", threshold=0.4)
+    predictions = [detections, nothing, detections]
+    plot_detections(frames, predictions, truths, ["sit", "run"], tmp_path / "boxes.png", threshold=0.4)
     with Image.open(tmp_path / "boxes.png") as picture:
         assert picture.width > picture.height > 300
-    right, missed = [("sit 0.90", "lightgreen"), ("run 0.40", "tomato")], [("run", "white"), ("sit", "white")]
-    assert [lines for lines in written if lines] == [right, missed, [(line, "tomato") for line, _ in right]]
+    correct, missed = [("sit 0.90", "lightgreen"), ("run 0.40", "tomato")], [("run", "white"), ("sit", "white")]
+    assert [lines for lines in texts if lines] == [correct, missed, [(line, "tomato") for line, _ in correct]]
 
 
 @pytest.mark.parametrize("num_classes, width", [(3, 550), (60, 1050)])
