@@ -1,4 +1,4 @@
-"""The commands do what they say: versions, features in a file, and a report about the videos of a source.
+"""Commands of vjepa-hf: versions, features in a file, and a report about the videos of a source.
 
 pytest tests/test_cli.py
 """
@@ -43,9 +43,7 @@ def model_folder(tiny_config, tmp_path):
 
 
 @pytest.mark.parametrize("num_clips", [1, 3])
-def test_features_are_those_of_the_model_on_its_grid_and_know_their_times(
-    model_folder, toy_video_path, tmp_path, num_clips
-):
+def test_features_equal_the_output_of_the_model_and_have_timestamps(model_folder, toy_video_path, tmp_path, num_clips):
     output = tmp_path / "features.safetensors"
     words = ["features", toy_video_path, "-o", output, "--model", model_folder, "--num_clips", num_clips]
     assert f"features ({num_clips}, 2, 4, 4, 48)" in run(*words)
@@ -55,15 +53,15 @@ def test_features_are_those_of_the_model_on_its_grid_and_know_their_times(
         clips = pixels["pixel_values_videos"].reshape(num_clips, 4, 3, 32, 32)
         expected = VJEPAModel.from_pretrained(model_folder)(clips).last_hidden_state
     torch.testing.assert_close(tensors["features"].flatten(1, 3), expected)
-    # 16 frames at 12 fps; a clip has frames 0, 2, 4, 6 after its first one, and a time step begins at each second one.
+    # 16 frames at 12 fps; a clip has frames 0, 2, 4, 6 after its start, and every second one starts a time step.
     first = regular_clips(16, 4, 2, num_clips).reshape(num_clips, 4)[:, :1]
     torch.testing.assert_close(tensors["timestamps"], torch.from_numpy((first + np.array([0, 4])) / 12))
 
 
-def test_dense_features_are_one_mean_for_every_time_step_of_the_video(model_folder, toy_video_path, tmp_path):
+def test_dense_features_are_one_mean_per_time_step_of_the_video(model_folder, toy_video_path, tmp_path):
     output = tmp_path / "dense.safetensors"
     words = ["dense-features", toy_video_path, "-o", output, "--model", model_folder]
-    assert "features (4, 48)" in run(*words)  # 16 frames: 8 of a clip, 4 time steps
+    assert "features (4, 48)" in run(*words)  # 16 frames are 8 frames of a clip, or 4 time steps
     encoder, processor = VJEPAModel.from_pretrained(model_folder), VJEPAVideoProcessor.from_pretrained(model_folder)
     for options, stride in (([], 4), (["--stride", 2], 2)):
         run(*words, *options)
@@ -74,7 +72,7 @@ def test_dense_features_are_one_mean_for_every_time_step_of_the_video(model_fold
         assert tensors["timestamps"].tolist() == pytest.approx([0, 4 / 12, 8 / 12, 1])
 
 
-def test_a_mistake_ends_in_one_line_and_status_2(model_folder, toy_video_path, tmp_path):
+def test_a_mistake_gives_one_line_and_status_2(model_folder, toy_video_path, tmp_path):
     for command in ("features", "dense-features"):
         words = [command, "nowhere.mp4", "-o", tmp_path / "out.safetensors"]
         for model, message in ((model_folder, "nowhere.mp4"), (tmp_path, "config.json")):
@@ -87,7 +85,7 @@ def test_a_mistake_ends_in_one_line_and_status_2(model_folder, toy_video_path, t
 
 
 def options() -> dict[str, list[str]]:
-    """Command -> the long names of its options."""
+    """Return command -> long names of its options."""
     commands = typer.main.get_command(app).commands
     return {
         name: [word for parameter in command.params for word in parameter.opts if word.startswith("--")]
@@ -99,8 +97,8 @@ def test_commands_have_dashes_and_options_underscores(toy_video_path):
     assert {"features", "dense-features", "check-data", "convert", "env"} == set(options())
     names = [name for names in options().values() for name in names]
     assert len(names) > 15 and not [name for name in names if "-" in name.removeprefix("--")]
-    for spelled in ("--num_frames", "--num-frames"):  # 0.1.0 had dashes; they are still understood
-        assert "0 short" in run("check-data", toy_video_path, spelled, 4, "--num_workers", 0)
+    for name in ("--num_frames", "--num-frames"):  # 0.1.0 had dashes, which still work
+        assert "0 short" in run("check-data", toy_video_path, name, 4, "--num_workers", 0)
 
 
 @pytest.fixture
@@ -113,7 +111,7 @@ def folder_with_a_broken_video(toy_video_path, tmp_path):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_check_data_names_broken_and_short_videos_and_lists_the_others(
+def test_check_data_reports_broken_and_short_videos_and_lists_readable_ones(
     folder_with_a_broken_video, tmp_path, num_workers
 ):
     cleaned = tmp_path / "clean.csv"
@@ -125,13 +123,13 @@ def test_check_data_names_broken_and_short_videos_and_lists_the_others(
     assert load_videos(cleaned)["video"][:] == [str(folder_with_a_broken_video / "good one.mp4")]
 
 
-def test_check_data_ends_well_when_all_is_well(folder_with_a_broken_video):
+def test_check_data_has_status_0_if_all_videos_are_readable(folder_with_a_broken_video):
     (folder_with_a_broken_video / "broken.mp4").unlink()
     output = run("check-data", folder_with_a_broken_video, "--num_frames", 4, "--num_workers", 0)
     assert "1 videos: 0 unreadable, 0 short" in output
 
 
-def test_check_data_names_what_is_odd(toy_video_path, tmp_path):
+def test_check_data_reports_unusual_videos(toy_video_path, tmp_path):
     write_video(tmp_path / "odd.mp4", num_frames=1, height=64, width=320)
     output = run("check-data", tmp_path / "odd.mp4", "--num_frames", 1, "--num_workers", 0)
     assert "odd         " in output and "one frame" in output and "very long in shape, 320 x 64" in output
@@ -150,14 +148,14 @@ def test_check_data_writes_smaller_copies_and_their_list(folder_with_a_broken_vi
     assert (info.num_frames, info.height) == (20, 32)
 
 
-def test_check_data_lists_what_fits_a_cell(toy_video_path, tmp_path):
+def test_check_data_lists_columns_that_are_not_binary(toy_video_path, tmp_path):
     row = {"video": [str(toy_video_path)], "label": [3], "caption": ["a cat"], "thumbnail": [b"\xff\xd8"]}
     Dataset.from_dict(row).to_parquet(tmp_path / "a.parquet")
     run("check-data", tmp_path / "a.parquet", "--num_workers", 0, "-o", tmp_path / "clean.csv")
     assert (tmp_path / "clean.csv").read_text().splitlines() == ["video,label,caption", f"{toy_video_path},3,a cat"]
 
 
-def test_check_data_says_what_it_cannot_do(toy_video_path, tmp_path):
+def test_mistakes_of_check_data_are_clear_errors(toy_video_path, tmp_path):
     assert "does not exist" in run("check-data", tmp_path / "nowhere", exit_code=2)
     Dataset.from_dict({"video": [toy_video_path.read_bytes()]}).to_parquet(tmp_path / "a.parquet")
     words = ["check-data", tmp_path / "a.parquet", "--num_workers", 0]

@@ -1,4 +1,4 @@
-"""Pictures are files, and masks are drawn where the encoder's tokens are.
+"""Figures are written as PNG files, and masks are drawn at the positions of the tokens.
 
 pytest tests/test_visualization.py
 """
@@ -17,7 +17,7 @@ from vjepa_hf.visualization import CURVES, _matching_names, plot_confusion, plot
 
 
 def backend_after(statement: str) -> str:
-    """The user's backend, which was "svg", after a statement in a fresh process, and whether pyplot was imported."""
+    """Return the backend, which was "svg" before a statement, and whether the statement imported pyplot."""
     program = f"""
 import sys, matplotlib
 matplotlib.use("svg")
@@ -28,9 +28,9 @@ print(matplotlib.get_backend(), "matplotlib.pyplot" in sys.modules)
     return result.stdout.strip()
 
 
-def test_importing_leaves_the_backend_of_the_user_alone():
+def test_importing_does_not_change_the_backend():
     assert backend_after("import vjepa_hf.evaluation, vjepa_hf.visualization") == "svg False"
-    assert backend_after("import matplotlib.pyplot; matplotlib.use('Agg')") == "Agg True"  # so this can fail
+    assert backend_after("import matplotlib.pyplot; matplotlib.use('Agg')") == "Agg True"  # the test can fail
 
 
 def test_only_hidden_tubelets_are_darkened():
@@ -50,7 +50,7 @@ def test_masks_over_a_clip_become_a_picture(tmp_path):
         assert picture.width > picture.height > 100
 
 
-def test_curves_are_drawn_from_rows_that_each_have_some_metrics(tmp_path):
+def test_curves_are_drawn_from_rows_with_different_metrics(tmp_path):
     rows = [{"step": 1, "loss": 0.9, "learning_rate": 1e-4}, {"step": 2, "target_std": 0.5}, {"step": 2, "loss": 0.8}]
     rows += [
         {"step": 2, "loss/mask_type_0": 0.7, "loss/mask_type_1": 0.9} | {f"loss/time_{time}": 0.8 for time in range(8)}
@@ -60,7 +60,7 @@ def test_curves_are_drawn_from_rows_that_each_have_some_metrics(tmp_path):
         assert picture.size == (1600, 900)
 
 
-def test_a_star_stands_for_the_metrics_that_a_run_has():
+def test_a_star_matches_the_metrics_of_a_run():
     rows = [
         {"step": 1, "loss": 0.9, "loss/mask_type_0": 0.8, "loss/mask_type_1": 1.0},
         {"step": 2, "loss/mask_type_1": 0.9},
@@ -86,24 +86,25 @@ def test_every_curve_is_a_metric_that_a_run_logs(tiny_pretraining_model, tiny_cl
             assert _matching_names([dict.fromkeys(logged, 0.0)], (name,)), name
 
 
-def test_key_frames_with_boxes_become_a_picture_that_says_what_is_right(tmp_path, monkeypatch):
-    written = []
-    write = detection._write
-    monkeypatch.setattr(detection, "_write", lambda *where: written.append(where[-1]) or write(*where))
+def test_key_frames_with_boxes_become_a_picture_that_shows_which_actions_are_correct(tmp_path, monkeypatch):
+    texts = []
+    draw_box = detection._draw_box
+    monkeypatch.setattr(detection, "_draw_box", lambda *args: texts.append(args[-1]) or draw_box(*args))
     frames = [torch.full((3, 48, 64), 90, dtype=torch.uint8)] * 3
     box = [0.25, 0.25, 0.75, 0.75]
-    found = {"boxes": [box, box], "labels": [1, 0], "scores": [0.4, 0.9]}
+    detections = {"boxes": [box, box], "labels": [1, 0], "scores": [0.4, 0.9]}
     nothing = {"boxes": [], "labels": [], "scores": []}
     truths = [{"boxes": [box], "labels": [0]}, {"boxes": [box, box], "labels": [1, 0]}, nothing]
-    plot_detections(frames, [found, nothing, found], truths, ["sit", "run"], tmp_path / "boxes.png", threshold=0.4)
+    predictions = [detections, nothing, detections]
+    plot_detections(frames, predictions, truths, ["sit", "run"], tmp_path / "boxes.png", threshold=0.4)
     with Image.open(tmp_path / "boxes.png") as picture:
         assert picture.width > picture.height > 300
-    right, missed = [("sit 0.90", "lightgreen"), ("run 0.40", "tomato")], [("run", "white"), ("sit", "white")]
-    assert [lines for lines in written if lines] == [right, missed, [(line, "tomato") for line, _ in right]]
+    correct, missed = [("sit 0.90", "lightgreen"), ("run 0.40", "tomato")], [("run", "white"), ("sit", "white")]
+    assert [lines for lines in texts if lines] == [correct, missed, [(line, "tomato") for line, _ in correct]]
 
 
 @pytest.mark.parametrize("num_classes, width", [(3, 550), (60, 1050)])
-def test_confusions_become_a_picture_whose_size_follows_the_names(tmp_path, num_classes, width):
+def test_the_size_of_a_confusion_matrix_follows_the_names(tmp_path, num_classes, width):
     matrix = np.eye(num_classes, dtype=int) * 3
     plot_confusion(matrix, [f"class {number}" for number in range(num_classes)], tmp_path / "confusion.png")
     with Image.open(tmp_path / "confusion.png") as picture:

@@ -1,6 +1,6 @@
 """V-JEPA for Hugging Face: learn from unlabelled video by predicting the features of hidden regions.
 
-Importing the package registers its classes with the `Auto*` classes of transformers and does nothing else.
+The import registers the classes with the `Auto*` classes of transformers and has no other side effect.
 """
 
 from transformers import (
@@ -29,7 +29,7 @@ AutoModel.register(VJEPAConfig, VJEPAModel, exist_ok=True)
 AutoModelForPreTraining.register(VJEPAConfig, VJEPAForPreTraining, exist_ok=True)
 AutoModelForVideoClassification.register(VJEPAConfig, VJEPAForVideoClassification, exist_ok=True)
 AutoVideoProcessor.register(VJEPAConfig, VJEPAVideoProcessor, exist_ok=True)
-# The pipeline looks supported classes up by name, and would log that this one is not.
+# The pipeline looks up supported classes by name, and would log that this one is not supported.
 MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES[VJEPAConfig.model_type] = VJEPAForVideoClassification.__name__
 
 __all__ = [

@@ -31,28 +31,24 @@ from .training.flops import matmul_rate
 PACKAGES = ("vjepa_hf", "torch", "torchvision", "transformers", "accelerate", "datasets", "av", "numpy")
 
 
-def _with_underscores(name: str) -> str:
-    return name.replace("-", "_")
-
-
-# Options are written with underscores, as in the scripts of examples/; `--num-clips` is understood as `--num_clips`.
+# Options have underscores, like those of the scripts in examples/; `--num-clips` is read as `--num_clips`.
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     help="V-JEPA for Hugging Face.",
-    context_settings={"token_normalize_func": _with_underscores},
+    context_settings={"token_normalize_func": lambda name: name.replace("-", "_")},
 )
 
 
 @app.command()
 def env() -> None:
-    """Print versions, devices and their speed, for a bug report."""
+    """Print versions, devices and matmul throughput, for a bug report."""
     installed = {distribution.name.lower().replace("-", "_") for distribution in importlib.metadata.distributions()}
     rows = {"python": platform.python_version(), "platform": platform.platform()}
     rows |= {name: importlib.metadata.version(name) if name in installed else "not installed" for name in PACKAGES}
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     rows |= {"cuda": torch.version.cuda or "none", "gpus": ", ".join(devices) or "none"}
-    rows |= {"cpu threads": str(torch.get_num_threads())}
+    rows["cpu threads"] = str(torch.get_num_threads())
     device = "cuda" if devices else "cpu"
     for dtype in (torch.float32, torch.bfloat16):
         rows[f"{device} {str(dtype).removeprefix('torch.')}"] = f"{matmul_rate(device, dtype) / 1e9:.0f} GFLOP/s"
@@ -70,11 +66,11 @@ def features(
     video: VideoArgument,
     output: FeatureFile,
     model: ModelOption = "output/pretrain",
-    num_clips: Annotated[int, typer.Option("--num_clips", min=1, help="clips, evenly spaced over the video")] = 1,
+    num_clips: Annotated[int, typer.Option("--num_clips", min=1, help="evenly spaced clips")] = 1,
 ) -> None:
-    """Write the features of V clips of a video: `features` (V, t, h, w, D) and `timestamps` (V, t) in seconds.
+    """Write the features of V clips of a video: `features` (V, t, h, w, D) and `timestamps` (V, t).
 
-    A timestamp is the time at which the first frame of a time step is shown.
+    A timestamp is the time of the first frame of a time step, in seconds.
     """
     with mistakes_exit():
         encoder, processor = _load(model)
@@ -96,14 +92,14 @@ def dense_features(
     output: FeatureFile,
     model: ModelOption = "output/pretrain",
     stride: Annotated[
-        int | None, typer.Option("--stride", help="frames from one window to the next; default: a whole clip")
+        int | None, typer.Option("--stride", help="frames from one window to the next; default: num_frames")
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="windows per forward pass")] = 4,
 ) -> None:
-    """Write one feature for every time step of a video of any length: `features` (n, D) and `timestamps` (n,).
+    """Write one feature per time step of a video of any length: `features` (n, D) and `timestamps` (n,) in seconds.
 
     A feature is the mean over the tokens of a time step. A stride of half a clip gives every time step context on both
-    sides, and costs two passes of the encoder.
+    sides, and encodes every frame twice.
     """
     with mistakes_exit():
         encoder, processor = _load(model)
@@ -113,7 +109,7 @@ def dense_features(
 
 
 def _load(model: str) -> tuple[VJEPAModel, VJEPAVideoProcessor]:
-    """Load encoder and processor; the encoder is put on the accelerator if there is one."""
+    """Return the encoder, on the accelerator if there is one, and the processor."""
     encoder = VJEPAModel.from_pretrained(model, add_predictor=False).eval()
     if torch.accelerator.is_available():
         encoder.to(torch.accelerator.current_accelerator())
@@ -121,7 +117,7 @@ def _load(model: str) -> tuple[VJEPAModel, VJEPAVideoProcessor]:
 
 
 def _seconds(video: str, frames: np.ndarray) -> torch.Tensor:
-    """Return the seconds at which frames are shown, float64 in the shape of `frames`."""
+    """Return the timestamps of frames in seconds, float64 in the shape of `frames`."""
     numbers, positions = np.unique(frames, return_inverse=True)
     with VideoFile(video) as file:
         seconds = torch.tensor([frame.seconds for frame in file.iter_frames(numbers)], dtype=torch.float64)
@@ -130,35 +126,36 @@ def _seconds(video: str, frames: np.ndarray) -> torch.Tensor:
 
 @app.command()
 def check_data(
-    source: Annotated[str, typer.Argument(help="folder, list, .tar, .parquet, or a pattern of these")],
-    video_column: Annotated[str | None, typer.Option("--video_column", help="column that holds the videos")] = None,
+    source: Annotated[str, typer.Argument(help="folder, list, .tar or .parquet file, or a pattern of these")],
+    video_column: Annotated[str | None, typer.Option("--video_column", help="column with the videos")] = None,
     num_frames: Annotated[int, typer.Option("--num_frames", min=1, help="frames per clip")] = 16,
     frame_step: Annotated[int, typer.Option("--frame_step", min=1, help="step between the frames of a clip")] = 4,
-    num_workers: Annotated[int, typer.Option("--num_workers", min=0, help="processes that decode; 0: only this")] = 2,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="csv to write, of the readable videos")] = None,
-    shrink_to: Annotated[Path | None, typer.Option("--shrink_to", help="folder for smaller, faster copies")] = None,
-    short_side: Annotated[int, typer.Option("--short_side", min=16, help="short side of a copy in pixels")] = 256,
+    num_workers: Annotated[int, typer.Option("--num_workers", min=0, help="worker processes that decode")] = 2,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="csv list of readable videos to write")] = None,
+    shrink_to: Annotated[
+        Path | None, typer.Option("--shrink_to", help="folder for smaller copies, which decode faster")
+    ] = None,
+    short_side: Annotated[int, typer.Option("--short_side", min=16, help="short side of a copy (px)")] = 256,
     keyframe_interval: Annotated[
-        int, typer.Option("--keyframe_interval", min=1, help="largest distance of key frames in a copy, in frames")
+        int, typer.Option("--keyframe_interval", min=1, help="maximum distance between key frames of a copy")
     ] = 16,
 ) -> None:
-    """Open every video of a source and report videos that are unreadable, shorter than a clip, or unusual.
+    """Report the videos of a source that are unreadable, shorter than a clip, or unusual.
 
-    With --shrink_to the list names the copies. Ends with status 1 if a video cannot be read.
+    The list has the copies if --shrink_to is given. The exit status is 1 if a video is unreadable.
     """
     with mistakes_exit():
         videos = load_videos(source, video_column)
         if output is not None and shrink_to is None and len(videos) and not isinstance(videos[0]["video"], str):
-            raise ValueError(f"videos inside {source} have no path to list: add --shrink_to, or omit --output")
+            raise ValueError(f"the videos in {source} do not have paths to list: add --shrink_to, or omit --output")
     checked = _CheckedVideos(videos, shrink_to, short_side, keyframe_interval)
-    loader = torch.utils.data.DataLoader(checked, batch_size=None, num_workers=num_workers, collate_fn=_unchanged)
-    checks = list(tqdm(loader, unit="video"))
+    checks = list(tqdm(torch.utils.data.DataLoader(checked, batch_size=None, num_workers=num_workers), unit="video"))
     span = clip_span(num_frames, frame_step)
     counts = Counter({"unreadable": 0, "short": 0, "odd": 0})
     for check in checks:
-        for kind, words in _findings(check.result, span):
+        for kind, description in _problems(check.result, span):
             counts[kind] += 1
-            typer.echo(f"{kind:<12}{check.video}: {words}")
+            typer.echo(f"{kind:<12}{check.video}: {description}")
     typer.echo(f"{len(checks)} videos: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
     if output is not None:
         _write_list(output, videos, checks)
@@ -167,7 +164,7 @@ def check_data(
 
 
 class _Check(NamedTuple):
-    """Name of a video, what was found in it, and the path of its smaller copy."""
+    """Name of a video, its properties or failure, and the path of its copy."""
 
     video: str
     result: VideoInfo | VideoFailure
@@ -175,7 +172,7 @@ class _Check(NamedTuple):
 
 
 class _CheckedVideos(torch.utils.data.Dataset):
-    """Checks of the videos of a source; with `shrink_to` each video is also copied."""
+    """Dataset of the checks of videos; each video is also copied to `shrink_to` if it is given."""
 
     def __init__(self, videos: Dataset, shrink_to: Path | None, short_side: int, keyframe_interval: int) -> None:
         self.videos, self.shrink_to = videos, shrink_to
@@ -189,7 +186,7 @@ class _CheckedVideos(torch.utils.data.Dataset):
         name, result = video_name(video), check_video(video)
         if self.shrink_to is None or isinstance(result, VideoFailure):
             return _Check(name, result)
-        # The number distinguishes videos of one name in several folders.
+        # The row distinguishes videos with the same name in different folders.
         copy = self.shrink_to / f"{row:08}_{Path(name).stem}.mp4"
         copy.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -199,70 +196,66 @@ class _CheckedVideos(torch.utils.data.Dataset):
         return _Check(name, result, str(copy))
 
 
-def _unchanged(check: Any) -> Any:
-    return check
-
-
-def _findings(result: VideoInfo | VideoFailure, span: int) -> list[tuple[str, str]]:
+def _problems(result: VideoInfo | VideoFailure, span: int) -> list[tuple[str, str]]:
+    """Return kind and description of each problem; `span` is the number of frames from first to last of a clip."""
     if isinstance(result, VideoFailure):
         return [("unreadable", result.cause)]
-    short = [("short", f"{result.num_frames} frames, a clip spans {span}")]
-    return short * (result.num_frames < span) + [("odd", words) for words in oddities(result)]
+    short = [("short", f"{result.num_frames} frames, a clip spans {span}")] if result.num_frames < span else []
+    return short + [("odd", description) for description in oddities(result)]
 
 
 def _write_list(path: Path, videos: Dataset, checks: Sequence[_Check]) -> None:
-    """Write the rows of the readable videos or of their copies, without columns that hold other media."""
-    num_rows = 0
-    columns = ["video", *(name for name, feature in videos.features.items() if _fits_a_cell(feature))]
+    """Write the rows of the readable videos, with absolute paths of them or of their copies; skip binary columns."""
+    columns = ["video"]
+    for name, feature in videos.features.items():
+        if name != "video" and isinstance(feature, Value | ClassLabel) and "binary" not in feature.dtype:
+            columns.append(name)
+    rows = []
+    for row, check in zip(videos, checks, strict=True):
+        if isinstance(check.result, VideoInfo):
+            video = check.copy or row["video"]
+            rows.append(row | {"video": video if "://" in video else str(Path(video).resolve())})
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(columns)), extrasaction="ignore")
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
-        for row, check in zip(videos, checks, strict=True):
-            if isinstance(check.result, VideoInfo):
-                writer.writerow(row | {"video": _absolute(check.copy or row["video"])})
-                num_rows += 1
-    typer.echo(f"{num_rows} readable videos in {path}")
-
-
-def _fits_a_cell(feature: Any) -> bool:
-    return isinstance(feature, Value | ClassLabel) and "binary" not in feature.dtype
-
-
-def _absolute(video: str) -> str:
-    """Return an absolute path, or a URL unchanged."""
-    return video if "://" in video else str(Path(video).resolve())
+        writer.writerows(rows)
+    typer.echo(f"{len(rows)} readable videos in {path}")
 
 
 @app.command()
 def convert(
-    checkpoint: Annotated[str, typer.Argument(help=".pth.tar file, or vitl16, vith16, vith16-384; else a folder")],
-    output: Annotated[Path, typer.Argument(help="folder to write; with --to-meta the file")],
+    checkpoint: Annotated[
+        str, typer.Argument(help=".pth.tar file, vitl16, vith16 or vith16-384; with --to_meta a folder")
+    ],
+    output: Annotated[Path, typer.Argument(help="folder to write; with --to_meta a file")],
     probe: Annotated[
-        str | None, typer.Option("--probe", help=".pth.tar file, or k400, ssv2, in1k, places205, inat21")
+        str | None, typer.Option("--probe", help=".pth.tar file of a probe, or k400, ssv2, in1k, places205, inat21")
     ] = None,
     to_meta: Annotated[bool, typer.Option("--to_meta", help="convert a folder to the layout of Meta's code")] = False,
     num_attention_heads: Annotated[
-        int | None, typer.Option("--num_attention_heads", help="heads, if the width is not a published one")
+        int | None, typer.Option("--num_attention_heads", help="attention heads, if the width is not a published one")
     ] = None,
     num_frames: Annotated[
-        int | None, typer.Option("--num_frames", help="frames per clip, if the position tables do not show it")
+        int | None, typer.Option("--num_frames", help="frames per clip, if the position tables do not show them")
     ] = None,
     image_size: Annotated[
-        list[int] | None, typer.Option("--image_size", help="side in pixels; give it twice for height and width")
+        list[int] | None, typer.Option("--image_size", help="image side (px); give it twice for height and width")
     ] = None,
     uniform_power: Annotated[
         bool | None,
-        typer.Option("--uniform_power/--no_uniform_power", help="sin-cos split, if the tables do not show it"),
+        typer.Option(
+            "--uniform_power/--no_uniform_power", help="sin-cos split, if the position tables do not show it"
+        ),
     ] = None,
     labels: Annotated[
-        str | None, typer.Option("--labels", help="class names: a file with one per line, or ssv2, in1k")
+        str | None, typer.Option("--labels", help="class names: file with one name per line, or ssv2, in1k")
     ] = None,
-    license: Annotated[str, typer.Option("--license", help="license of the weights, for the model card")] = LICENSE,
-    download_dir: Annotated[Path | None, typer.Option("--download_dir", help="folder for released files")] = None,
+    license: Annotated[str, typer.Option("--license", help="license in the model card")] = LICENSE,
+    download_dir: Annotated[Path | None, typer.Option("--download_dir", help="folder for downloaded files")] = None,
 ) -> None:
-    """Convert a checkpoint of Meta's V-JEPA code to a folder for from_pretrained, or with --to_meta back.
+    """Convert a checkpoint of Meta's V-JEPA code to a folder for from_pretrained, or back with --to_meta.
 
-    Ends with status 2 and writes nothing if the checkpoint is not a V-JEPA checkpoint or is incomplete.
+    An incomplete checkpoint, or one of another model, is refused with exit status 2, and nothing is written.
     """
     options: dict[str, Any] = {
         "probe": probe,
@@ -278,10 +271,9 @@ def convert(
         if to_meta and given:
             raise ValueError(f"--to_meta takes all settings from the folder; omit {', '.join(given)}.")
         if to_meta:
-            report = export_to_meta(checkpoint, output)
+            typer.echo(export_to_meta(checkpoint, output))
         else:
-            report = convert_checkpoint(checkpoint, output, license=license, **options)
-    typer.echo(report)
+            typer.echo(convert_checkpoint(checkpoint, output, license=license, **options))
 
 
 if __name__ == "__main__":

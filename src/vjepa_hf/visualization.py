@@ -1,6 +1,6 @@
-"""Pictures as PNG files: the curves of a run, masks over a clip, and confusion matrices.
+"""PNG files of the curves of a run, of masks over a clip, and of confusion matrices.
 
-They are drawn with matplotlib's `Figure`, which needs no screen and leaves the backend of the user's `pyplot` alone.
+matplotlib's `Figure` needs no display and does not change the backend of `pyplot`.
 """
 
 import fnmatch
@@ -13,7 +13,7 @@ import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-# Metrics of a log and the title above them. A name that ends with "*" matches all names that begin like it.
+# Patterns of the metrics in each plot, and its title.
 CURVES = (
     (("loss", "loss/mask_type_*"), "loss (L1), and the loss of each mask type"),
     (("loss/time_*",), "loss of each time step"),
@@ -34,9 +34,9 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: str | Path, title: str = "
     """Draw the metrics of a run's log over its steps into one PNG.
 
     Args:
-        rows: rows of `training.read_log`; a row may have any subset of the metrics.
+        rows: rows of `training.read_log`, each with any of the metrics.
         path: PNG to write.
-        title: title of the picture.
+        title: title of the figure.
     """
     figure = Figure(figsize=(16, 9), layout="constrained")
     axes = figure.subplots(3, 4, sharex=True)
@@ -44,8 +44,8 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: str | Path, title: str = "
         names = _matching_names(rows, patterns)
         for number, name in enumerate(names):
             points = [(row["step"], row[name]) for row in rows if name in row]
-            shade = {"color": colormaps["viridis"](number / len(names))} if "/" in name else {}
-            axis.plot(*zip(*points, strict=True), label=name.rpartition("/")[2], linewidth=1.4, **shade)
+            color = {"color": colormaps["viridis"](number / len(names))} if "/" in name else {}
+            axis.plot(*zip(*points, strict=True), label=name.rpartition("/")[2], linewidth=1.4, **color)
         axis.set_title(label, fontsize=10)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
@@ -58,7 +58,7 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: str | Path, title: str = "
 
 
 def _matching_names(rows: Sequence[dict[str, Any]], patterns: Sequence[str]) -> list[str]:
-    """Names of the metrics in the rows that match; the only mask type is skipped, because its loss is `loss`."""
+    """Return the metrics that match; the loss of a single mask type is skipped, because it equals `loss`."""
     matching: list[str] = []
     for pattern in patterns:
         names = dict.fromkeys(name for row in rows for name in row if fnmatch.fnmatchcase(name, pattern))
@@ -69,14 +69,14 @@ def _matching_names(rows: Sequence[dict[str, Any]], patterns: Sequence[str]) -> 
 def shade_masked(
     video: torch.Tensor, context_mask: torch.Tensor, tubelet_size: int, patch_size: int, dimming: float = 0.15
 ) -> torch.Tensor:
-    """Darken the tubelets that the context encoder does not see.
+    """Darken the tubelets that are hidden from the context encoder.
 
     Args:
         video: uint8 `(T, C, H, W)`.
-        context_mask: kept token indices `(K,)`, in the order time, height, width.
+        context_mask: indices of the context tokens `(K,)`, in the order time, height, width.
         tubelet_size: frames per tubelet.
         patch_size: side of a tubelet in pixels.
-        dimming: brightness of hidden tubelets, relative to the clip.
+        dimming: factor for the brightness of hidden tubelets.
 
     Returns:
         uint8 `(T, C, H, W)`.
@@ -99,11 +99,11 @@ def plot_masks(
     patch_size: int,
     num_columns: int = 8,
 ) -> None:
-    """Draw a clip, and below it what the context encoder sees of it under each mask, into one PNG.
+    """Draw a clip, and the context of each mask below it, into one PNG.
 
     Args:
         video: uint8 `(T, C, H, W)`, RGB.
-        context_masks: name of a row -> kept token indices `(K,)`.
+        context_masks: name of a mask -> indices of the context tokens `(K,)`.
         path: PNG to write.
         tubelet_size: frames per tubelet.
         patch_size: side of a tubelet in pixels.
@@ -124,13 +124,13 @@ def plot_masks(
 
 
 def plot_confusion(matrix: np.ndarray, names: Sequence[str], path: str | Path, max_named: int = 40) -> None:
-    """Draw a confusion matrix into one PNG. Rows are true classes; the color is the fraction of a row's samples.
+    """Draw a confusion matrix into one PNG. A row is a true class; the color is the fraction of its samples.
 
     Args:
         matrix: counts `(L, L)`, true classes by predicted classes.
         names: names of the L classes.
         path: PNG to write.
-        max_named: with more classes, neither names nor counts are written.
+        max_named: number of classes above which names and counts are omitted.
     """
     fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     named = len(names) <= max_named

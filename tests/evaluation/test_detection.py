@@ -1,4 +1,4 @@
-"""AVA's files are read as they are, clips lie around their key frames, and nothing that cannot be read gets lost.
+"""AVA's files are read as published, clips lie around their key frames, and unreadable videos are reported.
 
 pytest tests/evaluation/test_detection.py
 """
@@ -57,7 +57,7 @@ def key_frame(video, second, boxes=1):
     )
 
 
-# The files of AVA
+# --- the files of AVA ---
 
 
 def test_actions_are_named_in_either_form_of_pbtxt_and_in_csv(tmp_path):
@@ -86,8 +86,8 @@ def test_rows_of_one_box_become_one_box_with_several_actions(annotations):
     frames = read_annotations(annotations, ACTIONS)
     assert [frame.moment for frame in frames] == [("-5KQ66BBWC4", 902), ("-5KQ66BBWC4", 903), ("other", 902)]
     np.testing.assert_allclose(frames[0].boxes, [[0.077, 0.151, 0.283, 0.811], [0.332, 0.194, 0.481, 0.891]])
-    assert frames[0].labels.tolist() == [[1, 0], [0, 1]]  # 80 is no class here
-    assert frames[2].labels.tolist() == [[0, 0]]  # a box whose action is left empty
+    assert frames[0].labels.tolist() == [[1, 0], [0, 1]]  # 80 is not a class here
+    assert frames[2].labels.tolist() == [[0, 0]]  # a box without an action
     assert read_annotations(annotations, (9, 12, 80))[0].labels.tolist() == [[1, 0, 1], [0, 1, 0]]
 
 
@@ -97,7 +97,7 @@ def test_two_people_in_one_box_stay_two(tmp_path):
     assert read_annotations(path, ACTIONS)[0].labels.tolist() == [[1, 0], [0, 1]]
 
 
-def test_excluded_key_frames_are_left_out(annotations, tmp_path):
+def test_excluded_key_frames_are_skipped(annotations, tmp_path):
     path = tmp_path / "excluded.csv"
     path.write_text("-5KQ66BBWC4,0902\nother,0903\n")
     excluded = read_excluded(path)
@@ -121,7 +121,7 @@ def test_boxes_of_a_detector_are_chosen_by_score(tmp_path):
 @pytest.mark.parametrize(
     "row, message",
     [
-        ("v,902,0.1,0.2,0.3", "line 2: 5 columns where 7 or 8 belong"),
+        ("v,902,0.1,0.2,0.3", "line 2: expected 7 or 8 columns, but it has 5"),
         ("v,902,10,20,30,40,9,1", "line 2: the box 10,20,30,40 .* divide pixels"),
         ("v,902,0.3,0.2,0.1,0.4,9,1", "line 2: the box"),
         ("v,902,0.1,0.2,0.3,high,9,1", "line 2: could not convert .* 'high'"),
@@ -135,23 +135,25 @@ def test_a_wrong_row_is_an_error_with_file_and_line(tmp_path, row, message):
         read_annotations(path, ACTIONS)
 
 
-def test_a_score_that_is_no_probability_is_an_error(tmp_path):
+def test_a_score_that_is_not_a_probability_is_an_error(tmp_path):
     path = tmp_path / "boxes.csv"
     path.write_text("v,902,0.1,0.2,0.3,0.4,,7\n")
-    with pytest.raises(ValueError, match="line 1: the score 7.0"):
+    with pytest.raises(ValueError, match="boxes.csv: the score 7.0 of .*'v', 902"):
         read_boxes(path)
 
 
-def test_results_are_written_as_ava_reads_them(tmp_path):
-    found = {"boxes": torch.tensor([[0.1, 0.2, 0.3, 0.4]] * 2), "labels": [1, 0], "scores": torch.tensor([0.5, 1e-9])}
-    write_results(tmp_path / "r.csv", [("v", 902.0), ("w", 1.5)], [found, dict.fromkeys(found, [])], ACTIONS)
+def test_results_are_written_in_the_format_of_ava(tmp_path):
+    boxes = torch.tensor([[0.1, 0.2, 0.3, 0.4]] * 2)
+    detections = {"boxes": boxes, "labels": [1, 0], "scores": torch.tensor([0.5, 1e-9])}
+    moments = [("v", 902.0), ("w", 1.5)]
+    write_results(tmp_path / "r.csv", moments, [detections, dict.fromkeys(detections, [])], ACTIONS)
     assert (tmp_path / "r.csv").read_text().splitlines() == [
         "v,0902,0.1000,0.2000,0.3000,0.4000,12,0.500000",
         "v,0902,0.1000,0.2000,0.3000,0.4000,9,0.000000",
     ]
 
 
-# Clips
+# --- clips ---
 
 
 def test_a_clip_lies_around_its_key_frame(toy_video_path, processor):
@@ -163,7 +165,7 @@ def test_a_clip_lies_around_its_key_frame(toy_video_path, processor):
     assert item["boxes"].shape == (1, 4) and item["labels"].shape == (1, 2)
 
 
-def test_a_clip_has_the_asked_frames_a_second_whatever_the_video_has(toy_video_path, processor):
+def test_a_clip_has_the_requested_fps_at_any_frame_rate_of_the_video(toy_video_path, processor):
     processor = whole_frame_processor(processor, image_size=32, fps=3)
     clips = KeyFrameClips([key_frame("v", 1.0)], {"v": str(toy_video_path)}, processor)
     assert probe_video(toy_video_path).fps == 12
@@ -171,10 +173,10 @@ def test_a_clip_has_the_asked_frames_a_second_whatever_the_video_has(toy_video_p
     assert clips[0]["pixel_values_videos"].shape == (4, 3, 32, 32)
 
 
-def test_the_whole_frame_is_squeezed_and_not_cropped():
+def test_the_whole_frame_is_resized_and_not_cropped():
     cropping = VJEPAVideoProcessor(crop_size=16, num_frames=2, frame_step=3)
     frames = torch.zeros(2, 3, 40, 80, dtype=torch.uint8)
-    frames[..., :, :20] = 255  # the left quarter, which a crop would cut away
+    frames[..., :, :20] = 255  # the left quarter, which a crop would remove
     pixels = whole_frame_processor(cropping)(frames, return_tensors="pt")["pixel_values_videos"][0]
     bright = pixels[0, 0, 8] > 0
     assert pixels.shape[-2:] == (16, 16) and bright.tolist() == [True] * 4 + [False] * 12
@@ -182,7 +184,7 @@ def test_the_whole_frame_is_squeezed_and_not_cropped():
     assert whole_frame_processor(cropping).frame_step == 3
 
 
-def test_a_folder_of_frames_needs_to_be_told_its_rate(tmp_path, processor):
+def test_a_folder_of_frames_needs_a_frame_rate(tmp_path, processor):
     for number in range(1, 21):
         (tmp_path / "v").mkdir(exist_ok=True)
         Image.new("RGB", (24, 16), (10 * number, 0, 0)).save(tmp_path / "v" / f"v_{number:06}.png")
@@ -190,7 +192,7 @@ def test_a_folder_of_frames_needs_to_be_told_its_rate(tmp_path, processor):
     assert list(videos) == ["v"]
     clips = KeyFrameClips([key_frame("v", 902.0)], videos, processor, first_second=900, frame_rate=5)
     assert clips.decode(clips.key_frames[0])[:, 0, 0, 0].tolist() == [70, 90, 110, 130]
-    with pytest.raises(ValueError, match="pass frame_rate"):
+    with pytest.raises(ValueError, match="give frame_rate"):
         KeyFrameClips([key_frame("v", 902.0)], videos, processor, first_second=900)[0]
 
 
@@ -200,35 +202,35 @@ def test_videos_are_found_by_the_name_without_suffix(tmp_path):
     assert find_videos(tmp_path) == {"abc": str(tmp_path / "abc.mp4"), "d.e": str(tmp_path / "d.e.MKV")}
 
 
-def test_what_cannot_be_read_is_named_and_has_no_boxes(tmp_path, toy_video_path, processor):
+def test_unreadable_clips_are_named_and_have_no_boxes(tmp_path, toy_video_path, processor):
     (tmp_path / "broken.mp4").write_bytes(b"not a video")
     videos = {"good": str(toy_video_path), "broken": str(tmp_path / "broken.mp4")}
     frames = [key_frame("good", 0.5, 2), key_frame("broken", 1.0), key_frame("gone", 1.0), key_frame("good", 99.0)]
-    batch = collate_key_frames([KeyFrameClips(frames, videos, processor)[place] for place in range(4)])
+    batch = collate_key_frames([KeyFrameClips(frames, videos, processor)[index] for index in range(4)])
     assert batch["box_mask"].tolist() == [[True, True], [False, False], [False, False], [False, False]]
     assert batch["boxes"].shape == (4, 2, 4) and batch["labels"].shape == (4, 2, 2)
     assert batch["pixel_values_videos"].shape == (4, 4, 3, 16, 24)
     broken, gone, short = batch["failures"]
     assert broken.video == videos["broken"] and "cannot read the file: InvalidData" in broken.cause
-    assert gone == VideoFailure("gone", "cannot read second 1: there is no video of this name")
-    assert str(short).endswith("cannot read second 99: it has the seconds 0 to 1.33333; see first_second")
+    assert gone == VideoFailure("gone", "cannot read second 1: no video has this name")
+    assert str(short).endswith("cannot read second 99: the video covers seconds 0 to 1.33333; check first_second")
 
 
-def test_a_batch_without_any_box_is_a_batch(toy_video_path, processor):
+def test_a_batch_may_have_no_boxes(toy_video_path, processor):
     clips = KeyFrameClips([key_frame("gone", 1.0), key_frame("v", 99.0)], {"v": str(toy_video_path)}, processor)
     batch = collate_key_frames([clips[0], clips[1]])
     assert batch["boxes"].shape == (2, 0, 4) and batch["box_mask"].shape == (2, 0)
 
 
-def test_a_folder_without_any_of_the_videos_is_an_error(processor):
-    with pytest.raises(ValueError, match="none of the 1 videos with key frames is among the 1 found; .* 'v'"):
+def test_a_folder_with_none_of_the_videos_is_an_error(processor):
+    with pytest.raises(ValueError, match="none of the 1 videos with key frames is among the 1 given videos; .* 'v'"):
         KeyFrameClips([key_frame("v", 1.0)], {"v.avi": "v.avi.mp4"}, processor)
 
 
-# Detections
+# --- detections ---
 
 
-def test_every_action_of_every_real_box_is_a_detection():
+def test_every_action_of_every_box_that_is_not_padding_is_a_detection():
     logits = torch.tensor([[[0.0, 2.0], [-2.0, 0.0]], [[1.0, 1.0], [9.0, 9.0]]])
     boxes = torch.arange(16.0).view(2, 2, 4)
     mask = torch.tensor([[True, True], [True, False]])
@@ -236,9 +238,8 @@ def test_every_action_of_every_real_box_is_a_detection():
     assert first["labels"].tolist() == [0, 1, 0, 1] and second["labels"].tolist() == [0, 1]
     assert first["boxes"].tolist() == boxes[0].repeat_interleave(2, 0).tolist()
     torch.testing.assert_close(first["scores"], logits[0].flatten().sigmoid())
-    scored = to_detections(logits, boxes, mask, box_scores=torch.tensor([[0.5, 1.0], [0.1, 0.0]]), threshold=0.2)
-    torch.testing.assert_close(scored[0]["scores"], torch.tensor([0.25, 0.5 * torch.tensor(2.0).sigmoid(), 0.5]))
-    assert scored[1]["scores"].tolist() == []
+    scored = to_detections(logits, boxes, mask, box_scores=torch.tensor([[0.5, 1.0], [0.1, 0.0]]))
+    torch.testing.assert_close(scored[0]["scores"], torch.tensor([0.5, 0.5, 1.0, 1.0]) * first["scores"])
 
 
 def test_truth_has_an_entry_for_every_action_of_a_box(annotations):

@@ -7,18 +7,23 @@ import datasets
 import numpy as np
 import pytest
 
-from vjepa_hf.evaluation.labels import draw_labels, encode_labels, few_labels, hold_out, label_fraction, read_labels
+from vjepa_hf.evaluation.labels import draw_labels, encode_labels, hold_out, read_labels
+
+
+def drawn(labels, fraction=1.0, seed=0, per_class=None) -> np.ndarray:
+    """Rows of a single draw."""
+    return draw_labels(labels, [fraction], splits=1, seed=seed, per_class=per_class)[0].rows
 
 
 def test_few_labels_are_balanced_seeded_and_nested():
     labels = np.array([0, 1, 2] * 10)
-    chosen = few_labels(labels, per_class=4, seed=0)
-    assert np.bincount(labels[chosen]).tolist() == [4, 4, 4]
-    assert (chosen == few_labels(labels, per_class=4, seed=0)).all()
-    assert (chosen != few_labels(labels, per_class=4, seed=1)).any()
-    assert set(few_labels(labels, per_class=2, seed=0)) <= set(chosen)
-    with pytest.raises(ValueError, match="class 0 has 10 samples, but 11 per class were asked for"):
-        few_labels(labels, per_class=11, seed=0)
+    rows = drawn(labels, per_class=4)
+    assert np.bincount(labels[rows]).tolist() == [4, 4, 4]
+    assert (rows == drawn(labels, per_class=4)).all()
+    assert (rows != drawn(labels, per_class=4, seed=1)).any()
+    assert set(drawn(labels, per_class=2)) <= set(rows)
+    with pytest.raises(ValueError, match="class 0 has 10 samples, fewer than 11 per class"):
+        drawn(labels, per_class=11)
 
 
 def test_labels_become_indices_in_the_order_of_the_names():
@@ -29,7 +34,7 @@ def test_labels_become_indices_in_the_order_of_the_names():
         encode_labels(["swim"], names)
 
 
-def test_integers_that_are_no_names_are_class_indices():
+def test_integers_that_are_not_names_are_class_indices():
     assert encode_labels([1, 0], ["jump", "run"])[0].tolist() == [1, 0]
     assert encode_labels([4, 7], ["7", "4"])[0].tolist() == [1, 0]
     for label in (2, -1, "1"):
@@ -45,29 +50,29 @@ def test_integer_labels_that_training_never_saw_are_an_error():
 
 def test_fractions_of_the_labels_are_balanced_seeded_and_nested():
     labels = np.array([0] * 40 + [1] * 20 + [2] * 3)
-    chosen = label_fraction(labels, 0.1, seed=0)
-    assert np.bincount(labels[chosen]).tolist() == [4, 2, 1]
-    assert set(label_fraction(labels, 0.05, seed=0)) <= set(chosen) <= set(label_fraction(labels, 0.5, seed=0))
-    assert (label_fraction(labels, 0.1, seed=1) != chosen).any()
-    assert len(label_fraction(labels, 1.0, seed=0)) == len(labels)
+    rows = drawn(labels, 0.1)
+    assert np.bincount(labels[rows]).tolist() == [4, 2, 1]
+    assert set(drawn(labels, 0.05)) <= set(rows) <= set(drawn(labels, 0.5))
+    assert (drawn(labels, 0.1, seed=1) != rows).any()
+    assert len(drawn(labels, 1.0)) == len(labels)
     with pytest.raises(ValueError, match=r"label fraction 5 must lie in \(0, 1\]"):
-        label_fraction(labels, 5, seed=0)
+        drawn(labels, 5)
 
 
-def test_draws_are_those_of_every_fraction_and_split():
+def test_a_table_has_every_fraction_and_split():
     labels = np.array([0, 1] * 20)
     draws = draw_labels(labels, [0.1, 0.5], splits=2, seed=7)
     assert [(draw.labels, draw.seed, len(draw.rows)) for draw in draws] == [
         ("10 %", 7, 4), ("10 %", 8, 4), ("50 %", 7, 20), ("50 %", 8, 20),
     ]  # fmt: skip
-    assert (draws[1].rows == label_fraction(labels, 0.1, seed=8)).all()
-    (few,) = draw_labels(labels, [1.0], splits=1, seed=0, per_class=3)
-    assert few.labels == "3 per class" and (few.rows == few_labels(labels, 3, seed=0)).all()
+    assert (draws[1].rows == drawn(labels, 0.1, seed=8)).all()
+    (few,) = draw_labels(labels, [1.0], splits=1, per_class=3)
+    assert few.labels == "3 per class" and len(few.rows) == 6
     with pytest.raises(ValueError, match="splits=0"):
         draw_labels(labels, [1.0], splits=0)
 
 
-def test_what_is_held_out_is_balanced_and_apart():
+def test_held_out_samples_are_balanced_and_not_trained_on():
     labels = np.array([0] * 10 + [1] * 5 + [2])
     kept, held = hold_out(labels, 0.2, seed=0)
     assert np.bincount(labels[held]).tolist() == [2, 1]
@@ -77,7 +82,7 @@ def test_what_is_held_out_is_balanced_and_apart():
         hold_out(np.arange(4), 0.2, seed=0)
 
 
-def test_a_column_that_is_not_there_is_an_error_that_names_the_columns():
+def test_a_missing_column_is_an_error_that_names_the_columns():
     table = datasets.Dataset.from_dict({"video": ["a.mp4", "b.mp4"], "action": ["run", "jump"]})
     indices, names = read_labels(table, "action", "train_videos")
     assert indices.tolist() == [1, 0] and names == ["jump", "run"]

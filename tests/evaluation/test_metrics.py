@@ -1,4 +1,4 @@
-"""Metrics equal hand-counted numbers and say how many samples they cover.
+"""Metrics equal values counted by hand and report the number of samples.
 
 pytest tests/evaluation/test_metrics.py
 """
@@ -18,7 +18,7 @@ def test_top_k_counts_the_class_among_the_k_highest(k, accuracy):
     assert result == {f"top_{k}_accuracy": accuracy, "num_samples": 4}
 
 
-def test_mean_class_accuracy_weighs_classes_alike():
+def test_mean_class_accuracy_gives_all_classes_the_same_weight():
     result = MeanClassAccuracy().compute(predictions=LOGITS, references=LABELS)
     assert result == {"mean_class_accuracy": pytest.approx((1.0 + 0.5 + 0.0) / 3), "num_samples": 4}
 

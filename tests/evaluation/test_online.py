@@ -1,4 +1,4 @@
-"""Accuracies of a run are right, do not depend on the number of processes, and do not change the run.
+"""Metrics of a run are correct, do not depend on the number of processes, and do not change the run.
 
 pytest tests/evaluation/test_online.py
 """
@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from datasets import Dataset
 from safetensors.torch import load_file
 
+from tiny_run import TINY
 from vjepa_hf import VJEPAVideoProcessor
 from vjepa_hf.evaluation.online import OnlineEvaluation, linear_probe, make_online_evaluation, nearest_neighbors
 from vjepa_hf.training.arguments import EvaluationArguments
@@ -33,15 +34,15 @@ def test_neighbors_vote_with_the_weight_of_their_cosine():
     for vector in test:
         cosines = torch.nn.functional.cosine_similarity(vector[None], train)
         votes = torch.zeros(3, dtype=torch.float64)
-        for place in cosines.argsort(descending=True)[:5].tolist():
-            votes[labels[place]] += np.exp(cosines[place].item() / 0.07)
+        for index in cosines.argsort(descending=True)[:5].tolist():
+            votes[labels[index]] += np.exp(cosines[index].item() / 0.07)
         expected.append(votes.argmax().item())
     assert nearest_neighbors(train, labels, test, 3, neighbors=5).tolist() == expected
     assert nearest_neighbors(train, labels, train, 3, neighbors=1).tolist() == labels.tolist()
-    assert nearest_neighbors(train[:2], labels[:2], train[:2], 3).tolist() == [0, 1]  # fewer videos than neighbours
+    assert nearest_neighbors(train[:2], labels[:2], train[:2], 3).tolist() == [0, 1]  # fewer videos than neighbors
 
 
-def test_the_linear_probe_is_the_ridge_regression_of_a_textbook():
+def test_the_linear_probe_equals_textbook_ridge_regression():
     train, test, labels = features(30, 0) * 5 + 2, features(9, 1) * 5 + 2, torch.arange(30) % 3
     mean, deviation = train.mean(0), train.std(0, correction=0)
     design, classes = (train - mean) / deviation, torch.eye(3, dtype=torch.float64)[labels]
@@ -51,7 +52,7 @@ def test_the_linear_probe_is_the_ridge_regression_of_a_textbook():
     assert linear_probe(train, labels, test, 3, ridge=0.3).tolist() == expected.tolist()
 
 
-def test_both_find_classes_that_lie_apart_and_a_feature_that_never_changes_does_no_harm():
+def test_both_classify_separate_clusters_even_with_a_constant_feature():
     centers = 10 * features(3, 2)
     labels = torch.arange(60) % 3
     train, test = centers[labels] + features(60, 0), centers[labels] + features(60, 1)
@@ -74,7 +75,7 @@ def tables(toy_videos) -> list[Dataset]:
     return [Dataset.from_dict({"video": names, "side": ["l", "r"] * (len(names) // 2)}) for names in paths]
 
 
-def test_an_evaluation_leaves_no_trace(tiny_pretraining_model, processor, tables):
+def test_an_evaluation_changes_no_weights_modes_or_random_state(tiny_pretraining_model, processor, tables):
     evaluation = OnlineEvaluation(Accelerator(cpu=True), *tables, "side", processor)
     before = {name: tensor.clone() for name, tensor in tiny_pretraining_model.state_dict().items()}
     modes = [module.training for module in tiny_pretraining_model.modules()]
@@ -111,11 +112,8 @@ def test_wrong_labels_are_clear_errors(processor, tables):
 
 def test_an_evaluation_needs_both_sources(processor, toy_videos):
     assert make_online_evaluation(Accelerator(cpu=True), EvaluationArguments(), processor, 0) is None
-    lists = str(toy_videos / "train.csv"), str(toy_videos / "train.csv")
-    assert (
-        make_online_evaluation(Accelerator(cpu=True), EvaluationArguments(*lists, "motion"), processor, 0).num_labels
-        > 1
-    )
+    arguments = EvaluationArguments(str(toy_videos / "train.csv"), str(toy_videos / "train.csv"), "motion")
+    assert make_online_evaluation(Accelerator(cpu=True), arguments, processor, 0).num_labels > 1
     with pytest.raises(ValueError, match="belong together"):
         EvaluationArguments(eval_train_videos="videos")
     with pytest.raises(ValueError, match="eval_steps must be at least 1"):
@@ -123,18 +121,17 @@ def test_an_evaluation_needs_both_sources(processor, toy_videos):
 
 
 def _write_metrics(model, processor, tables, folder) -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)  # that of the process from which this one comes
+    AcceleratorState._reset_state(reset_partial_state=True)  # inherited from the parent process
     accelerator = Accelerator(cpu=True)
     metrics = OnlineEvaluation(accelerator, *tables, "side", processor).metrics(model.vjepa)
     text = json.dumps([accelerator.num_processes, metrics])
     (folder / f"{accelerator.process_index}.json").write_text(text)
 
 
-def test_two_processes_find_what_one_finds(tiny_pretraining_model, processor, tables, tmp_path):
+def test_two_processes_get_the_metrics_of_one(tiny_pretraining_model, processor, tables, tmp_path):
     one = OnlineEvaluation(Accelerator(cpu=True), *tables, "side", processor).metrics(tiny_pretraining_model.vjepa)
     debug_launcher(_write_metrics, (tiny_pretraining_model, processor, tables, tmp_path), num_processes=2)
-    found = [json.loads((tmp_path / f"{process}.json").read_text()) for process in (0, 1)]
-    assert found == [[2, one], [2, one]]
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)] == [[2, one], [2, one]]
 
 
 # --- in a run ---
@@ -145,22 +142,15 @@ def pretrain(monkeypatch, toy_videos, tmp_path):
     """The example's `main` in this process, three steps with stochastic depth, which draws from torch's generator."""
     import pretrain
 
-    options = {
-        "videos": toy_videos / "train.csv",
-        "image_size": 32,
-        "num_frames": 4,
-        "hidden_size": 32,
-        "patch_size": 8,
-    }
-    options |= {"num_hidden_layers": 2, "num_attention_heads": 2, "pred_hidden_size": 16, "pred_num_hidden_layers": 1}
-    options |= {"mask_num_blocks": 4, "mask_block_scale": 0.15, "frame_step": 2, "num_workers": 0, "max_steps": 3}
-    options |= {"mask_context_steps": 0, "drop_path_rate": 0.5, "warmup_steps": 1, "per_device_batch_size": 4}
+    options = {"videos": toy_videos / "train.csv", "num_workers": 0, "per_device_batch_size": 4, "frame_step": 2}
+    options |= {"max_steps": 3, "warmup_steps": 1, "model.num_hidden_layers": 2, "model.drop_path_rate": 0.5}
+    options["masks"] = "[{type: multi_block, num_blocks: 4, spatial_scale: [0.15, 0.15]}]"
 
     def run(name, **changes):
-        chosen = options | {"output_dir": tmp_path / name} | changes
-        words = [word for key, value in chosen.items() for word in (f"--{key}", str(value))]
-        monkeypatch.setattr(sys, "argv", ["pretrain.py", *words])
-        monkeypatch.setattr(pretrain, "plot_curves", lambda *arguments, **options: None)  # drawing takes longest
+        run_options = options | {"output_dir": tmp_path / name} | changes
+        words = [word for key, value in run_options.items() for word in (f"--{key}", str(value))]
+        monkeypatch.setattr(sys, "argv", ["pretrain.py", *TINY.split(), *words])
+        monkeypatch.setattr(pretrain, "plot_curves", lambda *arguments, **options: None)  # drawing is slow
         with torch.random.fork_rng(devices=[]):
             pretrain.main()
         return load_file(tmp_path / name / "model.safetensors"), read_log(tmp_path / name / "log.jsonl")
@@ -169,7 +159,7 @@ def pretrain(monkeypatch, toy_videos, tmp_path):
 
 
 @pytest.mark.invariant
-def test_an_evaluated_run_has_the_weights_of_one_that_is_not(pretrain, toy_videos, monkeypatch):
+def test_a_run_has_the_same_weights_with_and_without_evaluation(pretrain, toy_videos, monkeypatch):
     source = str(toy_videos / "train.csv")
     evaluated = {"eval_train_videos": source, "eval_test_videos": source, "eval_label": "motion", "eval_steps": 1}
     plain, _ = pretrain("plain")
@@ -177,5 +167,5 @@ def test_an_evaluated_run_has_the_weights_of_one_that_is_not(pretrain, toy_video
     assert [row["step"] for row in log if "knn_accuracy" in row and "linear_accuracy" in row] == [1, 2, 3]
     assert all(torch.equal(weights[name], tensor) for name, tensor in plain.items())
     monkeypatch.setattr(OnlineEvaluation, "metrics", lambda self, encoder: {"x": torch.rand(1).item()})
-    disturbed, _ = pretrain("disturbed", **evaluated)  # and this comparison can fail
+    disturbed, _ = pretrain("disturbed", **evaluated)  # this comparison can fail
     assert not all(torch.equal(disturbed[name], tensor) for name, tensor in plain.items())

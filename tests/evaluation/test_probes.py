@@ -1,4 +1,4 @@
-"""Heads learn what features show, heads of a sweep are what they would be alone, and scores are honest.
+"""Heads learn from features, heads of a sweep equal heads trained alone, and metrics are correct.
 
 pytest tests/evaluation/test_probes.py
 """
@@ -35,19 +35,19 @@ def classifier(tiny_config) -> VJEPAForVideoClassification:
 
 @pytest.fixture
 def easy(tiny_config) -> tuple[VideoFeatures, np.ndarray]:
-    """Features of two views whose class shows in one of their numbers, and the classes."""
+    """Features of two views, in which one dimension shows the class, and the classes."""
     labels = np.arange(30) % 3
     tokens = np.random.default_rng(0).normal(size=(30, 2, 32, 48)).astype(np.float16)
     tokens[np.arange(30), :, :, labels] += 2.0
     return VideoFeatures(tokens), labels
 
 
-def test_heads_of_a_sweep_are_what_each_would_be_alone(classifier, easy):
+def test_heads_of_a_sweep_equal_heads_trained_alone(classifier, easy):
     settings = [HeadSettings(1e-3, 0.0), HeadSettings(1e-2, 0.1), HeadSettings(1e-4, 0.01)]
 
-    def train(some: list[HeadSettings]):
+    def train(settings: list[HeadSettings]):
         rows = np.arange(1, 30)
-        return train_heads(classifier, some, *easy, rows, np.random.default_rng(0), epochs=3, batch_size=10)
+        return train_heads(classifier, settings, *easy, rows, np.random.default_rng(0), epochs=3, batch_size=10)
 
     before = copy.deepcopy(classifier.state_dict())
     together = train(settings)
@@ -61,7 +61,7 @@ def test_heads_of_a_sweep_are_what_each_would_be_alone(classifier, easy):
 
 
 @pytest.mark.parametrize("given", [False, True], ids=["held out", "given"])
-def test_the_best_head_is_chosen_by_videos_that_are_not_trained_on(classifier, easy, given):
+def test_the_best_head_is_selected_on_videos_that_are_not_trained_on(classifier, easy, given):
     features, labels = easy
     rows = np.arange(24)
     settings = [HeadSettings(1e-9), HeadSettings(3e-3), HeadSettings(1e-8)]
@@ -69,13 +69,13 @@ def test_the_best_head_is_chosen_by_videos_that_are_not_trained_on(classifier, e
     best, *others = fit_probe(classifier, settings, features, labels, rows, epochs=15, validation=validation)
     assert best.settings.learning_rate == 3e-3 and best.validation_accuracy == 1.0
     assert all(other.validation_accuracy <= 1.0 for other in others) and len(others) == 2
-    if given:  # wrong labels turn the choice round: it is these videos that decide
+    if given:  # wrong validation labels reverse the ranking
         wrong = validation[0], (validation[1] + 1) % 3
         trained = fit_probe(classifier, settings, features, labels, rows, epochs=15, validation=wrong)
         assert trained[-1].settings.learning_rate == 3e-3 and trained[-1].validation_accuracy == 0.0
 
 
-def test_a_head_learns_and_the_classifier_stays(classifier, easy):
+def test_a_head_learns_and_the_classifier_does_not_change(classifier, easy):
     before = copy.deepcopy(classifier.state_dict())
     features, labels = easy
     (probe,) = fit_probe(classifier, [HeadSettings()], features, labels, np.arange(30), epochs=20, batch_size=10)
@@ -85,7 +85,7 @@ def test_a_head_learns_and_the_classifier_stays(classifier, easy):
     assert all(torch.equal(before[name], value) for name, value in classifier.state_dict().items())
 
 
-def test_nothing_to_learn_from_is_an_error(classifier, easy):
+def test_no_readable_training_video_is_an_error(classifier, easy):
     features = VideoFeatures(easy[0].tokens, {4: BROKEN})
     for rows in ([], [4]):
         with pytest.raises(ValueError, match=f"none of the {len(rows)} training videos can be read"):
@@ -99,7 +99,7 @@ def test_a_single_head_is_trained_on_all_rows(classifier, easy):
 
 
 @pytest.mark.parametrize("num_clips", [1, 2])
-def test_predictions_from_features_of_views_are_those_from_pixels(classifier, tiny_clip, num_clips):
+def test_predictions_from_features_equal_predictions_from_pixels(classifier, tiny_clip, num_clips):
     classifier.config.pooler_num_clips = num_clips
     views = torch.stack([tiny_clip, tiny_clip.flip(-1), 2 * tiny_clip, tiny_clip.flip(1)], dim=1)
     with torch.no_grad():
@@ -110,7 +110,7 @@ def test_predictions_from_features_of_views_are_those_from_pixels(classifier, ti
     torch.testing.assert_close(torch.from_numpy(logits[0]).softmax(-1), expected)
 
 
-def test_predictions_say_which_rows_they_are_of(classifier, easy):
+def test_predictions_come_with_their_rows(classifier, easy):
     features = VideoFeatures(easy[0].tokens, {0: BROKEN, 2: BROKEN})
     rows, logits = predict(classifier, [head_of(classifier)] * 2, features, np.arange(5))
     assert rows.tolist() == [1, 3, 4] and logits.shape == (2, 3, 3)
@@ -118,7 +118,7 @@ def test_predictions_say_which_rows_they_are_of(classifier, easy):
         predict(classifier, [head_of(classifier)], features, np.array([2]))
 
 
-def test_scores_are_those_counted_by_hand():
+def test_scores_equal_values_counted_by_hand():
     logits = np.eye(7)[[0, 0, 1, 2, 2, 2, 3, 4]] + np.eye(7)[[1] * 8] / 2
     labels = np.array([0, 0, 0, 2, 2, 2, 6, 1])
     result = score(logits, labels, list("abcdefg"))
@@ -138,7 +138,7 @@ def test_a_summary_has_mean_and_spread_of_each_amount_of_labels():
     assert summary["10 %"] == {"splits": 1, "mean": 0.5, "std": None}
 
 
-def test_what_is_confused_is_written_as_a_table_and_as_a_picture(tmp_path):
+def test_confusions_are_written_as_a_table_and_as_a_picture(tmp_path):
     write_confusion(tmp_path, np.eye(3)[[0, 1, 1]], np.array([0, 0, 1]), ["run", "jump, high", "swim"])
     lines = (tmp_path / "confusion.csv").read_text().splitlines()
     assert lines[0] == 'true \\ predicted,run,"jump, high",swim'

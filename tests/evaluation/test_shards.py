@@ -1,4 +1,4 @@
-"""Features on disk are read like an array, and never taken for features of something else.
+"""Features on disk are read like an array, and refused if they have another origin.
 
 pytest tests/evaluation/test_shards.py
 """
@@ -53,42 +53,42 @@ def test_shards_hold_rows_in_the_order_of_the_list_with_their_names(
     np.testing.assert_array_equal(whole.tokens, parts.tokens)
 
 
-def test_kept_features_are_read_and_only_a_lost_shard_is_made_again(
+def test_cached_features_are_read_and_only_a_missing_shard_is_computed(
     tiny_model, processor, videos, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(shards, "SHARD_ROWS", 2)
     copies = [shutil.copy(video, tmp_path) for video in videos]
     made = np.asarray(extract_features(ACCELERATOR, tiny_model, processor, copies, tmp_path / "kept").tokens)
     (tmp_path / "kept" / "00001-of-00002.safetensors").unlink()
-    for copy in copies[:2]:  # what is kept needs its videos no longer
+    for copy in copies[:2]:  # a cached shard does not need its videos
         (tmp_path / copy).unlink()
     again = extract_features(ACCELERATOR, tiny_model, processor, copies, tmp_path / "kept")
     assert again.failures == {}
     np.testing.assert_array_equal(again.tokens, made)
 
 
-def test_features_of_something_else_are_an_error_that_says_of_what(tiny_model, processor, videos, tmp_path):
-    def extract(model=tiny_model, clips=processor, listed=videos):
-        return extract_features(ACCELERATOR, model, clips, listed, tmp_path / "kept")
+def test_features_of_another_origin_are_an_error_that_names_the_difference(tiny_model, processor, videos, tmp_path):
+    def extract(model=tiny_model, clips=processor, videos=videos):
+        return extract_features(ACCELERATOR, model, clips, videos, tmp_path / "kept")
 
     extract()
     other = VJEPAVideoProcessor(**processor.to_dict() | {"frame_step": 3})
-    with pytest.raises(ValueError, match=r"made from other clips: .*frame_step.*2.* instead of .*3"):
+    with pytest.raises(ValueError, match=r"made with other clips: .*frame_step.*2.* instead of .*3"):
         extract(clips=other)
-    with pytest.raises(ValueError, match="made from other videos"):
-        extract(listed=videos[::-1])
-    with pytest.raises(ValueError, match="also holds 00000-of-00001.safetensors"):
-        extract(listed=videos * 64)
+    with pytest.raises(ValueError, match="made with other videos"):
+        extract(videos=videos[::-1])
+    with pytest.raises(ValueError, match="also has 00000-of-00001.safetensors"):
+        extract(videos=videos * 64)
     with torch.no_grad():
         tiny_model.encoder.layers[0].mlp.fc1.bias[0] += 1e-3
-    with pytest.raises(ValueError, match="made from other encoder"):
+    with pytest.raises(ValueError, match="made with other encoder"):
         extract()
     (tmp_path / "kept" / "00000-of-00001.safetensors").write_bytes(b"cut off")
     with pytest.raises(ValueError, match="is damaged .* delete it"):
         extract()
 
 
-def test_the_fingerprint_is_that_of_the_encoder_and_not_of_labels_or_pooler(tiny_model, tiny_classifier):
+def test_the_fingerprint_depends_on_the_encoder_and_not_on_labels_or_pooler(tiny_model, tiny_classifier):
     before = encoder_fingerprint(tiny_model)
     tiny_model.config.num_labels = 7
     tiny_model.config.num_pooler_layers = 4
@@ -97,7 +97,7 @@ def test_the_fingerprint_is_that_of_the_encoder_and_not_of_labels_or_pooler(tiny
     assert encoder_fingerprint(tiny_model) != before
 
 
-def test_clips_of_another_size_than_the_models_are_an_error(tiny_model, processor, videos, tmp_path):
+def test_clips_of_a_size_other_than_that_of_the_model_are_an_error(tiny_model, processor, videos, tmp_path):
     processor.num_frames = 2
     with pytest.raises(ValueError, match=r"\(16, 48\), but the model is configured for \(32, 48\)"):
         extract_features(ACCELERATOR, tiny_model, processor, videos, tmp_path / "kept")

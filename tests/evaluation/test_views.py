@@ -1,4 +1,4 @@
-"""Views are those of the processor, or functions of (seed, row, view).
+"""Views equal those of the processor, or are functions of (seed, row, view).
 
 pytest tests/evaluation/test_views.py
 """
@@ -36,7 +36,7 @@ def test_augmented_clips_are_a_function_of_seed_row_and_view(crops, videos):
     assert torch.equal(alone(videos[0], row=5)[0], clips[2])
 
 
-def test_regular_clips_are_those_of_the_processor(processor, videos):
+def test_regular_clips_equal_those_of_the_processor(processor, videos):
     processor.num_clips = 2
     clips = RegularClips(processor)
     assert torch.equal(clips(videos[0], row=9), processor(videos[0])["pixel_values_videos"][0])
@@ -49,7 +49,7 @@ def test_augmentations_give_clips_of_the_size_of_the_model(name):
     assert augmentation(name, (32, 48))(video, np.random.default_rng(0)).shape == (4, 3, 32, 48)
 
 
-def test_another_augmentation_is_an_error_and_none_is_none():
+def test_an_unknown_augmentation_is_an_error_and_none_is_none():
     assert augmentation("none", (32, 32)) is None
     with pytest.raises(ValueError, match="'mixup' must be one of none, crop, flip, auto"):
         augmentation("mixup", (32, 32))

@@ -143,7 +143,7 @@ def test_folders_of_images_are_probed_as_still_clips(model, tmp_path, num_frames
         ({"test_videos": "nowhere"}, "'nowhere' does not exist"),
         ({"label": "class"}, "train_videos has no column 'class' with labels, only video, side"),
         ({"label_fraction": [5]}, r"label fraction 5.0 must lie in (0, 1]"),
-        ({"labels_per_class": 100}, "has 8 samples, but 100 per class were asked for"),
+        ({"labels_per_class": 100}, "has 8 samples, fewer than 100 per class"),
         ({"model": "tests"}, "config.json"),
         ({"attend_across_clips": True}, "attend_across_clips needs num_clips"),
         ({"labels": 3}, "unknown option 'labels'; did you mean 'label'"),

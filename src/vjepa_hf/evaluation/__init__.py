@@ -1,15 +1,15 @@
 """Evaluate an encoder: features, probes, metrics, action detection.
 
 - `dense_features`: features of long videos, one per time step
-- `detection`: action detection: AVA's files, clips around key frames, frame mAP
-- `features`: tokens of videos, computed once and kept on disk
-- `labels`: class indices, and few-label draws
-- `live_features`: tokens of videos, computed again in every pass
+- `detection`: action detection: files of AVA, clips around key frames, frame mAP
+- `features`: tokens of videos, computed once and cached on disk
+- `labels`: class indices, and class-balanced draws
+- `live_features`: tokens of videos, computed in every pass
 - `metrics`: classification metrics that need no download
 - `online`: evaluation during pretraining: nearest neighbors and a linear probe
-- `probes`: attentive probes, sweeps of hyperparameters, predictions and scores
-- `shards`: features on disk that record what they were made from
-- `views`: the clips of a video that a frozen encoder sees
+- `probes`: attentive probes, hyperparameter sweeps, predictions and metrics
+- `shards`: files of features that record their origin
+- `views`: clips of a video for a frozen encoder
 """
 
 from .dense_features import stream_features, write_features

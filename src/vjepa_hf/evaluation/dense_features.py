@@ -1,9 +1,9 @@
-"""Features of a long video, one time step after the other, for whoever looks for moments in it.
+"""Per-time-step features of long videos, by a sliding window.
 
-A window of `num_frames` frames slides over the video. Of two windows that overlap, each gives the time steps that lie
-nearer to its own middle. So every feature is an output of the encoder as it is, with context before and after it; a
-mean over the windows would be shorter wherever they disagree, and the length of features would tell where they meet.
-The file is read once and in order, and nothing is held but the windows at work.
+A window of `num_frames` frames slides over the video. Where two windows overlap, each time step comes from the window
+whose middle is nearer. So every feature is an output of the encoder with context before and after it. A mean over the
+windows would have a smaller norm where they disagree, and so reveal the overlaps. The file is read once, in order, and
+only the current windows are held in memory.
 """
 
 import json
@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +27,12 @@ from ..model.video_processing_vjepa import VJEPAVideoProcessor
 
 @dataclass(frozen=True)
 class Window:
-    """One pass of the encoder, in time steps of the video, a step being a tubelet long.
+    """One pass of the encoder, in time steps of the video; a time step is one tubelet long.
 
     Attributes:
-        start: its first step.
-        first: first step that is kept of it.
-        last: step after the last one kept.
+        start: first time step.
+        first: first time step whose features are kept.
+        last: time step after the last one whose features are kept.
     """
 
     start: int
@@ -41,10 +42,10 @@ class Window:
 
 @dataclass(frozen=True)
 class FeaturePiece:
-    """Some consecutive time steps.
+    """Features of consecutive time steps.
 
     Attributes:
-        timestamps: float64 `(n,)`: seconds at which the first frame of each step is shown.
+        timestamps: float64 `(n,)`: time of the first frame of each time step, in seconds.
         features: float32 `(n, h, w, D)`.
     """
 
@@ -53,41 +54,46 @@ class FeaturePiece:
 
 
 def plan_windows(num_steps: int, window: int, stride: int) -> list[Window]:
-    """Windows over `num_steps` time steps, which together keep each step once. All numbers are time steps.
+    """Cover `num_steps` time steps with windows that together keep each time step once.
 
-    A window begins every `stride`, the last one ends with the video. Where two overlap, the border between what is
-    kept of them is the middle of the overlap. A video shorter than a window has one, which reaches beyond its end.
+    A window starts every `stride` time steps; the last one ends with the video. Where two windows overlap, the first
+    one keeps the first half of the overlap. A video shorter than a window has one window, which ends after the video.
+
+    Args:
+        num_steps: time steps of the video.
+        window: time steps of a window.
+        stride: time steps from one window to the next.
 
     Raises:
-        ValueError: `num_steps` below 1, or a stride outside [1, window].
+        ValueError: `num_steps` is below 1, or `stride` is not in [1, window].
     """
     if num_steps < 1 or not 1 <= stride <= window:
-        raise ValueError(f"num_steps={num_steps} must be at least 1 and stride={stride} lie in [1, window={window}].")
+        raise ValueError(f"num_steps={num_steps} must be at least 1 and stride={stride} must be in [1, {window}].")
     starts = list(range(0, max(1, num_steps - window + 1), stride))
     if starts[-1] + window < num_steps:
         starts.append(num_steps - window)
     borders = [(start + window + later) // 2 for start, later in zip(starts, starts[1:], strict=False)]
-    return [Window(*places) for places in zip(starts, [0, *borders], [*borders, num_steps], strict=True)]
+    return [Window(*steps) for steps in zip(starts, [0, *borders], [*borders, num_steps], strict=True)]
 
 
-@torch.no_grad()  # not inference_mode: a head may learn on what comes out
+@torch.no_grad()  # not inference_mode: a head may be trained on the features
 def stream_features(
     model: VJEPAModel, processor: VJEPAVideoProcessor, video: Source, stride: int, batch_size: int = 4
 ) -> Iterator[FeaturePiece]:
-    """Features of a whole video in order, from windows that begin every `stride` frames of a clip.
+    """Yield the features of a whole video in order.
 
-    The frames are those of the processor's `frame_step`, or `fps`. A video that ends within a tubelet or a window is
-    filled up with its last frame; steps that consist of nothing else are left out.
+    The processor's `frame_step` or `fps` selects the frames. If a video ends within a tubelet or a window, its last
+    frame is repeated; time steps that consist only of repeated frames are not returned.
 
     Args:
-        model: encoder, on its device; set to evaluation mode.
-        processor: that of the model.
+        model: encoder, on its device; it is set to evaluation mode.
+        processor: processor of the model.
         video: path, URL, bytes or binary file object.
-        stride: frames of a clip from one window to the next: a multiple of the tubelet's frames, `num_frames` at most.
-        batch_size: windows of one forward pass.
+        stride: frames of a clip from one window to the next: a multiple of the tubelet size, `num_frames` at most.
+        batch_size: windows per forward pass.
 
     Raises:
-        ValueError: another stride, or `fps` of the processor and a video whose frame rate is not known.
+        ValueError: the stride is invalid, or the processor has `fps` and the frame rate of the video is not known.
         VideoDecodeError: the video cannot be read.
     """
     tubelet_size, size = model.config.tubelet_size, processor.crop_size
@@ -103,72 +109,62 @@ def stream_features(
         numbers = frame_offsets(math.ceil((opened.info.num_frames - 0.5) / step), step)
         windows = deque(plan_windows(math.ceil(len(numbers) / tubelet_size), grid[0], stride // tubelet_size))
         clips: list[tuple[Window, torch.Tensor]] = []
-        seen: deque[torch.Tensor] = deque(maxlen=grid[0])  # pixels of the last steps
+        recent: deque[torch.Tensor] = deque(maxlen=grid[0])  # pixels of the last time steps
         timestamps: list[float] = []
-        for seconds, pixels in _steps(opened.iter_frames(numbers), processor, tubelet_size, grid[0]):
-            seen.append(pixels)
+        for seconds, pixels in _time_steps(opened.iter_frames(numbers), processor, tubelet_size, grid[0]):
+            recent.append(pixels)
             timestamps.append(seconds)
             if len(timestamps) == windows[0].start + grid[0]:
-                clips.append((windows.popleft(), torch.cat(list(seen))))
+                clips.append((windows.popleft(), torch.cat(list(recent))))
             if clips and (len(clips) == batch_size or not windows):
-                yield _encoded(model, clips, grid, timestamps)
+                yield _encode(model, clips, grid, timestamps)
                 clips = []
             if not windows:
                 return
 
 
-def _steps(
-    frames: Iterator[TimedFrame], processor: VJEPAVideoProcessor, tubelet_size: int, least: int
+def _time_steps(
+    frames: Iterator[TimedFrame], processor: VJEPAVideoProcessor, tubelet_size: int, min_steps: int
 ) -> Iterator[tuple[float, torch.Tensor]]:
-    """When each time step begins, and its pixels (tubelet_size, C, H, W); the last frame fills up to `least` steps."""
-    num_steps, tubelet = 0, []
-    for frame in frames:
-        tubelet.append(frame)
-        if len(tubelet) == tubelet_size:
-            yield tubelet[0].seconds, _pixels(tubelet, processor)
-            num_steps, last, tubelet = num_steps + 1, tubelet[-1], []
-    if tubelet:
-        last = tubelet[-1]
-        yield tubelet[0].seconds, _pixels(tubelet + [last] * (tubelet_size - len(tubelet)), processor)
-        num_steps += 1
-    for _ in range(num_steps, least):
-        yield last.seconds, _pixels([last] * tubelet_size, processor)
+    """Yield the timestamp and the pixels (tubelet_size, C, H, W) of each time step; the last frame is repeated."""
+    last: list[TimedFrame] = []
+    for num_steps in count():
+        tubelet = list(islice(frames, tubelet_size)) or (last if num_steps < min_steps else [])
+        if not tubelet:
+            return
+        last = tubelet[-1:]
+        video = torch.stack([frame.frame for frame in tubelet + last * (tubelet_size - len(tubelet))])
+        inputs = processor(video, do_sample_frames=False, return_tensors="pt")
+        yield tubelet[0].seconds, inputs["pixel_values_videos"][0]
 
 
-def _pixels(tubelet: list[TimedFrame], processor: VJEPAVideoProcessor) -> torch.Tensor:
-    video = torch.stack([frame.frame for frame in tubelet])
-    return processor(video, do_sample_frames=False, return_tensors="pt")["pixel_values_videos"][0]
-
-
-def _encoded(
+def _encode(
     model: VJEPAModel, clips: list[tuple[Window, torch.Tensor]], grid: tuple[int, int, int], timestamps: list[float]
 ) -> FeaturePiece:
-    """What is kept of some windows that follow one another."""
+    """Encode consecutive windows and return the features that they keep."""
     pixels = torch.stack([clip for _, clip in clips]).to(model.device, model.dtype)
     tokens = model(pixels).last_hidden_state.unflatten(1, grid).float().cpu()
-    kept = [
-        part[window.first - window.start : window.last - window.start]
-        for part, (window, _) in zip(tokens, clips, strict=True)
+    features = [
+        window_tokens[window.first - window.start : window.last - window.start]
+        for window_tokens, (window, _) in zip(tokens, clips, strict=True)
     ]
     steps = slice(clips[0][0].first, clips[-1][0].last)
-    return FeaturePiece(np.array(timestamps[steps]), torch.cat(kept))
+    return FeaturePiece(np.array(timestamps[steps]), torch.cat(features))
 
 
 def write_features(
     pieces: Iterable[FeaturePiece], path: str | Path, metadata: dict[str, str], keep_grid: bool = False
 ) -> tuple[int, ...]:
-    """Write features while they come: `features` and `timestamps` `(n,)` in one safetensors file; returns their shape.
-
-    The file has its name only once it is whole.
+    """Write `features` and `timestamps` `(n,)` into one safetensors file, piece by piece; return the features' shape.
 
     Args:
-        pieces: of `stream_features`.
-        path: of the file.
-        metadata: goes into the file.
-        keep_grid: write `(n, h, w, D)`; else the mean over the h x w tokens of a time step, `(n, D)`.
+        pieces: pieces of `stream_features`.
+        path: file to write; it appears once it is complete.
+        metadata: metadata of the file.
+        keep_grid: write `(n, h, w, D)` instead of the mean over the h x w tokens of a time step, `(n, D)`.
 
     Raises:
-        ValueError: there is no piece.
+        ValueError: `pieces` is empty.
     """
     timestamps: list[np.ndarray] = []
     shape: tuple[int, ...] = ()
@@ -176,7 +172,7 @@ def write_features(
         for piece in pieces:
             features = piece.features if keep_grid else piece.features.mean(dim=(1, 2))
             if not timestamps:
-                # What stands in front of the numbers tells how many there are: room for the longest answer.
+                # The header needs n, which is not known yet: reserve room for the longest one.
                 room = len(_header(metadata, (2**62, *features.shape[1:])))
                 file.write(bytes(room))
             file.write(features.contiguous().numpy().astype("<f4", copy=False).tobytes())
@@ -191,7 +187,7 @@ def write_features(
 
 
 def _header(metadata: dict[str, str], shape: tuple[int, ...], room: int = 0) -> bytes:
-    """The beginning of a safetensors file: the length of what follows in 8 bytes, and JSON filled up with spaces."""
+    """Return the header of a safetensors file: its length in 8 bytes, and JSON padded with spaces to `room`."""
     border = 4 * math.prod(shape)
     tensors = {
         "__metadata__": metadata,

@@ -1,4 +1,4 @@
-"""Tokens of videos from a frozen encoder, computed once and kept on disk. V is the number of views of a video."""
+"""Tokens of videos from a frozen encoder, computed once and cached on disk. V is the number of views of a video."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,12 +19,12 @@ from .views import Clips, RegularClips, ViewDataset
 
 @dataclass(frozen=True)
 class VideoFeatures:
-    """Tokens of videos that went through a frozen encoder once.
+    """Tokens of videos from a frozen encoder.
 
     Attributes:
         tokens: float16 `(n, N, D)`, or with several views per video `(n, V, N, D)`; an array in memory or on disk.
             Rows of unreadable videos are zero.
-        failures: row -> the failure of that video. Unreadable videos are not replaced.
+        failures: row -> failure, for unreadable videos, which are not replaced.
     """
 
     tokens: np.ndarray | ShardedTokens
@@ -32,7 +32,7 @@ class VideoFeatures:
 
     @property
     def readable(self) -> np.ndarray:
-        """Rows of the readable videos, in order."""
+        """Sorted rows of the readable videos."""
         return np.array([row for row in range(len(self.tokens)) if row not in self.failures], dtype=np.int64)
 
     @property
@@ -60,7 +60,7 @@ class VideoFeatures:
 
 
 def view_of_epoch(epoch: int | None, num_views: int, num_clips: int) -> slice:
-    """Return the clips of the view that an epoch shows; without an epoch the clips of all views."""
+    """Return the clips of the view that an epoch uses; None returns the clips of all views."""
     if epoch is None:
         return slice(None)
     first = epoch % (num_views // num_clips) * num_clips
@@ -68,7 +68,7 @@ def view_of_epoch(epoch: int | None, num_views: int, num_clips: int) -> slice:
 
 
 class FrozenEncoder:
-    """Runs clips through a model without gradient, `batch_size` clips per forward pass whatever V is."""
+    """Model in evaluation mode that encodes clips without gradient, at most `batch_size` clips per forward pass."""
 
     def __init__(self, accelerator: Accelerator, model: VJEPAModel, batch_size: int) -> None:
         self.accelerator, self.batch_size = accelerator, batch_size
@@ -94,23 +94,23 @@ def extract_features(
     batch_size: int = 16,
     num_workers: int = 0,
 ) -> VideoFeatures:
-    """Run videos through the encoder and keep all their tokens in a folder, or read the tokens that are there.
+    """Encode videos and cache all tokens in a folder, or read the tokens that are in the folder.
 
-    Call it on all processes: each makes some of the shards, and their content does not depend on the number of
-    processes. Finished shards of an interrupted call are kept. Shards know videos by name, so a file that is replaced
-    under its old name goes unnoticed.
+    Call it on all processes: each writes some of the shards, whose content does not depend on the number of processes.
+    Complete shards of an interrupted call are reused. Shards identify videos by name, so a video that is replaced by
+    another one of the same name is not noticed.
 
     Args:
         accelerator: its mixed precision is the precision of the encoder.
         model: encoder; it is set to evaluation mode.
         processor: turns a video into clips of the size that the model is configured for.
         videos: values of the column `video` of a source.
-        path: folder of the shards, on a disk that all processes see.
+        path: folder of the shards, on a file system that all processes share.
         batch_size: clips per forward pass.
-        num_workers: decoding processes of each process.
+        num_workers: worker processes that decode, per process.
 
     Raises:
-        ValueError: the folder holds something else, or clips are not of the configured size.
+        ValueError: the folder has other features, or clips do not have the configured size.
     """
     clips = processor if isinstance(processor, Clips) else RegularClips(processor)
     encoder = FrozenEncoder(accelerator, model, batch_size)
@@ -137,7 +137,7 @@ def extract_features(
 def _encode(
     encoder: FrozenEncoder, batch: Sequence[tuple[int, torch.Tensor | VideoFailure]]
 ) -> Iterator[tuple[int, torch.Tensor | VideoFailure]]:
-    """Replace the clips of each row by their tokens."""
+    """Yield the rows of a batch with tokens in place of clips."""
     readable = [clips for _, clips in batch if isinstance(clips, torch.Tensor)]
     tokens = iter(encoder(readable, to="cpu") if readable else [])
     for row, clips in batch:

@@ -1,6 +1,6 @@
-"""Labels of videos: class indices, and which labels a probe may use."""
+"""Labels of videos: class indices, and class-balanced draws of the labels that a probe may use."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,28 +11,28 @@ from ..data.randomness import generator
 
 
 def encode_labels(labels: Sequence[Any], names: Sequence[str] | None = None) -> tuple[np.ndarray, list[str]]:
-    """Turn labels into class indices `(n,)`, and return the class names in sorted order.
+    """Turn labels into class indices `(n,)`, and return the class names too.
 
     Args:
-        labels: one label per sample; an integer is an index into `names`, as in Meta's lists, unless the names are
+        labels: one label per sample. An integer is an index into `names`, as in Meta's lists, unless the names are
             integers too.
-        names: class names in their order; None takes the names that occur, sorted.
+        names: class names in their order; None: the sorted labels.
 
     Raises:
         ValueError: a label is not in `names`.
     """
     names = list(names) if names is not None else sorted(set(map(str, labels)))
-    order = {name: index for index, name in enumerate(names)}
+    indices = {name: index for index, name in enumerate(names)}
     are_numbers = any(name.lstrip("-").isdigit() for name in names)
 
-    def index(label: Any) -> int:
-        if str(label) in order:
-            return order[str(label)]
+    def encode(label: Any) -> int:
+        if str(label) in indices:
+            return indices[str(label)]
         if not are_numbers and isinstance(label, int) and 0 <= label < len(names):
             return label
         raise ValueError(f"label {str(label)!r} is not one of {', '.join(names)}")
 
-    return np.array([index(label) for label in labels], dtype=np.int64), names
+    return np.array([encode(label) for label in labels], dtype=np.int64), names
 
 
 def read_labels(
@@ -43,39 +43,15 @@ def read_labels(
     Args:
         table: videos with their labels.
         column: name of the column with the labels.
-        source: option that named the table, for the message of an error.
-        names: class names in their order; None takes the names that occur, sorted.
+        source: option that named the table, for the error message.
+        names: class names in their order; None: the sorted labels.
 
     Raises:
-        ValueError: the table has no such column, or a label is not in `names`.
+        ValueError: the table does not have the column, or a label is not in `names`.
     """
     if column not in table.column_names:
         raise ValueError(f"{source} has no column {column!r} with labels, only {', '.join(table.column_names)}")
     return encode_labels(table[column], names)
-
-
-def few_labels(labels: Sequence[int] | np.ndarray, per_class: int, seed: int) -> np.ndarray:
-    """Draw `per_class` samples of every class and return their sorted indices into `labels`.
-
-    With the same seed a larger draw contains a smaller one, so that results over numbers of labels can be compared.
-
-    Raises:
-        ValueError: a class has fewer samples.
-    """
-    return _draw(labels, lambda count: per_class, "labels", seed)
-
-
-def label_fraction(labels: Sequence[int] | np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Draw a fraction of the samples of every class, at least one, and return their sorted indices into `labels`.
-
-    With the same seed a larger fraction contains a smaller one.
-
-    Raises:
-        ValueError: the fraction is not in (0, 1].
-    """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"label fraction {fraction} must lie in (0, 1]")
-    return _draw(labels, lambda count: max(1, round(fraction * count)), "labels", seed)
 
 
 @dataclass(frozen=True)
@@ -102,52 +78,62 @@ def draw_labels(
 ) -> list[LabelDraw]:
     """Draw the labels of a low-shot table: several splits of every fraction, balanced by class (paper, section 5.3).
 
+    Draws with the same seed are nested: a larger one contains a smaller one.
+
     Args:
         labels: class indices `(n,)`.
-        fractions: fractions of the samples of each class.
+        fractions: fractions of the samples of each class, of which at least one is drawn.
         splits: draws of each fraction; split s has the seed `seed + s`.
         seed: seed of the first split.
         per_class: samples of each class, instead of fractions.
 
     Raises:
-        ValueError: `splits` is below 1, or as in `label_fraction` and `few_labels`.
+        ValueError: `splits` is below 1, a fraction is not in (0, 1], or a class has fewer than `per_class` samples.
     """
     if splits < 1:
         raise ValueError(f"splits={splits} must be at least 1")
-    seeds = range(seed, seed + splits)
+    for fraction in fractions:
+        if not 0 < fraction <= 1:
+            raise ValueError(f"label fraction {fraction} must lie in (0, 1]")
+    _, counts = np.unique(labels, return_counts=True)
+    amounts = {f"{100 * fraction:g} %": _part(counts, fraction) for fraction in fractions}
     if per_class is not None:
-        return [LabelDraw(f"{per_class} per class", seed, few_labels(labels, per_class, seed)) for seed in seeds]
+        amounts = {f"{per_class} per class": np.full_like(counts, per_class)}
     return [
-        LabelDraw(f"{100 * fraction:g} %", seed, label_fraction(labels, fraction, seed))
-        for fraction in fractions
-        for seed in seeds
+        LabelDraw(amount, split_seed, _draw(labels, numbers, "labels", split_seed))
+        for amount, numbers in amounts.items()
+        for split_seed in range(seed, seed + splits)
     ]
 
 
 def hold_out(labels: Sequence[int] | np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Split samples into training samples and a held-out fraction of every class; return the sorted indices of both.
 
-    A class with several samples has at least one that is held out; a single sample is used for training.
+    At least one sample of a class is held out, unless the class has only one.
 
     Raises:
         ValueError: the fraction is not in (0, 1), or no class has two samples.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"validation fraction {fraction} must lie in (0, 1)")
-    held = _draw(labels, lambda count: max(1, round(fraction * count)) if count > 1 else 0, "held out", seed)
+    _, counts = np.unique(labels, return_counts=True)
+    held = _draw(labels, np.where(counts > 1, _part(counts, fraction), 0), "held out", seed)
     if not len(held):
         raise ValueError("no class has two training videos, so none can be held out; give validation videos")
     return np.setdiff1d(np.arange(len(labels)), held), held
 
 
-def _draw(labels: Sequence[int] | np.ndarray, number: Callable[[int], int], purpose: str, seed: int) -> np.ndarray:
-    """Draw `number(count)` samples of every class with `count` samples; return their sorted indices."""
+def _part(counts: np.ndarray, fraction: float) -> np.ndarray:
+    return np.maximum(1, np.round(fraction * counts).astype(np.int64))
+
+
+def _draw(labels: Sequence[int] | np.ndarray, numbers: np.ndarray, purpose: str, seed: int) -> np.ndarray:
+    """Draw a number of samples of each class that occurs; return their sorted indices."""
     labels = np.asarray(labels)
-    chosen = [np.empty(0, dtype=np.int64)]
-    for label in np.unique(labels):
+    drawn = [np.empty(0, dtype=np.int64)]
+    for label, number in zip(np.unique(labels), numbers, strict=True):
         indices = np.flatnonzero(labels == label)
-        wanted = number(len(indices))
-        if len(indices) < wanted:
-            raise ValueError(f"class {label} has {len(indices)} samples, but {wanted} per class were asked for")
-        chosen.append(generator(purpose, seed, label).permutation(indices)[:wanted])
-    return np.sort(np.concatenate(chosen))
+        if len(indices) < number:
+            raise ValueError(f"class {label} has {len(indices)} samples, fewer than {number} per class")
+        drawn.append(generator(purpose, seed, label).permutation(indices)[:number])
+    return np.sort(np.concatenate(drawn))

@@ -1,4 +1,4 @@
-"""Tokens of videos that are computed again in every pass, so that augmented clips differ in every epoch."""
+"""Tokens of videos, computed again in every pass, so that augmented clips differ in every epoch."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -16,12 +16,12 @@ from .views import AugmentedClips, Clips, RegularClips, ViewDataset
 
 
 class LiveFeatures:
-    """Like `VideoFeatures`, but nothing is kept: every pass decodes and encodes the videos again.
+    """Features with the interface of `VideoFeatures` that decodes and encodes the videos in every pass.
 
-    Takes the arguments of `extract_features`, without the folder.
+    It takes the arguments of `extract_features`, without the folder.
 
     Attributes:
-        failures: row -> the failure of that video, for the rows that were read so far.
+        failures: row -> failure, for the unreadable videos among the rows read so far.
 
     Raises:
         ValueError: there are several processes, which would all do the same work.
@@ -38,8 +38,8 @@ class LiveFeatures:
     ) -> None:
         if accelerator.num_processes > 1:
             raise ValueError(
-                f"features are computed live on one process, not on {accelerator.num_processes}: keep them in a "
-                "folder, or start one process"
+                f"live features need a single process, not {accelerator.num_processes}: launch one, or cache the "
+                "features in a folder"
             )
         self.encoder = FrozenEncoder(accelerator, model, batch_size)
         self.clips = processor if isinstance(processor, Clips) else RegularClips(processor)
@@ -48,7 +48,7 @@ class LiveFeatures:
 
     @property
     def readable(self) -> np.ndarray:
-        """Rows that are not known to be unreadable, in order."""
+        """Sorted rows that are not known to be unreadable."""
         return np.array([row for row in range(len(self.videos)) if row not in self.failures], dtype=np.int64)
 
     @property

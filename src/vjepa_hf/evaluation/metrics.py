@@ -4,7 +4,7 @@
     top1.add_batch(predictions=logits, references=labels)
     top1.compute()  # {"top_1_accuracy": 0.5, "num_samples": 2}
 
-Every result reports its number of samples, so that a missing video does not go unnoticed.
+Every result has the number of samples, so that missing videos are noticed.
 """
 
 import math
@@ -29,7 +29,7 @@ class _LogitMetric(evaluate.Metric):
 
 
 class TopKAccuracy(_LogitMetric):
-    """Fraction of samples whose class is among the `k` highest logits; with fewer than `k` classes it is 1."""
+    """Fraction of samples whose class is among the `k` highest logits; it is 1 for fewer than `k` classes."""
 
     def __init__(self, k: int = 1, **kwargs: Any) -> None:
         if k < 1:
@@ -44,7 +44,7 @@ class TopKAccuracy(_LogitMetric):
 
 
 class MeanClassAccuracy(_LogitMetric):
-    """Mean accuracy of the classes that occur, so that a rare class counts as much as a frequent one."""
+    """Mean of the accuracies of the classes that occur: rare and frequent classes have the same weight."""
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float | int]:
         references = np.asarray(references)
@@ -59,7 +59,7 @@ def wilson_interval(hits: int, num_samples: int, z: float = 1.959964) -> tuple[f
     Args:
         hits: number of correctly classified samples.
         num_samples: number of samples, at least 1.
-        z: quantile of the normal distribution; the default leaves 2.5 % on either side.
+        z: quantile of the normal distribution; the default is that of 97.5 %.
 
     Raises:
         ValueError: `hits` is not between 0 and `num_samples`, or there are no samples.

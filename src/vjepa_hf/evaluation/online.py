@@ -1,9 +1,9 @@
-"""Accuracy of the features of a pretraining run on a small labelled set, while the run goes on.
+"""Evaluation of the features of a pretraining run on a small labelled set, during the run.
 
 Both metrics use one vector per video, the mean of the tokens of the target encoder: a vote of the nearest neighbors
-(arXiv:1805.01978, section 3.4), and a linear probe that is solved in closed form. There is nothing to train, save or
-resume. No random number is drawn and no weight changes, so a run is bit-for-bit the same with and without it.
-A trained attentive probe (examples/probe.py) is more informative, and more expensive.
+(arXiv:1805.01978, section 3.4), and a linear probe in closed form. They have no training and no state, draw no random
+numbers and change no weights, so a run is bit-exact with and without them. A trained attentive probe
+(examples/probe.py) is more informative, and more expensive.
 """
 
 import datasets
@@ -28,7 +28,7 @@ RIDGE = 1.0  # penalty of the linear probe, per feature of unit variance
 def make_online_evaluation(
     accelerator: Accelerator, arguments: EvaluationArguments, processor: VJEPAVideoProcessor, num_workers: int
 ) -> "OnlineEvaluation | None":
-    """Load the labelled set that a run is evaluated on; None if the run names no set."""
+    """Load the labelled set of a run's arguments; return None if they have none."""
     if arguments.eval_train_videos is None or arguments.eval_test_videos is None:
         return None
     train, test = load_videos(arguments.eval_train_videos), load_videos(arguments.eval_test_videos)
@@ -36,19 +36,19 @@ def make_online_evaluation(
 
 
 class OnlineEvaluation:
-    """Evaluation of the encoder of a run on a labelled set, which the processes divide among themselves.
+    """Evaluation of the encoder of a run on a labelled set, divided over the processes.
 
     Args:
         accelerator: accelerator of the run.
-        train: videos with labels that both classifiers learn from, a table with the columns `video` and `label`.
-        test: videos with labels that they are tested on, likewise.
+        train: training set of both classifiers, a table with the columns `video` and `label`.
+        test: test set, with the same columns.
         label: name of the column with the labels.
         processor: turns a video into one clip of the size of the encoder.
         batch_size: clips per forward pass.
-        num_workers: decoding processes of each process.
+        num_workers: worker processes that decode, per process.
 
     Raises:
-        ValueError: a table has no such column, or `test` has a label that `train` does not have.
+        ValueError: a table does not have the column `label`, or `test` has a label that `train` does not have.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class OnlineEvaluation:
         self.test = LabelledVideos(test["video"], test_labels, processor)
 
     def metrics(self, encoder: VJEPAModel) -> dict[str, float]:
-        """Compute the metrics; all processes call this together and get the same result.
+        """Compute the metrics. Call it on all processes; each gets the same result.
 
         Args:
             encoder: encoder on its device, in evaluation mode.
@@ -93,9 +93,9 @@ class OnlineEvaluation:
 
     @torch.no_grad()
     def _features(self, encoder: VJEPAModel, videos: LabelledVideos) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the mean tokens `(n, D)` in float64 and the classes `(n,)` of the readable videos, in their order."""
+        """Return the mean tokens `(n, D)` in float64 and the classes `(n,)` of the readable videos, in order."""
         accelerator = self.accelerator
-        # All processes get the same number of rows, some rows twice: a sharded encoder must be called by all together.
+        # All processes get equally many rows, some rows twice: all of them must call a sharded encoder together.
         padded = -(-len(videos) // accelerator.num_processes) * accelerator.num_processes
         rows = [row % len(videos) for row in range(accelerator.process_index, padded, accelerator.num_processes)]
         loader = torch.utils.data.DataLoader(
@@ -104,7 +104,7 @@ class OnlineEvaluation:
             num_workers=self.num_workers,
             collate_fn=_stack,
             worker_init_fn=leave_stop_signals_to_the_run,
-            generator=torch.Generator(),  # a loader always draws a seed: not from the generator of the run
+            generator=torch.Generator(),  # a loader draws a seed, by default from the global generator of the run
         )
         encoded: list[tuple[torch.Tensor, int]] = []
         for pixels, labels in loader:
@@ -112,10 +112,11 @@ class OnlineEvaluation:
                 tokens = encoder(pixels.to(accelerator.device)).last_hidden_state
             encoded += zip(tokens.cpu().double().mean(dim=1), labels, strict=True)
         by_row = dict(gather_object(list(zip(rows, encoded, strict=True))))
-        readable = [video for _, video in sorted(by_row.items()) if video[1] != UNREADABLE]
+        readable = [by_row[row] for row in sorted(by_row) if by_row[row][1] != UNREADABLE]
         if not readable:
             raise ValueError("no video of eval_train_videos, or no video of eval_test_videos, can be read")
-        return torch.stack([features for features, _ in readable]), torch.tensor([label for _, label in readable])
+        features, classes = zip(*readable, strict=True)
+        return torch.stack(features), torch.tensor(classes)
 
 
 def _stack(samples: list[LabelledClip]) -> tuple[torch.Tensor, list[int]]:
@@ -164,6 +165,6 @@ def linear_probe(
     train, test = (train - mean) / deviation, (test - mean) / deviation
     classes = one_hot(labels, num_labels).to(train.dtype)
     frequencies = classes.mean(dim=0)
-    # The dual form: there are fewer videos than features.
+    # Dual form, because there are fewer videos than features.
     kernel = train @ train.T + ridge * train.shape[1] * torch.eye(len(train), dtype=train.dtype)
     return (test @ train.T @ torch.linalg.solve(kernel, classes - frequencies) + frequencies).argmax(dim=1)

@@ -1,9 +1,9 @@
-"""Attentive probes on a frozen encoder (paper, section 4.3): training, choice of a head, predictions and scores."""
+"""Attentive probes on a frozen encoder (paper, section 4.3): training, model selection, predictions and metrics."""
 
 import copy
 import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class TrainedHead:
         head: module from tokens `(B, N, D)` to logits `(B, L)`.
         settings: hyperparameters that it was trained with.
         losses: mean training loss of each epoch.
-        validation_accuracy: top-1 accuracy on the validation videos; None if a single head needed no choice.
+        validation_accuracy: top-1 accuracy on the validation videos; None for a single head without them.
     """
 
     head: torch.nn.Module
@@ -56,7 +56,7 @@ class TrainedHead:
 
 
 def head_of(classifier: VJEPAForVideoClassification) -> torch.nn.Module:
-    """Pooler and classifier as one module from tokens `(B, N, D)` to logits `(B, L)`; shares its weights."""
+    """Return pooler and classifier as one module from tokens `(B, N, D)` to logits `(B, L)`; it shares the weights."""
     return torch.nn.Sequential(classifier.pooler, classifier.classifier)
 
 
@@ -70,17 +70,17 @@ def train_heads(
     epochs: int = 50,
     batch_size: int = 32,
 ) -> list[TrainedHead]:
-    """Train one head per setting, all of them side by side on the same batches of features.
+    """Train one head per setting, all in one pass over the same batches of features.
 
-    Every head starts as a copy of the classifier's head and becomes what it would be if it were trained alone.
+    Every head starts as a copy of the classifier's head. The result is the same as when it is trained alone.
 
     Args:
         classifier: classifier on the device to train on; it is not changed.
         settings: hyperparameters of each head.
-        features: tokens of videos; of several views each epoch shows one.
+        features: tokens of videos; if they have several views, each epoch uses one.
         labels: class index of each row of `features`.
         rows: rows to train on.
-        order: generator of the order of the rows.
+        order: generator that shuffles the rows.
         epochs: passes over the rows.
         batch_size: videos per step.
 
@@ -92,47 +92,32 @@ def train_heads(
         torch.optim.AdamW(head.parameters(), lr=setting.learning_rate, weight_decay=setting.weight_decay)
         for head, setting in zip(heads, settings, strict=True)
     ]
-    batches = max(1, math.ceil(len(rows) / batch_size))
+    num_batches = max(1, math.ceil(len(rows) / batch_size))
     schedules = [
-        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs * batches) for optimizer in optimizers
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * num_batches) for optimizer in optimizers
     ]
-    num_clips = classifier.config.pooler_num_clips
-    history = []
+    epoch_losses = []
     for epoch in range(epochs):
         losses = []
-        row_batches = np.array_split(rows[order.permutation(len(rows))], batches)
-        for batch, tokens in features.batches(row_batches, epoch, num_clips):
+        row_batches = np.array_split(rows[order.permutation(len(rows))], num_batches)
+        for batch, tokens in features.batches(row_batches, epoch, classifier.config.pooler_num_clips):
             tokens = tokens.flatten(1, 2).to(classifier.device, classifier.dtype)  # (B, num_clips * N, D)
             target = torch.from_numpy(labels[batch]).to(classifier.device)
-            losses.append(
-                [
-                    _step(head, optimizer, schedule, tokens, target)
-                    for head, optimizer, schedule in zip(heads, optimizers, schedules, strict=True)
-                ]
-            )
+            losses.append([])
+            for head, optimizer, schedule in zip(heads, optimizers, schedules, strict=True):
+                loss = torch.nn.functional.cross_entropy(head(tokens), target)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                losses[-1].append(loss.detach())
         if not losses:
             raise ValueError(f"none of the {len(rows)} training videos can be read")
-        history.append(torch.tensor(losses).mean(dim=0).tolist())
+        epoch_losses.append(torch.tensor(losses).mean(dim=0).tolist())
     return [
-        TrainedHead(head.eval(), setting, [losses[index] for losses in history])
+        TrainedHead(head.eval(), setting, [losses[index] for losses in epoch_losses])
         for index, (head, setting) in enumerate(zip(heads, settings, strict=True))
     ]
-
-
-def _step(
-    head: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    tokens: torch.Tensor,
-    target: torch.Tensor,
-) -> torch.Tensor:
-    """Take one optimizer step and return the loss before it."""
-    loss = torch.nn.functional.cross_entropy(head(tokens), target)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    schedule.step()
-    return loss.detach()
 
 
 def fit_probe(
@@ -147,22 +132,22 @@ def fit_probe(
     validation: tuple[Features, np.ndarray] | None = None,
     validation_fraction: float = 0.2,
 ) -> list[TrainedHead]:
-    """Train one head per setting and rank the heads on validation videos, which are neither trained nor tested on.
+    """Train one head per setting and rank the heads on validation videos, which are not trained or tested on.
 
     Args:
         classifier: classifier on the device to train on; it is not changed.
-        settings: hyperparameters of each head; without `validation` a single head is trained on all rows, unranked.
+        settings: hyperparameters of each head. A single head without `validation` is trained on all rows.
         features: tokens of videos.
         labels: class index of each row of `features`.
         rows: rows whose labels may be used, for training and for validation.
-        seed: seed of the order of the rows and of the held-out part.
+        seed: seed of the order of the rows and of the held-out videos.
         epochs: passes over the rows.
         batch_size: videos per step.
         validation: features and labels of the validation videos; None holds out a fraction of `rows` of every class.
         validation_fraction: fraction of `rows` that is held out.
 
     Returns:
-        The heads, best first: by validation accuracy, then by validation loss.
+        Heads sorted by validation accuracy, then by validation loss, best first.
 
     Raises:
         ValueError: none of the videos can be read, or none can be held out.
@@ -201,21 +186,22 @@ def predict(
 
     Args:
         classifier: its configuration defines how views are averaged; the heads are on its device.
-        heads: heads as of `head_of`.
+        heads: modules from tokens to logits, such as `head_of(classifier)`.
         features: tokens of videos; all views are used.
         rows: rows to classify.
         batch_size: clips per forward pass.
 
     Returns:
-        The readable rows `(n,)`, and the logits `(heads, n, L)` of each head on them. With several views the softmax
-        of the logits is the mean probability over the views.
+        Readable rows `(n,)`, and the logits `(heads, n, L)` of each head on them. With several views the softmax of
+        the logits is the mean probability over the views.
 
     Raises:
         ValueError: none of the rows can be read.
     """
     config = classifier.config
     readable_rows, logits = [], []
-    for batch, tokens in features.batches(_chunks(rows, max(1, batch_size // features.num_views)), None):
+    size = max(1, batch_size // features.num_views)
+    for batch, tokens in features.batches(rows[start : start + size] for start in range(0, len(rows), size)):
         tokens = tokens.unflatten(1, (-1, config.pooler_num_clips)).flatten(2, 3)  # (B, views, num_clips * N, D)
         views = [part.to(classifier.device, classifier.dtype) for part in tokens.flatten(0, 1).split(batch_size)]
         batch_logits = []
@@ -227,10 +213,6 @@ def predict(
     if not readable_rows:
         raise ValueError(f"none of the {len(rows)} videos can be read")
     return np.concatenate(readable_rows), torch.cat(logits, dim=1).numpy()
-
-
-def _chunks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 # --- scores --------------------------------------------------------------------------------------------------------
@@ -245,7 +227,7 @@ def score(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[
         names: names of the L classes.
 
     Returns:
-        `top_1_accuracy` and `top_1_interval`, with more than five classes also `top_5_accuracy` and `top_5_interval`;
+        `top_1_accuracy` and `top_1_interval`; `top_5_accuracy` and `top_5_interval` for more than five classes;
         `mean_class_accuracy`; `num_samples`; `per_class`: class name -> `accuracy` and `num_samples`, for classes that
         occur.
     """
@@ -265,11 +247,10 @@ def score(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[
 
 
 def summarize(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Summarize `top_1_accuracy` over the splits of each amount of labels, the key `labels` of a record.
+    """Summarize `top_1_accuracy` over the splits of each amount of labels (the key `labels` of a record).
 
     Returns:
-        Amount of labels -> `splits`, `mean` and `std`, the standard deviation with n - 1 degrees of freedom; None for
-        a single split.
+        Amount of labels -> `splits`, `mean` and `std` (with n - 1 degrees of freedom; None for a single split).
     """
     accuracies: dict[str, list[float]] = {}
     for record in records:

@@ -1,7 +1,7 @@
-"""Features in a folder of safetensors shards that record what they were made from and are checked when read.
+"""Features in a folder of safetensors shards, which record their origin and are validated when they are read.
 
-A shard holds the rows of one stretch of the list of videos in order, one tensor per video. Its metadata name the
-encoder, the settings of the clips, the precision, the videos, and the videos that could not be read.
+A shard holds consecutive rows of the list of videos, one tensor per video. Its metadata have the fingerprint of the
+encoder, the settings of the clips, the precision, the names of the videos, and the failures.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ from ..files import whole_file
 from ..model.modeling_vjepa import VJEPAModel
 from .views import Clips
 
-SHARD_BYTES = 2**28  # largest shard that is held in memory before it is written
-SHARD_ROWS = 128  # largest number of rows in a shard, so that every process gets some shards
+SHARD_BYTES = 2**28  # maximum size: a shard is held in memory before it is written
+SHARD_ROWS = 128  # maximum number of rows, so that every process gets some shards
 
 
 class ShardedTokens:
-    """Tokens in safetensors shards that are read when they are indexed, like an array.
+    """Tokens in safetensors shards, with the interface of an array; rows are read when they are indexed.
 
     Attributes:
         shape: (n, N, D) with one view per video, else (n, V, N, D).
@@ -40,7 +40,7 @@ class ShardedTokens:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        """Return float16 rows, or with a pair (rows, slice) part of the second axis; zeros for unreadable videos."""
+        """Return float16 rows; a pair (rows, slice) also slices the second axis. Unreadable videos are zero."""
         rows, part = key if isinstance(key, tuple) else (key, slice(None))
         rows = np.arange(len(self))[rows]
         if rows.ndim == 0:
@@ -61,7 +61,7 @@ class ShardedTokens:
 
 
 class ShardFolder:
-    """The shard files of one list of videos, one encoder and one setting of clips."""
+    """Shard files of a list of videos, for one encoder and one setting of clips."""
 
     def __init__(self, folder: Path, names: list[str], model: VJEPAModel, clips: Clips, precision: str) -> None:
         self.folder, self.names = folder, names
@@ -71,7 +71,7 @@ class ShardFolder:
         self.rows_per_shard = min(SHARD_ROWS, max(1, SHARD_BYTES // row_bytes))
         count = -(-len(names) // self.rows_per_shard)
         self.files = [folder / f"{index:05}-of-{count:05}.safetensors" for index in range(count)]
-        self.made_from = {
+        self.origin = {
             "encoder": encoder_fingerprint(model),
             "clips": json.dumps(clips.settings, sort_keys=True, default=str),
             "precision": precision,
@@ -83,11 +83,11 @@ class ShardFolder:
         return range(first, min(first + self.rows_per_shard, len(self.names)))
 
     def write(self, shard: int, rows: Mapping[int, torch.Tensor | VideoFailure]) -> None:
-        """Write a shard; an interrupted write leaves no shard behind.
+        """Write a complete shard, or none if the write is interrupted.
 
         Args:
             shard: index of the shard.
-            rows: row -> float16 tokens `(V, N, D)`, or the failure of its video.
+            rows: row -> float16 tokens `(V, N, D)`, or failure.
 
         Raises:
             ValueError: the tokens do not have the shape that the model is configured for.
@@ -101,11 +101,11 @@ class ShardFolder:
         """Validate the shards on disk and return the failures that they record, by row.
 
         Raises:
-            ValueError: the folder holds other files, or a shard is damaged or made from something else.
+            ValueError: the folder has other shards, or a shard is damaged or has another origin.
         """
-        strangers = sorted({file.name for file in self.folder.glob("*.safetensors")} - {f.name for f in self.files})
-        if strangers:
-            raise ValueError(f"{self.folder} also holds {strangers[0]}: name another folder, or delete this one")
+        others = sorted({file.name for file in self.folder.glob("*.safetensors")} - {f.name for f in self.files})
+        if others:
+            raise ValueError(f"{self.folder} also has {others[0]}: give another folder, or delete this one")
         failures: dict[int, VideoFailure] = {}
         for shard, file in enumerate(self.files):
             if file.exists():
@@ -113,7 +113,7 @@ class ShardFolder:
         return failures
 
     def _metadata(self, shard: int) -> dict[str, str]:
-        return self.made_from | {"videos": json.dumps([self.names[row] for row in self.rows(shard)])}
+        return self.origin | {"videos": json.dumps([self.names[row] for row in self.rows(shard)])}
 
     def _checked(self, tokens: torch.Tensor) -> torch.Tensor:
         tokens = tokens if len(self.shape) == 4 else tokens[0]
@@ -134,24 +134,23 @@ class ShardFolder:
         for name, value in self._metadata(shard).items():
             if metadata.get(name) != value:
                 raise ValueError(
-                    f"{file} was made from other {name}: {_difference(metadata.get(name, 'unknown'), value)}; "
-                    "name another folder, or delete this one"
+                    f"{file} was made with other {name}: {_difference(metadata.get(name, 'unknown'), value)}; "
+                    "give another folder, or delete this one"
                 )
         causes = {int(row): cause for row, cause in json.loads(metadata["failures"]).items()}
         if keys != {str(row) for row in self.rows(shard) if row not in causes}:
-            raise ValueError(f"{file} does not hold the rows of its videos: delete it")
+            raise ValueError(f"{file} does not have the rows of its videos: delete it")
         return {row: VideoFailure(self.names[row], cause) for row, cause in causes.items()}
 
 
-def _difference(found: str, expected: str, length: int = 60) -> str:
+def _difference(text: str, expected: str) -> str:
     """Quote two texts around the first character where they differ."""
-    first = len(os.path.commonprefix([found, expected]))
-    start = max(0, first - length // 3)
-    return f"{found[start : start + length]!r} instead of {expected[start : start + length]!r}"
+    start = max(0, len(os.path.commonprefix([text, expected])) - 20)
+    return f"{text[start : start + 60]!r} instead of {expected[start : start + 60]!r}"
 
 
 def encoder_fingerprint(model: VJEPAModel) -> str:
-    """Hash the weights of an encoder and the settings that its features depend on."""
+    """Hash the weights of an encoder and the settings that affect its features."""
     digest = hashlib.blake2b(digest_size=16)
     fields = type(model.config).__annotations__
     settings = {name: getattr(model.config, name) for name in fields if "pool" not in name and "pred_" not in name}

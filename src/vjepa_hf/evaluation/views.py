@@ -1,6 +1,6 @@
-"""Clips of a video for a frozen encoder: the views that the processor takes, or random augmented clips.
+"""Clips of a video for a frozen encoder: the views of the processor, or random augmented clips.
 
-V is the number of views of a video: clips, times crops of a clip, or augmentations.
+V is the number of views of a video: clips times crops, or augmentations.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from ..model.video_processing_vjepa import VJEPAVideoProcessor
 
 @dataclass(frozen=True)
 class RegularClips:
-    """The views that a processor takes of a video; the same in every epoch."""
+    """Views of a video by a processor, the same in every epoch."""
 
     processor: VJEPAVideoProcessor
 
@@ -30,7 +30,7 @@ class RegularClips:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that the pixels depend on, except the video."""
+        """Settings that affect the pixels."""
         return {"processor": self.processor.to_dict()}
 
     def __call__(self, video: Any, row: int) -> torch.Tensor:
@@ -41,7 +41,7 @@ class RegularClips:
 
 @dataclass(frozen=True)
 class AugmentedClips:
-    """Clips from random times of a video, each with its own augmentation: a function of (seed, row, view).
+    """Augmented clips from random times of a video, functions of (seed, row, view).
 
     Attributes:
         processor: defines the frames of a clip and its normalization.
@@ -64,12 +64,12 @@ class AugmentedClips:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that the pixels depend on, except the video and its row."""
+        """Settings that affect the pixels."""
         draws = {"seed": self.seed, "views": list(self.views), "num_clips": self.num_clips}
         return {"processor": self.processor.to_dict(), "transform": repr(self.transform), **draws}
 
     def __call__(self, video: Any, row: int) -> torch.Tensor:
-        """Return the normalized clips `(V, T, C, H, W)` of a value of the column `video`; open the file once."""
+        """Return the normalized clips `(V, T, C, H, W)` of a value of the column `video`."""
         processor = self.processor
         frames = processor.num_frames, processor.frame_step
         reader = ClipReader(*frames, self.seed, self.transform, processor.short_video, processor.fps)
@@ -82,10 +82,10 @@ Clips = RegularClips | AugmentedClips
 
 
 def augmentation(name: str, size: tuple[int, int]) -> Transform | None:
-    """Return an augmentation for training a probe, by name; None for "none".
+    """Return the augmentation of a probe's training clips by name; None for "none".
 
-    "crop" is a random resized crop, "flip" also mirrors, "auto" adds RandAugment and erasing to "crop". Meta's probes
-    are trained with "auto", while the paper names crops only.
+    "crop" is a random resized crop, "flip" adds horizontal flips, "auto" adds RandAugment and erasing to "crop".
+    Meta's code uses "auto", while the paper describes only crops.
 
     Args:
         name: none, crop, flip or auto.
@@ -107,7 +107,7 @@ def augmentation(name: str, size: tuple[int, int]) -> Transform | None:
 
 
 class ViewDataset(torch.utils.data.Dataset):
-    """Item `row` is the row and its clips `(V, T, C, H, W)`, or the row and a `VideoFailure`."""
+    """Dataset of pairs (row, clips `(V, T, C, H, W)`), or (row, `VideoFailure`) for an unreadable video."""
 
     def __init__(self, videos: Sequence[Any], clips: Clips) -> None:
         self.videos, self.clips = videos, clips

@@ -1,7 +1,7 @@
-"""Fine-tuning of a classifier with `transformers.Trainer`: mixed batches, parameter groups and the modules for LoRA.
+"""Fine-tuning of a classifier with `transformers.Trainer`: mixup, parameter groups and the modules for LoRA.
 
-The frames, the augmentation and the mixing of a training clip are functions of (seed, epoch, sample id), so a resumed
-run sees the same clips as an uninterrupted one, with any number of workers.
+The frames, the augmentation and the mixing of a training clip are functions of (seed, epoch, sample id). They do not
+depend on the number of workers, or on resuming.
 """
 
 import math
@@ -21,7 +21,7 @@ from ..data.transforms import CropBox
 from ..data.videos import video_name
 from ..model.modeling_vjepa import VJEPAForVideoClassification
 
-# For `peft.LoraConfig`: adapters for the four matrices of every encoder layer; pooler and classifier train fully.
+# For `peft.LoraConfig`: the four linear layers of every encoder layer get adapters; pooler and classifier are trained.
 LORA_TARGET_MODULES = r"vjepa\.encoder\.layers\.\d+\.(attention\.(qkv|proj)|mlp\.(fc1|fc2))"
 LORA_MODULES_TO_SAVE = ["pooler", "classifier"]
 
@@ -30,7 +30,7 @@ LORA_MODULES_TO_SAVE = ["pooler", "classifier"]
 
 
 class EpochCallback(TrainerCallback):
-    """Callback that sets the epoch of the training videos, which Accelerate does for a single process only."""
+    """Callback that sets the epoch of the training videos, which Accelerate does only for a single process."""
 
     def __init__(self, videos: TrainingVideos) -> None:
         self.videos = videos
@@ -38,12 +38,12 @@ class EpochCallback(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Set the epoch; a resumed run may start in the middle of one."""
+        """Set the epoch; `state.epoch` has a fraction if a run resumes within an epoch."""
         self.videos.set_epoch(int(state.epoch or 0))
 
 
 def unreadable_videos(accelerator: Accelerator, videos: LabelledVideos) -> list[str]:
-    """Return the names of the videos that any process failed to read; call it on all processes."""
+    """Return the names of the videos that any process could not read. Call it on all processes."""
     flags = accelerator.reduce(videos.unreadable.to(accelerator.device, torch.int64), "sum")
     return [video_name(videos.videos[row]) for row in torch.nonzero(flags)[:, 0].tolist()]
 
@@ -52,10 +52,10 @@ def unreadable_videos(accelerator: Accelerator, videos: LabelledVideos) -> list[
 
 
 def balanced_weights(labels: np.ndarray, num_labels: int) -> tuple[float, ...]:
-    """Return class weights that give every class the same total weight; their mean over the samples is 1.
+    """Return class weights for which all classes have the same total weight; their mean over the samples is 1.
 
     Raises:
-        ValueError: a class has no sample.
+        ValueError: a class has no samples.
     """
     counts = np.bincount(labels, minlength=num_labels)
     if counts.min() == 0:
@@ -68,14 +68,14 @@ class ClassificationCollator:
     """Collator that stacks clips and turns classes into soft labels `(B, L)`, for `modeling_vjepa.soft_cross_entropy`.
 
     It can mix each training clip with the previous one in the batch, by mixup (arXiv:1710.09412), by CutMix
-    (arXiv:1905.04899) with one box for all frames, or by either with equal probability. torchvision has both but draws
-    one ratio per batch from the global generator; here the ratio of a clip is a function of (seed, epoch, sample id).
+    (arXiv:1905.04899) with one box for all frames, or by one of the two at random. torchvision draws one ratio per
+    batch from the global generator; here the ratio of a clip is a function of (seed, epoch, sample id).
 
     Attributes:
         num_labels: L.
         seed: seed of the mixing.
-        mixup_alpha: both parameters of the beta distribution of the mixing ratio; 0 disables mixup.
-        cutmix_alpha: the same for CutMix.
+        mixup_alpha: parameter of the beta distribution of mixup's ratio; 0 disables mixup.
+        cutmix_alpha: parameter of the beta distribution of CutMix's ratio; 0 disables CutMix.
         label_smoothing: fraction of a training label that is spread over all classes.
         class_weights: weight of the training clips of each class; None: 1.
     """
@@ -95,7 +95,7 @@ class ClassificationCollator:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
 
     def __call__(self, samples: Sequence[LabelledClip]) -> dict[str, torch.Tensor]:
-        """Return `pixel_values_videos` (B, ...) and `labels` (B, L); the labels of unreadable videos are zero."""
+        """Return `pixel_values_videos` (B, ...) and `labels` (B, L), which are zero for unreadable videos."""
         pixels = torch.stack([sample.pixels for sample in samples])
         classes = torch.tensor([sample.label for sample in samples])
         readable = classes != UNREADABLE
@@ -135,7 +135,7 @@ class ClassificationCollator:
 
 
 def cutmix_box(height: int, width: int, ratio: float, generator: np.random.Generator) -> CropBox:
-    """Draw a box that covers `1 - ratio` of the frame before it is cut at the border."""
+    """Draw a box with the fraction `1 - ratio` of the frame's area, cropped at the border."""
     scale = 0.5 * math.sqrt(1 - ratio)
     sides = []
     for length in (height, width):
@@ -151,7 +151,7 @@ def cutmix_box(height: int, width: int, ratio: float, generator: np.random.Gener
 def layer_wise_groups(
     model: VJEPAForVideoClassification, learning_rate: float, weight_decay: float, layer_decay: float
 ) -> list[dict[str, Any]]:
-    """Group the trainable parameters for AdamW, with a learning rate that falls by `layer_decay` per layer.
+    """Group the trainable parameters for AdamW; each layer has `layer_decay` times the learning rate of the next one.
 
     The head and the final norm of the encoder have `learning_rate`, the last layer `layer_decay` times that, and so on
     down to the embeddings (BEiT, arXiv:2106.08254, appendix). Biases and 1-D parameters have no weight decay.
@@ -160,7 +160,7 @@ def layer_wise_groups(
         model: classifier, with or without adapters of peft.
         learning_rate: learning rate of the head.
         weight_decay: weight decay of AdamW.
-        layer_decay: factor in (0, 1]; 1 gives all layers the same learning rate.
+        layer_decay: factor in (0, 1]; 1: the same learning rate for all layers.
 
     Raises:
         ValueError: `layer_decay` is not in (0, 1].
