@@ -46,7 +46,7 @@ from vjepa_hf.data.transforms import (
 )
 from vjepa_hf.data.videos import probe_video
 from vjepa_hf.model.frame_sampling import random_clips
-from vjepa_hf.model.video_io import decode as decode_frames
+from vjepa_hf.model.video_io import VideoFile
 
 SIZE, NUM_FRAMES, FRAME_STEP, FPS = 224, 16, 4, 30
 GRID = (8, 14, 14)
@@ -63,7 +63,8 @@ def frame_numbers(num_frames: int, seed: int) -> np.ndarray:
 
 def read_ours(path: str, seed: int) -> torch.Tensor:
     """Read a clip `(T, C, H, W)` with the reader of the package."""
-    return decode_frames(path, lambda info: frame_numbers(info.num_frames, seed))
+    with VideoFile(path) as video:
+        return video.frames(frame_numbers(video.info.num_frames, seed))
 
 
 def read_transformers(path: str, seed: int) -> torch.Tensor:

@@ -27,7 +27,8 @@ import torch
 import typer
 
 from report import HERE, Output, make_app, opening, publish, table
-from vjepa_hf.data import VideoDecodeError, decode_video, load_videos, probe_video
+from vjepa_hf.data import load_videos
+from vjepa_hf.model.video_io import VideoDecodeError, VideoFile
 from vjepa_hf.training.log import read_log
 
 EXAMPLES = HERE.parent / "examples"
@@ -202,8 +203,8 @@ def reading(
     torch.set_num_threads(1)
     paths, generator, rows = list(load_videos(videos)["video"]), random.Random(0), []
     for count in range(1, opens + 1):
-        path = generator.choice(paths)
-        decode_video(path, [int(generator.random() * probe_video(path).num_frames)])
+        with VideoFile(generator.choice(paths)) as video:
+            video.frames([int(generator.random() * video.info.num_frames)])
         if count % max(1, opens // 10) == 0:
             descriptors = len(os.listdir("/proc/self/fd"))
             rows.append([count, f"{mebibytes(os.getpid()):.1f}", descriptors])
@@ -244,8 +245,9 @@ def read_damaged(connection: Connection) -> None:
     unexpected = TypeError, AttributeError, AssertionError, ValueError, RuntimeError, OSError, ArithmeticError
     while (data := connection.recv()) is not None:
         try:
-            num_frames = probe_video(data).num_frames
-            decode_video(data, [0, num_frames // 2, num_frames - 1])
+            with VideoFile(data) as video:
+                num_frames = video.info.num_frames
+                video.frames([0, num_frames // 2, num_frames - 1])
             connection.send("frames")
         except VideoDecodeError:
             connection.send("VideoDecodeError")
