@@ -80,15 +80,15 @@ def accuracy_rows(page: str) -> list[list[str]]:
     return [row.split(" | ") for row in re.findall(r"^\| ((?:\d|mean)(?: \| \d\.\d{3}){4}) \|$", page, re.MULTILINE)]
 
 
-def test_what_pretraining_teaches_is_told_as_it_was_measured():
+def test_readme_and_recipe_report_the_measured_accuracies():
     measured = accuracy_rows((REPO / "benchmarks" / "results" / "learning_probes.md").read_text())
     assert [row[0] for row in measured] == ["0", "1", "2", "mean"]
     assert accuracy_rows((REPO / "docs" / "recipe.md").read_text()) == measured[:3]
-    told = re.findall(
+    reported = re.findall(
         r"(\d+) % of the test videos, and with an untrained encoder\s+in (\d+) %", (REPO / "README.md").read_text()
     )
     pretrained, untrained = (f"{100 * float(value):.0f}" for value in measured[3][1:3])
-    assert told == [(pretrained, untrained)]
+    assert reported == [(pretrained, untrained)]
     assert float(measured[3][1]) - float(measured[3][2]) > 0.15 and float(measured[3][3]) >= float(measured[3][4])
 
 
@@ -103,19 +103,19 @@ def table_rows(page: str) -> set[str]:
     return {line for line in page.splitlines() if line.startswith("|") and not line.startswith("| ---")}
 
 
-def test_runs_that_collapse_are_told_as_they_were_measured():
+def test_runs_that_collapse_are_reported_as_measured():
     page = (REPO / "docs" / "pretraining.md").read_text()
     measured = REPO / "benchmarks" / "results" / "collapse_runs.md"
-    told = {row for row in table_rows(page) if row.startswith(("| V-JEPA", "| naive", "| hasty"))}
-    told |= {row for row in table_rows(page) if re.search(r"never \||from step \d+ \|", row)}
-    assert len(told) == 9 + len(ALARMS)
-    assert told <= table_rows(measured.read_text())
-    healthy = [row for row in told if row.startswith("| V-JEPA")]
+    reported = {row for row in table_rows(page) if row.startswith(("| V-JEPA", "| naive", "| hasty"))}
+    reported |= {row for row in table_rows(page) if re.search(r"never \||from step \d+ \|", row)}
+    assert len(reported) == 9 + len(ALARMS)
+    assert reported <= table_rows(measured.read_text())
+    healthy = [row for row in reported if row.startswith("| V-JEPA")]
     assert all(row.endswith("| none |") for row in healthy)
-    first = min(int(step) for step in re.findall(r"from step (\d+)", "".join(told)))
+    first = min(int(step) for step in re.findall(r"from step (\d+)", "".join(reported)))
     assert first < 200  # the end of the warm-up
     warned = re.search(r"warns\s+from\s+step\s+(\d+)\s+on", (REPO / "docs" / "recipe.md").read_text())[1]
-    assert f"from step {warned} |" in next(row for row in told if row.startswith("| constant-features"))
+    assert f"from step {warned} |" in next(row for row in reported if row.startswith("| constant-features"))
 
 
 def test_every_alarm_is_explained_and_its_threshold_is_the_one_in_force():
@@ -131,7 +131,7 @@ def test_every_alarm_is_explained_and_its_threshold_is_the_one_in_force():
     )
 
 
-def test_every_health_figure_is_explained(tiny_pretraining_model, tiny_clip):
+def test_every_health_metric_is_explained(tiny_pretraining_model, tiny_clip):
     masks = [torch.tensor([[0], [1]])], [torch.tensor([[16], [17]])]
     figures = health(tiny_pretraining_model, tiny_pretraining_model(tiny_clip, *masks), *masks)
     page = (REPO / "docs" / "pretraining.md").read_text()
@@ -140,7 +140,7 @@ def test_every_health_figure_is_explained(tiny_pretraining_model, tiny_clip):
         assert f"`{re.sub(r'time_1', 'time_0', family)}`" in page, name
 
 
-def test_the_health_line_costs_less_than_a_percent():
+def test_health_metrics_cost_less_than_a_percent():
     shares = re.findall(r"\| ([\d.]+)% \|", (REPO / "benchmarks" / "results" / "collapse_health_cost.md").read_text())
     assert len(shares) == 2 and all(0 < float(share) < 1 for share in shares)
 
@@ -192,12 +192,12 @@ def test_code_about_performance_runs():
     exec(compile(program, "performance.md", "exec"), {})
 
 
-def test_a_loss_that_rises_is_told_as_it_was_measured():
+def test_the_loss_that_rises_is_reported_as_measured():
     page = (REPO / "docs" / "pretraining.md").read_text()
     measured = table_rows((REPO / "benchmarks" / "results" / "reliability_training.md").read_text())
-    told = [row for row in page.splitlines() if re.match(r"\| \d+ \| 0\.\d{3} \|", row)]
-    assert len(told) == 4 and set(told) <= measured
-    rows = {int(row.split("|")[1]): [float(cell) for cell in row.split("|")[2:6]] for row in told}
+    reported = [row for row in page.splitlines() if re.match(r"\| \d+ \| 0\.\d{3} \|", row)]
+    assert len(reported) == 4 and set(reported) <= measured
+    rows = {int(row.split("|")[1]): [float(cell) for cell in row.split("|")[2:6]] for row in reported}
     begin, end = map(int, re.search(r"from step (\d+)\s+to step (\d+)\s+the loss rises", page).groups())
     for (before, after), rises in zip(
         zip(rows[begin], rows[end], strict=True), (True, True, False, False), strict=True
