@@ -509,7 +509,6 @@ def test_every_module_with_weights_is_called(tiny_config, tiny_clip):
         assert called == set(with_weights)
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # which peft reads
 @pytest.mark.parametrize("targets", ["all-linear", ["projection"]])
 def test_adapters_reach_every_layer_they_name_and_merge_to_the_same_answer(tiny_classifier, tiny_clip, targets):
     peft = pytest.importorskip("peft")

@@ -198,7 +198,6 @@ def with_adapters(classifier) -> PeftModel:
     return get_peft_model(copy.deepcopy(classifier), config)
 
 
-@pytest.mark.filterwarnings("default:.*is_gradient_checkpointing.*:FutureWarning")  # peft uses the old name
 def test_adapters_sit_in_every_matrix_of_the_encoder_and_nowhere_else(classifier):
     model = with_adapters(classifier)
     adapted = {name for name, module in model.named_modules() if hasattr(module, "lora_A")}
@@ -281,7 +280,6 @@ def test_a_frozen_encoder_stays_as_it_is_while_the_head_learns(classifier, paths
     assert largest_difference(model.pooler, classifier.pooler) > 0
 
 
-@pytest.mark.filterwarnings("default:.*is_gradient_checkpointing.*:FutureWarning")  # peft uses the old name
 def test_adapters_learn_are_saved_loaded_and_merged(classifier, paths, processor, tiny_clip, tmp_path):
     model = with_adapters(classifier)
     trainer = train(model, training_videos(paths[:4], processor), tmp_path, max_steps=3)
