@@ -129,7 +129,7 @@ def thresholds(logs: dict[str, list[Row]]) -> list[str]:
         cells = [alarm.name, f"{alarm.figure} {'<' if low else '>'} {alarm.low if low else alarm.high:g}"]
         for lines in map(health_lines, logs.values()):
             counted = [row for row in lines if row["step"] > WARMUP_STEPS or not alarm.after_warmup]
-            worst = (min if low else max)(row[alarm.figure] for row in counted)
+            worst = (min if low else max)((row[alarm.figure] for row in counted), default=np.nan)
             steps = [row["step"] for row in lines if alarm.name in raised(row)]
             cells.append(f"{worst:.2f}, {f'from step {steps[0]}' if steps else 'never'}")
         rows.append(cells)
