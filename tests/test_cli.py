@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from video_files import write_video
 from vjepa_hf import VJEPAModel, VJEPAVideoProcessor
 from vjepa_hf.cli import app
-from vjepa_hf.data.clips import load_videos
+from vjepa_hf.data.sources import load_videos
 from vjepa_hf.data.videos import probe_video
 from vjepa_hf.evaluation.dense_features import stream_features
 from vjepa_hf.model.frame_sampling import regular_clips

@@ -1,6 +1,6 @@
-"""Files and folders that get their names only once they are complete.
+"""Files and folders that get their names only when they are complete.
 
-A process that dies while it writes leaves `NAME.unfinished`, and what had the name before stays as it was.
+A process that dies while it writes leaves `NAME.unfinished` and does not change an existing `NAME`.
 """
 
 import os
@@ -12,9 +12,9 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Yield an empty file next to `path` to write to. It replaces `path` when the block ends, and goes if it fails.
+    """Yield an empty file next to `path` to write to; it replaces `path` after the block, or is deleted if it fails.
 
-    The file gets the mode that the umask asks for, whatever mode a library gave it (safetensors writes 0600).
+    The file gets the mode of the umask, whatever mode a library gave it (safetensors writes 0600).
 
     Raises:
         OSError: the folder cannot be written.
@@ -36,9 +36,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
-    """Yield an empty folder next to `path` to write to. It becomes `path` when the block ends, and goes if it fails.
+    """Yield an empty folder next to `path` to write to; it becomes `path` after the block, or is deleted if it fails.
 
-    Its files get the mode that the umask asks for.
+    Its files get the mode of the umask.
 
     Raises:
         OSError: the parent folder cannot be written, or `path` exists and is not an empty folder.
@@ -51,7 +51,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         yield unfinished
         settle(unfinished)
         if path.is_dir():
-            path.rmdir()  # Windows renames to a new name only
+            path.rmdir()  # Windows renames only to a new name
         unfinished.rename(path)
         flush(path.parent)
     finally:
@@ -59,7 +59,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
 
 def settle(folder: Path) -> None:
-    """Give all files of a folder the mode that the umask asks for, and bring them and their names to the disk."""
+    """Give all files of a folder the mode of the umask, and flush them and the folder to disk."""
     mode = folder.stat().st_mode & 0o666  # the folder was made under the same umask
     for path in [*folder.rglob("*"), folder]:
         if path.is_file():
@@ -68,9 +68,9 @@ def settle(folder: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Bring the content of a file, or the names in a folder, to the disk."""
+    """Flush the content of a file, or the names in a folder, to disk."""
     if not path.is_dir():
-        descriptor = os.open(path, os.O_RDWR)  # Windows flushes only what may be written
+        descriptor = os.open(path, os.O_RDWR)  # Windows flushes only writable files
     elif hasattr(os, "O_DIRECTORY"):
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     else:
@@ -82,5 +82,5 @@ def flush(path: Path) -> None:
 
 
 def _unfinished(path: Path) -> Path:
-    # A suffix: whoever lists *.mp4 or *.safetensors does not find it.
+    # A suffix, so that patterns such as *.mp4 do not match it.
     return path.with_name(f"{path.name}.unfinished")

@@ -1,4 +1,4 @@
-"""Files in the layout of Meta's programs, of a tiny model."""
+"""Files in the layout of Meta's code, of a tiny model."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The configuration of a checkpoint is read from its tensors, or asked for.
+"""The configuration of a checkpoint is inferred from its tensors, or an error names the argument to pass.
 
 pytest tests/conversion/test_infer.py
 """
@@ -34,7 +34,7 @@ def test_configuration_is_inferred(tiny_config, changes):
     VJEPAForPreTraining(inferred).load_state_dict(VJEPAForPreTraining(config).state_dict())
 
 
-def test_heads_of_published_widths_are_known_and_others_are_asked_for(tiny_config, checkpoint, tmp_path):
+def test_heads_of_published_widths_are_known_and_others_are_an_error(tiny_config, checkpoint, tmp_path):
     with pytest.raises(ValueError, match=r"hidden_size=48.*--num_attention_heads"):
         convert(checkpoint, tmp_path / "model")
     tiny_config.hidden_size, tiny_config.num_attention_heads = 192, 3
@@ -42,7 +42,7 @@ def test_heads_of_published_widths_are_known_and_others_are_asked_for(tiny_confi
     assert infer_config(parts).num_attention_heads == 3
 
 
-def test_shape_of_a_clip_is_asked_for_where_tables_do_not_tell(tiny_config):
+def test_a_clip_size_that_tables_do_not_determine_is_an_error(tiny_config):
     parts = to_meta(VJEPAForPreTraining(tiny_config).state_dict())
     for part, name in (
         ("encoder", "pos_embed"),

@@ -1,4 +1,4 @@
-"""Meta's checkpoints in and out: strict, and the same tensors after a round trip."""
+"""Conversion of Meta's checkpoints is strict, and a round trip gives the same tensors."""
 
 import json
 import shutil
@@ -18,11 +18,11 @@ def same_tensors(first: dict, second: dict) -> bool:
 
 
 def left_behind(folder) -> list[str]:
-    """What is in a folder beside the checkpoints that a test put there."""
+    """List the files of a folder without the checkpoints of the test."""
     return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".pth.tar"))
 
 
-# --- in and out ----------------------------------------------------------------------------------------------------
+# --- both directions -----------------------------------------------------------------------------------------------
 
 
 def test_one_folder_loads_as_every_model(checkpoint, probe, content, tmp_path, tiny_config):
@@ -70,7 +70,7 @@ def test_prefixes_do_not_matter(content, tmp_path, prefix):
     assert "blocks.0.attn.qkv.weight" in parts["encoder"]
 
 
-def test_position_tables_are_carried_as_stored(content, tmp_path):
+def test_position_tables_are_copied_as_stored(content, tmp_path):
     tables = {}
     for seed, (part, name) in enumerate(
         (("encoder", "pos_embed"), ("target_encoder", "pos_embed"), ("predictor", "predictor_pos_embed"))
@@ -98,7 +98,7 @@ def test_encoders_that_share_memory_in_the_file_stay_two(content, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_weights_keep_their_type(content, tmp_path, dtype):
+def test_weights_keep_their_dtype(content, tmp_path, dtype):
     for part in ("encoder", "predictor", "target_encoder"):
         content[part] = {name: value.to(dtype) for name, value in content[part].items()}
     torch.save(content, tmp_path / "checkpoint.pth.tar")
@@ -106,7 +106,7 @@ def test_weights_keep_their_type(content, tmp_path, dtype):
     assert VJEPAModel.from_pretrained(tmp_path / "model", dtype="auto").dtype == dtype
 
 
-def test_saved_models_of_every_kind_go_back(tiny_pretraining_model, tiny_model, tiny_classifier, tmp_path):
+def test_saved_models_of_every_class_are_exported(tiny_pretraining_model, tiny_model, tiny_classifier, tmp_path):
     for model, parts in (
         (tiny_pretraining_model, {"encoder", "predictor", "target_encoder"}),
         (tiny_model, {"predictor", "target_encoder"}),
@@ -148,7 +148,7 @@ def exclude(name: str, value: torch.Tensor) -> bool:
 @pytest.mark.parametrize(
     ("field", "value"), [("layer_norm_eps", 1e-5), ("num_pooler_layers", 2), ("pred_num_attention_heads", 4)]
 )
-def test_what_metas_code_cannot_compute_does_not_go_back(tiny_config, tmp_path, field, value):
+def test_models_that_metas_code_does_not_support_are_not_exported(tiny_config, tmp_path, field, value):
     setattr(tiny_config, field, value)
     VJEPAForVideoClassification(tiny_config).save_pretrained(tmp_path / "model")
     with pytest.raises(ValueError, match=field):
@@ -181,7 +181,7 @@ def cut(state: dict, name: str) -> None:
         (lambda c: c["target_encoder"].pop("module.backbone.patch_embed.proj.weight"), "patch_embed"),
         (lambda c: c.pop("predictor"), "has no predictor"),
         (lambda c: c.pop("target_encoder"), "has no target_encoder"),
-        (lambda c: c.update(other={"weight": torch.ones(1)}), "'other' holds weights"),
+        (lambda c: c.update(other={"weight": torch.ones(1)}), "'other' contains weights"),
         (lambda c: c.update(encoder={"a": 1}), "'encoder' is not a state dict"),
         (lambda c: c["encoder"].update({"norm.bias": torch.ones(48)}), "differ only in their prefix"),
         (lambda c: c["encoder"].update({"module.backbone.norm.bias": torch.ones(48).int()}), "torch.int32"),
@@ -195,13 +195,13 @@ def test_a_checkpoint_with_one_thing_wrong_is_an_error_that_names_it(content, tm
     assert left_behind(tmp_path) == []
 
 
-def test_a_file_that_is_no_whole_checkpoint_is_an_error(checkpoint, tmp_path):
+def test_an_incomplete_checkpoint_is_an_error(checkpoint, tmp_path):
     whole = checkpoint.read_bytes()
     for damaged, message in (
-        (b"", "not a whole PyTorch checkpoint"),
-        (b"a text file", "not a whole PyTorch checkpoint"),
-        (whole[: len(whole) // 2], "not a whole PyTorch checkpoint"),
-        (whole[:-100], "not a whole PyTorch checkpoint"),
+        (b"", "not a complete PyTorch checkpoint"),
+        (b"a text file", "not a complete PyTorch checkpoint"),
+        (whole[: len(whole) // 2], "not a complete PyTorch checkpoint"),
+        (whole[:-100], "not a complete PyTorch checkpoint"),
     ):
         checkpoint.write_bytes(damaged)
         with pytest.raises(ValueError, match=message):
@@ -211,7 +211,7 @@ def test_a_file_that_is_no_whole_checkpoint_is_an_error(checkpoint, tmp_path):
     with pytest.raises(ValueError, match="damaged"):
         convert(checkpoint, tmp_path / "model", num_attention_heads=2)
     torch.save([1, 2], checkpoint)
-    with pytest.raises(ValueError, match="holds a list"):
+    with pytest.raises(ValueError, match="contains a list"):
         convert(checkpoint, tmp_path / "model", num_attention_heads=2)
     assert left_behind(tmp_path) == []
 
@@ -228,7 +228,7 @@ def test_code_in_a_file_does_not_run(content, tmp_path, capsys):
     assert "must not run" not in capsys.readouterr().out
 
 
-def test_an_output_that_holds_something_is_left_alone(checkpoint, tmp_path):
+def test_an_output_that_is_not_empty_is_not_changed(checkpoint, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "precious").write_text("weeks of work")
     with pytest.raises(FileExistsError, match="not an empty folder"):
@@ -236,7 +236,7 @@ def test_an_output_that_holds_something_is_left_alone(checkpoint, tmp_path):
     assert left_behind(tmp_path / "model") == ["precious"]
 
 
-def test_a_folder_with_strange_weights_does_not_go_back(tiny_pretraining_model, tmp_path):
+def test_a_folder_with_unknown_weights_is_not_exported(tiny_pretraining_model, tmp_path):
     with pytest.raises(ValueError, match="no config.json or no model.safetensors"):
         export_to_meta(tmp_path, tmp_path / "back.pth.tar")
     tiny_pretraining_model.add_module("extra", torch.nn.Linear(1, 1))

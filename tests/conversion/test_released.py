@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine that may break off, lie or refuse."""
+"""Downloads from a local server that breaks connections, changes files or refuses."""
 
 import threading
 from functools import partial
@@ -17,7 +17,7 @@ DATA = bytes(range(256)) * 4096  # 1 MiB
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files` (path -> bytes); `breaks_after` bytes of an answer the line goes dead."""
+    """Serves `files` (path -> bytes); closes the connection `breaks_after` bytes of an answer."""
 
     def __init__(self, files: dict[str, bytes]):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -82,14 +82,14 @@ def test_a_file_is_downloaded_once(server, fetch):
     assert [command for command, _ in server.requests] == ["HEAD", "GET", "HEAD"]
 
 
-def test_a_broken_connection_is_continued_where_it_broke(server, fetch):
+def test_a_download_resumes_after_a_broken_connection(server, fetch):
     server.breaks_after = len(DATA) // 3
     assert fetch().read_bytes() == DATA
     ranges = [int(asked.split("=")[1][:-1]) for _, asked in server.requests if asked]
     assert len(ranges) == 3 and ranges == sorted(ranges) and ranges[0] == len(DATA) // 3
 
 
-def test_what_has_arrived_is_kept_for_the_next_call(server, fetch, tmp_path):
+def test_a_partial_file_is_kept_for_the_next_call(server, fetch, tmp_path):
     class Dead(BaseException):
         """The process ends in the middle."""
 
@@ -116,18 +116,18 @@ def test_bytes_of_two_versions_are_never_mixed(server, fetch):
     assert fetch().read_bytes() == other
 
 
-def test_a_server_that_cannot_continue_starts_again(server, fetch, tmp_path):
+def test_without_range_requests_a_download_starts_again(server, fetch, tmp_path):
     (tmp_path / "model-model.pth.tar.v1.part").write_bytes(DATA[:5000])
     server.ranges = False
     assert fetch().read_bytes() == DATA
 
 
-def test_a_partial_file_that_is_too_long_is_thrown_away(fetch, tmp_path):
+def test_a_partial_file_that_is_too_long_is_deleted(fetch, tmp_path):
     (tmp_path / "model-model.pth.tar.v1.part").write_bytes(DATA + b"more")
     assert fetch().read_bytes() == DATA
 
 
-def test_a_connection_that_never_delivers_is_an_error_after_bounded_attempts(server, fetch, tmp_path):
+def test_a_connection_without_data_is_an_error_after_the_attempts(server, fetch, tmp_path):
     server.breaks_after = 0
     with pytest.raises(DownloadError, match="3 times in a row.*run the same command again"):
         fetch()
@@ -145,13 +145,11 @@ def test_refusals_and_missing_sizes_are_errors(server, tmp_path):
         download("http://127.0.0.1:1/jepa/model/model.pth.tar", tmp_path, attempts=2, pause_s=0.0)
 
 
-def test_addresses_are_those_of_metas_table():
+def test_urls_are_those_of_metas_table():
     assert encoder_url("vith16-384") == "https://dl.fbaipublicfiles.com/jepa/vith16-384/vith16-384.pth.tar"
     assert probe_url("vitl16", "places205") == "https://dl.fbaipublicfiles.com/jepa/vitl16/places-probe.pth.tar"
-    addresses = {encoder_url(name) for name in ENCODERS} | {
-        probe_url(name, probe) for name in ENCODERS for probe in PROBES
-    }
-    assert len(addresses) == 3 + 15
+    urls = {encoder_url(name) for name in ENCODERS} | {probe_url(name, probe) for name in ENCODERS for probe in PROBES}
+    assert len(urls) == 3 + 15
     with pytest.raises(ValueError, match="vitg16"):
         probe_url("vitg16", "k400")
     with pytest.raises(ValueError, match="k401"):
@@ -165,7 +163,7 @@ def saved(content: dict, path) -> bytes:
 
 @pytest.mark.parametrize(("probe", "count", "first"), [("ssv2", 174, "Approaching something with your camera"),
                                                        ("k400", 400, "LABEL_0")])  # fmt: skip
-def test_a_released_model_and_probe_by_name_over_a_broken_line(
+def test_a_released_model_and_probe_by_name_over_a_broken_connection(
     server, tiny_config, tmp_path, monkeypatch, probe, count, first
 ):
     monkeypatch.setattr(released_checkpoints, "BASE_URL", f"{server.url}/jepa")
@@ -185,8 +183,8 @@ def test_a_released_model_and_probe_by_name_over_a_broken_line(
     assert ("jepa#18" in card and "jepa#18" in str(report)) == (probe == "k400")
 
 
-def test_a_local_file_is_never_taken_for_a_released_probe(tiny_config, tmp_path, monkeypatch):
-    """Names of classes belong to released probes; a file that happens to be called ssv2 gets none."""
+def test_a_local_file_is_not_mistaken_for_a_released_probe(tiny_config, tmp_path, monkeypatch):
+    """Class names belong to released probes; a local file named ssv2 gets none."""
     monkeypatch.chdir(tmp_path)
     tiny_config.num_labels = 174
     torch.save(pretraining_content(tiny_config), tmp_path / "checkpoint")

@@ -1,4 +1,4 @@
-"""The card of converted weights says where they are from, and class names are given only where they are certain.
+"""The model card names the source of converted weights, and class names are given only if they are certain.
 
 pytest tests/conversion/test_report.py
 """
@@ -40,13 +40,13 @@ def test_class_names_come_from_a_file_and_must_fit(checkpoint, probe, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_names_are_as_many_as_the_classes_and_differ():
+def test_every_class_has_its_own_name():
     for dataset, count in (("ssv2", 174), ("in1k", 1000)):
         names = class_names(dataset)
         assert len(names) == len(set(names)) == count
 
 
-def test_names_stand_in_the_data_sets_order():
+def test_names_have_the_order_of_the_data_set():
     names = class_names("ssv2")
     assert names == sorted(names)  # the numbers of labels.json follow the alphabet
     assert names[67].startswith("Pretending to open something") and names[93] == "Pushing something from left to right"

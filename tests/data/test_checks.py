@@ -1,4 +1,4 @@
-"""Broken and odd videos are named; copies are smaller, have the frames of the original and appear only once whole.
+"""Broken and odd videos are named; copies are smaller, have the frames of the original and appear when complete.
 
 pytest tests/data/test_checks.py
 """
@@ -38,9 +38,9 @@ def test_a_copy_is_smaller_has_all_frames_and_key_frames_nearby(original, tmp_pa
 def test_frame_i_of_a_copy_is_frame_i_of_the_original(original, tmp_path):
     shrink_video(original, tmp_path / "copy.mp4", short_side=96, quality=0)
     for number in (0, 7, 255, 256, 299):
-        copied, wanted = (decode_video(path, [number])[0].float() for path in (tmp_path / "copy.mp4", original))
+        copied, expected = (decode_video(path, [number])[0].float() for path in (tmp_path / "copy.mp4", original))
         other = decode_video(original, [(number + 150) % 300])[0].float()
-        assert (copied - wanted).abs().mean() < 4 < (copied - other).abs().mean()
+        assert (copied - expected).abs().mean() < 4 < (copied - other).abs().mean()
 
 
 def test_a_video_is_never_enlarged_and_sides_are_even(tmp_path):
@@ -64,12 +64,12 @@ def test_an_unreadable_video_leaves_no_copy(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"short_side": 8}, {"keyframe_interval": 0}])
-def test_sizes_that_mean_nothing_are_errors(original, tmp_path, options):
+def test_invalid_sizes_are_errors(original, tmp_path, options):
     with pytest.raises(ValueError, match=f"{next(iter(options))}="):
         shrink_video(original, tmp_path / "copy.mp4", **options)
 
 
-def test_check_video_tells_good_from_broken(toy_video_path, tmp_path):
+def test_check_video_distinguishes_good_from_broken(toy_video_path, tmp_path):
     assert check_video(str(toy_video_path)) == probe_video(toy_video_path)
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(toy_video_path.read_bytes()[:200])
@@ -78,15 +78,15 @@ def test_check_video_tells_good_from_broken(toy_video_path, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "info, words",
+    "info, warnings",
     [
         (VideoInfo(100, 30.0, 240, 320), []),
         (VideoInfo(1, 30.0, 240, 320), ["one frame"]),
-        (VideoInfo(100, 1.0, 48, 320), ["small, 320 x 48", "very long", "1 fps"]),
+        (VideoInfo(100, 1.0, 48, 320), ["small, 320 x 48", "elongated", "1 fps"]),
         (VideoInfo(100, 1000.0, 240, 320), ["1e+03 fps"]),
         (VideoInfo(100, float("nan"), 240, 320), []),
     ],
 )
-def test_oddities_are_named(info, words):
-    found = oddities(info)
-    assert len(found) == len(words) and all(text.startswith(word) for text, word in zip(found, words, strict=True))
+def test_oddities_are_named(info, warnings):
+    assert len(oddities(info)) == len(warnings)
+    assert all(text.startswith(start) for text, start in zip(oddities(info), warnings, strict=True))

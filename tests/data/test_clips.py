@@ -1,4 +1,4 @@
-"""A clip is a function of (seed, epoch, sample id), and unreadable videos are replaced a bounded number of times.
+"""A clip is a function of (seed, epoch, sample id), and the number of replacements of unreadable videos is bounded.
 
 pytest tests/data/test_clips.py
 """
@@ -38,7 +38,7 @@ def test_a_clip_is_a_function_of_epoch_and_sample(toy_video_path):
     assert not torch.equal(first.clip, clips[request(1)].clip)
 
 
-def test_a_broken_video_is_replaced_alike_every_time_and_named(toy_video_path, tmp_path):
+def test_a_broken_video_is_replaced_deterministically_and_named(toy_video_path, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"not a video")
     clips = clip_dataset([str(broken), str(toy_video_path), str(toy_video_path)])
@@ -51,11 +51,13 @@ def test_a_broken_video_is_replaced_alike_every_time_and_named(toy_video_path, t
 
 def test_attempts_are_bounded(tmp_path):
     paths = [str(tmp_path / f"{number}.mp4") for number in range(3)]
-    with pytest.raises(ValueError, match="4 videos in a row could not be read, so these are not the right files"):
+    with pytest.raises(
+        ValueError, match="4 videos in a row could not be read; check their paths and formats: .*0.mp4"
+    ):
         clip_dataset(paths, max_attempts=4)[request(0)]
 
 
-def test_clips_of_one_video_are_those_of_separate_decodes(toy_video_path, monkeypatch):
+def test_clips_of_one_video_equal_those_of_separate_decodes(toy_video_path, monkeypatch):
     clips = clip_dataset([str(toy_video_path)] * 2)
     requests = [request(0, epoch=0), request(0, epoch=1), request(0, epoch=2), request(1, epoch=0)]
     alone = [clips[one].clip for one in requests]
@@ -76,7 +78,7 @@ def test_clips_of_a_broken_video_are_replaced_one_by_one(toy_video_path, tmp_pat
         assert [failure.video for failure in sample.failures][0] == str(tmp_path / "gone.mp4")
 
 
-def test_augmenting_later_gives_the_numbers_of_the_worker(toy_video_path, tmp_path):
+def test_augmentation_on_the_device_equals_that_of_the_worker(toy_video_path, tmp_path):
     videos = [str(toy_video_path), str(tmp_path / "gone.mp4"), str(toy_video_path)]
     requests = [request(index) for index in range(3)]
     in_worker = MASKS([clip_dataset(videos)[one] for one in requests])
@@ -85,7 +87,7 @@ def test_augmenting_later_gives_the_numbers_of_the_worker(toy_video_path, tmp_pa
     assert torch.equal(clips, in_worker["pixel_values_videos"])
 
 
-def test_clips_of_several_sizes_wait_for_the_device(tmp_path):
+def test_clips_of_several_sizes_are_augmented_after_collation(tmp_path):
     videos = [str(write_video(tmp_path / f"{height}.mp4", height=height)) for height in (48, 64)]
     requests = [request(0), request(1)]
     batch = MASKS([clip_dataset(videos, transform=None)[one] for one in requests])
@@ -93,19 +95,19 @@ def test_clips_of_several_sizes_wait_for_the_device(tmp_path):
     assert augment_clips(batch["pixel_values_videos"], batch["clip_keys"], AUGMENT, 0).shape == (2, 4, 3, 32, 32)
 
 
-def test_frames_a_second_make_clips_equally_long_at_any_rate(tmp_path):
+def test_fps_gives_clips_of_equal_duration_at_any_frame_rate(tmp_path):
     for rate in (10, 30):
         path = write_video(tmp_path / f"{rate}.mp4", num_frames=9 * rate // 5 + 1, fps=rate, options={"qp": "0"})
         clip = clip_dataset([str(path)], fps=5, transform=None, num_frames=10)[request(0)].clip
         assert torch.equal(clip, decode_video(path, np.arange(10) * rate // 5))
 
 
-def test_without_a_frame_rate_frames_a_second_are_an_error(frame_folder):
+def test_fps_without_a_frame_rate_is_an_error(frame_folder):
     with pytest.raises(ValueError, match="fps=5 needs the frame rate of the video, which is not known"):
         clip_dataset([str(frame_folder)], fps=5)[request(0)]
 
 
-def test_a_short_video_counts_as_unreadable_where_the_policy_says_error(toy_video_path):
+def test_a_short_video_is_unreadable_with_the_policy_error(toy_video_path):
     clips = clip_dataset([str(toy_video_path)], short_video="error", num_frames=500, max_attempts=1)
     with pytest.raises(ValueError, match="a row could not be read.*it has only .* short_video is 'error'"):
         clips[request(0)]
@@ -119,15 +121,15 @@ def test_the_collator_stacks_clips_and_draws_the_masks_of_the_group(toy_video_pa
     assert batch["pixel_values_videos"].shape == (4, 4, 3, 32, 32)
     assert len(batch["context_masks"]) == len(batch["target_masks"]) == 2
     halves = [PretrainingCollator(masks)([clips[request] for request in whole[i : i + 2]]) for i in (0, 2)]
-    for kind in range(2):
-        joined = torch.cat([half["context_masks"][kind] for half in halves])
-        assert torch.equal(joined, batch["context_masks"][kind])
+    for index in range(2):
+        joined = torch.cat([half["context_masks"][index] for half in halves])
+        assert torch.equal(joined, batch["context_masks"][index])
 
 
-def test_workers_change_nothing(toy_video_path):
+def test_the_number_of_workers_does_not_change_clips(toy_video_path):
     clips = clip_dataset([str(toy_video_path)] * 6)
     collate = PretrainingCollator(MaskSampler([MultiBlockMask(2, (0.3, 0.3))], (2, 4, 4), seed=0))
-    alone, helped = (
+    in_process, in_workers = (
         list(
             torch.utils.data.DataLoader(
                 clips, batch_sampler=ClipBatchSampler(6, 3, 2, seed=1), num_workers=workers, collate_fn=collate
@@ -135,12 +137,12 @@ def test_workers_change_nothing(toy_video_path):
         )
         for workers in (0, 2)
     )
-    for first, second in zip(alone, helped, strict=True):
+    for first, second in zip(in_process, in_workers, strict=True):
         assert torch.equal(first["pixel_values_videos"], second["pixel_values_videos"])
         assert torch.equal(first["target_masks"][0], second["target_masks"][0])
 
 
-def test_nothing_draws_from_global_generators(toy_video_path):
+def test_clips_do_not_use_global_generators(toy_video_path):
     clips = clip_dataset([str(toy_video_path)])
     before = np.random.get_state()[1].copy(), torch.get_rng_state()
     clips[request(0)]

@@ -1,4 +1,4 @@
-"""Failures are named once, counted by cause and bounded, and a resumed log counts on.
+"""Failures are named once, counted by cause and bounded, and a resumed log continues to count.
 
 pytest tests/data/test_input_log.py
 """
@@ -8,6 +8,7 @@ import pickle
 import pytest
 
 from vjepa_hf.data.input_log import InputLog, failure_kind
+from vjepa_hf.data.stream import ShardState
 from vjepa_hf.data.videos import VideoFailure
 
 
@@ -23,23 +24,23 @@ def test_each_failure_is_named_once_and_counted_by_its_cause():
     assert log.gather() == [first, second]
     log.update(batch_of([first], 20))
     assert log.gather() == []
-    assert log.figures() == {"failed_videos": 4, "failed_videos/ValueError: it has only N frames": 4}
+    assert log.metrics() == {"failed_videos": 4, "failed_videos/ValueError: it has only N frames": 4}
 
 
-def test_too_many_failures_end_the_run_and_say_why():
+def test_too_many_failures_stop_the_run_with_their_causes():
     log = InputLog(max_failed_share=0.1, min_videos=20)
     log.update(batch_of([VideoFailure("a.mp4", "no frames")] * 7, 58))
     with pytest.raises(ValueError, match="7 of 65 videos.*max_failed_share=0.1: 7 x no frames.*a.mp4 .7 x."):
         log.gather()
 
 
-def test_the_share_is_not_judged_by_the_first_video():
+def test_the_fraction_is_not_checked_after_the_first_video():
     log = InputLog(max_failed_share=0.0, min_videos=10)
     log.update(batch_of([VideoFailure("a", "b")], 1))
     log.gather()
 
 
-def test_a_log_goes_on_from_its_state():
+def test_a_log_resumes_from_its_state():
     log, other = InputLog(0.5), InputLog(0.5)
     failure = VideoFailure("a.mp4", "no frames")
     log.update(batch_of([failure], 30))
@@ -49,10 +50,17 @@ def test_a_log_goes_on_from_its_state():
         either.update(batch_of([failure], 30))
         assert either.gather() == []
     assert log.state_dict() == other.state_dict()
-    assert other.figures()["failed_videos"] == 2 and other.num_loaded == 60
+    assert other.metrics()["failed_videos"] == 2 and other.num_loaded == 60
 
 
-def test_the_kind_of_a_failure_holds_nothing_of_one_file():
+def test_positions_of_streams_of_0_1_0_load():
+    log = InputLog(0.5)
+    state = {"num_lanes": 2, "epoch": 1, "block": 0, "used": 3, "position": None}
+    log.load_state_dict(log.state_dict() | {"lane_states": {0: state}})
+    assert log.shard_states == {0: ShardState(num_shards=2, epoch=1, used=3)}
+
+
+def test_the_kind_of_a_failure_does_not_depend_on_the_file():
     causes = [
         f"InvalidDataError: [Errno 1094995529] Invalid data found when processing input: '/x/{n}.mp4'" for n in "ab"
     ]

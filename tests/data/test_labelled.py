@@ -39,7 +39,7 @@ def test_training_clips_are_functions_of_seed_epoch_and_video(paths, processor):
     assert not torch.equal(training_videos(paths[:4], processor, seed=1)[1].pixels, first.pixels)
 
 
-def test_living_workers_hear_of_a_new_epoch(paths, processor):
+def test_persistent_workers_see_a_new_epoch(paths, processor):
     videos = training_videos(paths[:2], processor)
     loader = torch.utils.data.DataLoader(videos, batch_size=2, num_workers=1, persistent_workers=True, collate_fn=list)
     pixels = []
@@ -50,12 +50,12 @@ def test_living_workers_hear_of_a_new_epoch(paths, processor):
     assert torch.equal(pixels[0], pixels[2]) and not torch.equal(pixels[0], pixels[1])
 
 
-def test_balanced_epochs_show_every_class_alike_and_no_clip_twice():
+def test_balanced_epochs_have_equal_classes_and_no_clip_twice():
     labels = np.array([0] * 20 + [1] * 3 + [2])
     drawn = [balanced_order(labels, seed=0, epoch=epoch) for epoch in (0, 1)]
     for rows, _ in drawn:
         assert np.bincount(labels[rows]).tolist() == [8, 8, 8]
-        assert len(set(rows[labels[rows] == 0])) == 8  # as many different videos as there can be
+        assert len(set(rows[labels[rows] == 0])) == 8  # as many different videos as possible
     clips = [clip for rows, draws in drawn for clip in zip(rows.tolist(), draws.tolist(), strict=True)]
     assert len(set(clips)) == len(clips) == 48
     assert not np.array_equal(drawn[0][0], drawn[1][0])
@@ -67,7 +67,7 @@ def test_balanced_training_videos_follow_that_order(paths, processor):
     videos = training_videos(paths[:4], processor, balanced=True)  # classes 0, 1, 2, 0
     videos.set_epoch(2)
     rows, draws = balanced_order(videos.labels, 0, 2)
-    assert [videos[place].key for place in range(4)] == list(zip(draws.tolist(), rows.tolist(), strict=True))
+    assert [videos[index].key for index in range(4)] == list(zip(draws.tolist(), rows.tolist(), strict=True))
 
 
 def test_an_unreadable_video_is_named_once_counted_and_not_replaced(paths, processor, tmp_path, caplog):

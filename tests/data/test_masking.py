@@ -1,4 +1,7 @@
-"""pytest tests/test_masking.py"""
+"""Masks have the published statistics, are functions of seed and clip, and cover any grid.
+
+pytest tests/data/test_masking.py
+"""
 
 from dataclasses import asdict, replace
 
@@ -23,14 +26,14 @@ def keys(number, epoch=0):
     return [(epoch, index) for index in range(number)]
 
 
-# Statistics of the published settings
+# --- statistics of the published settings ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("mask", "mean", "std"), [(SHORT_RANGE, 0.63, 0.077), (LONG_RANGE, 0.81, 0.072)])
-def test_masked_share_is_that_of_the_published_settings(mask, mean, std):
-    shares = draw(mask, 2000).mean(axis=1)
-    assert shares.mean() == pytest.approx(mean, abs=0.01)
-    assert shares.std() == pytest.approx(std, abs=0.006)
+def test_masked_fraction_is_that_of_the_published_settings(mask, mean, std):
+    fractions = draw(mask, 2000).mean(axis=1)
+    assert fractions.mean() == pytest.approx(mean, abs=0.01)
+    assert fractions.std() == pytest.approx(std, abs=0.006)
 
 
 @pytest.mark.parametrize(("mask", "name"), [(SHORT_RANGE, "short"), (LONG_RANGE, "long")])
@@ -46,7 +49,7 @@ def test_block_sizes_are_as_frequent_as_in_metas_code(shared, mask, name):
 
 
 @pytest.mark.parametrize(("mask", "scale"), [(SHORT_RANGE, 0.15), (LONG_RANGE, 0.7)])
-def test_blocks_have_the_asked_area_and_aspect_ratio(mask, scale):
+def test_blocks_have_the_requested_area_and_aspect_ratio(mask, scale):
     sizes = np.array([mask.block_size(GRID, np.random.default_rng((1, index))) for index in range(2000)])
     assert (sizes[:, 0] == 8).all(), "each block spans all time steps"
     areas, ratios = sizes[:, 1] * sizes[:, 2] / 196, sizes[:, 1] / sizes[:, 2]
@@ -66,7 +69,7 @@ def test_temporal_scale_makes_shorter_blocks():
     assert (steps == 4).all()
 
 
-# Keep-rates over time
+# --- keep-rates over time --------------------------------------------------------------------------------------------
 
 
 def keep_rates(mode, batch=24, batches=12):
@@ -103,7 +106,7 @@ def test_masks_are_made_from_the_settings_of_a_yaml_file():
         assert make_mask({"type": name} | asdict(mask)) == mask
 
 
-# Index lists
+# --- index lists -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -136,10 +139,10 @@ def test_causal_mask_predicts_the_future_from_the_past():
     assert blocks[:3].any() and not blocks[:3].all() and blocks[3:].all()
 
 
-# Randomness
+# --- randomness ------------------------------------------------------------------------------------------------------
 
 
-def test_masks_are_a_function_of_seed_epoch_sample_and_kind():
+def test_masks_are_a_function_of_seed_epoch_sample_and_mask_type():
     def context(seed=0, epoch=0, sample=5, masks=(SHORT_RANGE, SHORT_RANGE)):
         return MaskSampler(masks, GRID, seed=seed)([(epoch, sample)])[0]
 
@@ -150,7 +153,7 @@ def test_masks_are_a_function_of_seed_epoch_sample_and_kind():
         assert not torch.equal(first, other[0])
 
 
-def test_masks_leave_the_global_generators_alone():
+def test_masks_do_not_use_global_generators():
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
     MaskSampler([SHORT_RANGE], GRID)(keys(3))
     assert torch.equal(before[0], torch.get_rng_state()) and (before[1] == np.random.get_state()[1]).all()
@@ -159,10 +162,10 @@ def test_masks_leave_the_global_generators_alone():
 def test_masks_do_not_depend_on_how_a_group_is_split_into_batches():
     sampler = MaskSampler([SHORT_RANGE, LONG_RANGE], GRID, seed=2)
     whole = sampler(keys(8))
-    for kind in range(2):
+    for index in range(2):
         for lists in range(2):
-            parts = [sampler(keys(8)[start : start + 2], group=keys(8))[lists][kind] for start in range(0, 8, 2)]
-            assert torch.equal(torch.cat(parts), whole[lists][kind])
+            parts = [sampler(keys(8)[start : start + 2], group=keys(8))[lists][index] for start in range(0, 8, 2)]
+            assert torch.equal(torch.cat(parts), whole[lists][index])
 
 
 def test_a_larger_group_cuts_to_its_own_shortest_list():
@@ -171,7 +174,7 @@ def test_a_larger_group_cuts_to_its_own_shortest_list():
     assert grouped[0][0].shape[1] < alone[0][0].shape[1]
 
 
-# Errors
+# --- errors ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_grid_too_small_for_the_mask_is_an_error_and_not_a_loop():
@@ -198,7 +201,7 @@ def test_one_remaining_token_is_enough():
         (lambda: MultiBlockMask(1, context_steps=0), "context_steps=0 must be at least 1, or None"),
         (lambda: make_mask({"ratio": 0.5}), "type=None must be one of multi_block, random_tube"),
         (lambda: make_mask({"type": "random_tube"}), "random_tube: .* missing .*'ratio'"),
-        (lambda: make_mask({"type": "random_tube", "share": 0.5}), "random_tube has no setting 'share'"),
+        (lambda: make_mask({"type": "random_tube", "fraction": 0.5}), "random_tube has no setting 'fraction'"),
         (lambda: make_mask({"type": "multi_block", "num_blocks": 2.5}), "num_blocks=2.5 must be a number"),
         (lambda: MaskSampler([], GRID), "masks is empty"),
         (lambda: MaskSampler([SHORT_RANGE], GRID, mode="prefix"), "mode='prefix' must be"),
@@ -210,11 +213,11 @@ def test_wrong_settings_are_errors_naming_field_and_value(make, message):
         make()
 
 
-# Properties of any mask type on any grid
+# --- properties of any mask type on any grid -------------------------------------------------------------------------
 
 GRIDS = st.tuples(st.integers(1, 8), st.integers(1, 14), st.integers(1, 14))
-SHARES = st.floats(0.05, 1.0)
-PAIRS = st.tuples(SHARES, SHARES).map(lambda pair: tuple(sorted(pair)))
+FRACTIONS = st.floats(0.05, 1.0)
+PAIRS = st.tuples(FRACTIONS, FRACTIONS).map(lambda pair: tuple(sorted(pair)))
 BLOCKS = st.builds(
     MultiBlockMask,
     num_blocks=st.integers(1, 8),
@@ -222,7 +225,7 @@ BLOCKS = st.builds(
     temporal_scale=PAIRS,
     aspect_ratio=st.tuples(st.floats(0.2, 1), st.floats(1, 5)),
 )
-KINDS = st.one_of(
+MASK_TYPES = st.one_of(
     BLOCKS,
     st.builds(RandomTubeMask, ratio=st.floats(0.05, 0.95)),
     st.builds(replace, BLOCKS, context_steps=st.integers(1, 7)),
@@ -231,8 +234,8 @@ KINDS = st.one_of(
 MODES = st.sampled_from(["subsample", "reference"])
 
 
-def drawn_or_refused(masks, grid, seed, mode, samples):
-    """Masks, or None for a grid that has no room for them, which must be what the error says."""
+def masks_or_none(masks, grid, seed, mode, samples):
+    """Return masks, or None if the error says that the grid is too small for them."""
     try:
         return MaskSampler(masks, grid, seed, mode)(samples)
     except ValueError as error:
@@ -240,9 +243,9 @@ def drawn_or_refused(masks, grid, seed, mode, samples):
         return None
 
 
-@given(GRIDS, st.lists(KINDS, min_size=1, max_size=2), MODES, st.integers(1, 4), st.integers(0, 2**31))
-def test_any_mask_gives_every_clip_sorted_disjoint_tokens_of_the_grid(grid, kinds, mode, batch, seed):
-    masks = drawn_or_refused(kinds, grid, seed, mode, keys(batch))
+@given(GRIDS, st.lists(MASK_TYPES, min_size=1, max_size=2), MODES, st.integers(1, 4), st.integers(0, 2**31))
+def test_any_mask_gives_every_clip_sorted_disjoint_tokens_of_the_grid(grid, mask_types, mode, batch, seed):
+    masks = masks_or_none(mask_types, grid, seed, mode, keys(batch))
     if masks is None:
         return
     for context, target in zip(*masks, strict=True):
@@ -256,13 +259,13 @@ def test_any_mask_gives_every_clip_sorted_disjoint_tokens_of_the_grid(grid, kind
             assert context.shape[1] + target.shape[1] == np.prod(grid)
 
 
-@given(GRIDS, KINDS, MODES, st.integers(2, 5), st.data())
-def test_any_mask_is_a_function_of_its_clip_and_its_group(grid, kind, mode, batch, drawn):
+@given(GRIDS, MASK_TYPES, MODES, st.integers(2, 5), st.data())
+def test_any_mask_is_a_function_of_its_clip_and_its_group(grid, mask_type, mode, batch, drawn):
     group = keys(batch)
-    whole = drawn_or_refused([kind], grid, 3, mode, group)
+    whole = masks_or_none([mask_type], grid, 3, mode, group)
     if whole is None:
         return
-    sampler = MaskSampler([kind], grid, 3, mode)
+    sampler = MaskSampler([mask_type], grid, 3, mode)
     order = drawn.draw(st.permutations(range(batch)))
     for number in order:  # one by one, in any order, as another number of processes would ask for them
         alone = sampler([group[number]], group)
@@ -271,7 +274,7 @@ def test_any_mask_is_a_function_of_its_clip_and_its_group(grid, kind, mode, batc
 
 
 @given(GRIDS, BLOCKS, st.integers(0, 2**31))
-def test_any_block_fits_the_grid_and_hides_no_more_than_blocks_can(grid, blocks, seed):
+def test_any_block_fits_the_grid_and_masks_no_more_than_its_size(grid, blocks, seed):
     size = blocks.block_size(grid, np.random.default_rng(seed))
     assert all(1 <= length <= whole for length, whole in zip(size, grid, strict=True))
     target = blocks(grid, np.random.default_rng(seed))

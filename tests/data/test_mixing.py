@@ -1,4 +1,4 @@
-"""Mixtures have the asked shares; parts of streams lose and repeat nothing.
+"""Mixtures have the requested fractions; shards of streams neither lose nor repeat a video.
 
 pytest tests/data/test_mixing.py
 """
@@ -9,7 +9,7 @@ import datasets
 import pytest
 
 from video_files import write_tar
-from vjepa_hf.data.mixing import mix_videos, part_of_stream
+from vjepa_hf.data.mixing import mix_videos, worker_shard
 from vjepa_hf.data.sources import load_videos
 
 
@@ -19,7 +19,7 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-# --- mixtures ---
+# --- mixtures ------------------------------------------------------------------------------------------------------
 
 
 def table(name: str, size: int, streaming: bool = False, num_shards: int = 1):
@@ -29,16 +29,16 @@ def table(name: str, size: int, streaming: bool = False, num_shards: int = 1):
 
 @pytest.mark.parametrize("weights", [(0.9, 0.1), (3, 1), (1, 1)])
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_mixture_draws_the_asked_shares_and_loses_no_video(weights, streaming):
+def test_a_mixture_has_the_requested_fractions_and_loses_no_video(weights, streaming):
     mixed = mix_videos([table("a", 400, streaming), table("b", 300, streaming)], weights, seed=0)
     drawn = [row["video"] for row in mixed]
-    share = sum(video.startswith("a") for video in drawn) / len(drawn)
+    fraction = sum(video.startswith("a") for video in drawn) / len(drawn)
     expected = weights[0] / sum(weights)
-    assert abs(share - expected) < 4 * (expected * (1 - expected) / len(drawn)) ** 0.5
+    assert abs(fraction - expected) < 4 * (expected * (1 - expected) / len(drawn)) ** 0.5
     assert len(set(drawn)) == 700
 
 
-def test_the_seed_decides_the_mixture():
+def test_a_mixture_is_a_function_of_its_seed():
     drawn = [mix_videos([table("a", 50), table("b", 50)], (1, 1), seed)["video"][:] for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
 
@@ -70,33 +70,33 @@ def test_paths_of_every_type_of_text_mix(tmp_path, monkeypatch, streaming):
 
 
 @pytest.mark.parametrize("weights", [(1,), (1, 0), (1, -1)])
-def test_weights_that_mean_nothing_are_errors(weights):
+def test_invalid_weights_are_errors(weights):
     with pytest.raises(ValueError, match="video_weights .* for each of 2 sources"):
         mix_videos([table("a", 5), table("b", 3)], weights)
 
 
-# --- parts of streams ---
+# --- shards of streams ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("num_shards, num_parts", [(1, 3), (4, 4), (5, 3), (3, 5)])
-def test_parts_of_a_stream_overlap_in_nothing_and_lose_nothing(num_shards, num_parts):
+@pytest.mark.parametrize("num_files, num_shards", [(1, 3), (4, 4), (5, 3), (3, 5)])
+def test_shards_of_a_stream_neither_overlap_nor_lose_a_video(num_files, num_shards):
     for epoch in range(2):
-        stream = [table("a", 37, True, num_shards)]
-        parts = [
-            [row["video"] for row in part_of_stream(stream, None, index, num_parts, 0, epoch)]
-            for index in range(num_parts)
+        stream = [table("a", 37, True, num_files)]
+        shards = [
+            [row["video"] for row in worker_shard(stream, None, index, num_shards, 0, epoch)]
+            for index in range(num_shards)
         ]
-        assert sorted(sum(parts, [])) == sorted(f"a{number}" for number in range(37))
-        assert all(parts)
+        assert sorted(sum(shards, [])) == sorted(f"a{number}" for number in range(37))
+        assert all(shards)
 
 
-def test_tar_shards_are_shared_out_and_shuffled_by_seed_and_epoch(tmp_path):
+def test_tar_files_are_shuffled_by_seed_and_epoch(tmp_path):
     for number in range(3):
         write_tar(tmp_path / f"shard-{number}.tar", {f"{number}{clip}.mp4": b"" for clip in "abcd"})
 
     def order(seed, epoch):
         stream = [load_videos(tmp_path / "shard-*.tar", streaming=True)]
-        return [row["video"]["path"] for row in part_of_stream(stream, None, 0, 1, seed, epoch)]
+        return [row["video"]["path"] for row in worker_shard(stream, None, 0, 1, seed, epoch)]
 
     orders = [order(seed, epoch) for seed, epoch in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1))]
     assert order(0, 1) == orders[1]
@@ -104,8 +104,8 @@ def test_tar_shards_are_shared_out_and_shuffled_by_seed_and_epoch(tmp_path):
     assert all(sorted(names) == sorted(orders[0]) for names in orders)
 
 
-def test_parts_of_a_mixture_have_the_shares_too():
+def test_shards_of_a_mixture_have_the_fractions_too():
     sources = [table("a", 300, True, 3), table("b", 300, True, 1)]
     for index in range(2):
-        drawn = [row["video"] for row in part_of_stream(sources, (4, 1), index, 2, 0, 0)]
+        drawn = [row["video"] for row in worker_shard(sources, (4, 1), index, 2, 0, 0)]
         assert abs(sum(video.startswith("a") for video in drawn) / len(drawn) - 0.8) < 0.06

@@ -1,4 +1,4 @@
-"""The order is a function of (seed, epoch), whatever the split of a step over processes.
+"""The order is a function of (seed, epoch) and does not depend on the split of a step over processes.
 
 pytest tests/data/test_order.py
 """
@@ -12,7 +12,7 @@ def clips_of(sampler: ClipBatchSampler) -> list[list[tuple[int, int]]]:
     return [[(request.epoch, request.index) for request in batch] for batch in sampler]
 
 
-def test_every_sample_comes_once_an_epoch_whatever_the_batch():
+def test_every_sample_occurs_once_per_epoch_at_any_batch_size():
     sampler = ClipBatchSampler(num_samples=7, per_device_batch_size=3, num_steps=7, seed=5)
     clips = sum(clips_of(sampler), [])
     assert clips == [(epoch, int(index)) for epoch in range(3) for index in epoch_order(7, 5, epoch)]
@@ -43,7 +43,7 @@ def test_any_split_of_a_step_sees_the_same_clips_in_one_mask_group(batch, proces
         assert requests == whole[step]
 
 
-def test_the_order_goes_on_at_any_clip_on_any_number_of_processes():
+def test_the_order_resumes_at_any_clip_on_any_number_of_processes():
     straight = sum(clips_of(ClipBatchSampler(10, 4, 6, seed=3)), [])
     rest = sum(clips_of(ClipBatchSampler(10, 6, 2, seed=3, first_clip=12)), [])
     assert rest == straight[12:]
@@ -57,7 +57,7 @@ def test_mask_groups_are_consecutive_clips_of_a_step():
     assert [(first.epoch, first.index), (second.epoch, second.index)] == step[6:]
 
 
-def test_several_clips_of_a_video_follow_one_another_each_with_its_own_key():
+def test_clips_of_the_same_video_are_consecutive_each_with_its_own_key():
     sampler = ClipBatchSampler(5, 6, 5, seed=3, clips_per_video=3)
     clips = sum(clips_of(sampler), [])
     assert len(set(clips)) == len(clips) == 30
@@ -66,7 +66,7 @@ def test_several_clips_of_a_video_follow_one_another_each_with_its_own_key():
     assert videos[::3] == [int(index) for epoch in (0, 1) for index in epoch_order(5, 3, epoch)]
 
 
-def test_the_sequence_of_a_stream_is_counted_through():
+def test_sample_ids_of_a_stream_are_positions():
     assert clips_of(ClipBatchSampler(None, 2, 2, seed=0, first_clip=6)) == [[(0, 6), (0, 7)], [(0, 8), (0, 9)]]
 
 

@@ -18,12 +18,12 @@ def start(generator: np.random.Generator) -> int:
     return generator.bit_generator.state["state"]["state"]
 
 
-def test_the_numbers_of_a_purpose_and_key_stay_what_they_are():
+def test_the_numbers_of_a_purpose_and_key_do_not_change():
     assert generator("order", 0, 1).integers(1000, size=4).tolist() == [431, 883, 85, 706]
     assert start(generator("order", np.int64(0), np.uint8(1))) == start(generator("order", 0, 1))
 
 
-def test_no_two_keys_share_a_stream_however_long_they_are():
+def test_no_two_keys_of_any_length_share_a_stream():
     keys = [(), (0,), (0, 0), (1,), (1, 0), (0, 1), (2**32,), (2**32 + 1,), (10,), (0, 2**32)]
     generators = [generator(purpose, seed, *key) for purpose in ("a", "a, 0") for seed in (0, 1) for key in keys]
     assert len(set(map(start, generators))) == len(generators)

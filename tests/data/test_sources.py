@@ -1,4 +1,4 @@
-"""Every kind of source lists what is there, and nothing is opened for that.
+"""Every kind of source lists its videos without opening them.
 
 pytest tests/data/test_sources.py
 """
@@ -28,7 +28,7 @@ def videos_of(source, **options) -> list:
     return [row["video"] for row in load_videos(source, **options)]
 
 
-# --- folders ---
+# --- folders ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_lists_its_videos_in_order_and_nothing_else(tmp_path):
@@ -44,7 +44,7 @@ def test_class_folders_give_labels(tmp_path):
     assert load_videos(tmp_path / "set")["label"][:] == ["jump", "run"]
 
 
-def test_a_file_name_that_no_table_can_hold_is_named(tmp_path):
+def test_a_file_name_that_is_not_utf8_is_named(tmp_path):
     try:
         (tmp_path / os.fsdecode(b"caf\xe9.mp4")).write_bytes(b"")
     except OSError:
@@ -60,7 +60,7 @@ def test_linked_class_folders_are_searched_too(tmp_path):
     assert videos_of(tmp_path / "set") == [str(tmp_path / "set" / "run" / "1.mp4")]
 
 
-def test_links_that_lead_in_a_circle_repeat_no_video(tmp_path):
+def test_circular_links_repeat_no_video(tmp_path):
     touch(tmp_path / "set" / "run" / "1.mp4")
     (tmp_path / "set" / "run" / "up").symlink_to(tmp_path / "set")
     (tmp_path / "set" / "same").symlink_to(tmp_path / "set" / "run")
@@ -87,7 +87,7 @@ def test_a_saved_dataset_loads(tmp_path):
     assert load_videos(tmp_path / "saved")[:] == {"video": [str(tmp_path / "saved" / "a.mp4")], "label": [3]}
 
 
-# --- lists ---
+# --- lists -----------------------------------------------------------------------------------------------------------
 
 NAMED = {
     "list.csv": "video,action\nclips/a b.mp4,run\n/abs/c.mp4,jump\nhttps://host/d.mp4,run\n",
@@ -110,7 +110,7 @@ def test_lists_with_named_columns_agree(tmp_path, name, streaming):
     assert streaming or [row["action"] for row in rows] == ["run", "jump", "run"]
 
 
-def test_a_list_of_nothing_but_paths_has_as_many_videos(tmp_path):
+def test_a_list_of_only_paths_has_as_many_videos(tmp_path):
     (tmp_path / "list.csv").write_text("video\na.mp4\nb.mp4\n")
     (tmp_path / "list.txt").write_text("a.mp4\n\nb.mp4\n")
     expected = [str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4")]
@@ -134,7 +134,7 @@ def test_another_column_can_be_named(tmp_path):
     assert videos_of(tmp_path / "list.csv", video_column="small") == [str(tmp_path / "b.mp4")]
 
 
-def test_a_changed_list_is_read_anew(tmp_path):
+def test_a_changed_list_is_read_again(tmp_path):
     (tmp_path / "list.csv").write_text("video\na.mp4\n")
     assert len(load_videos(tmp_path / "list.csv")) == 1
     (tmp_path / "list.csv").write_text("video\na.mp4\nb.mp4\n")
@@ -178,7 +178,7 @@ def test_lists_with_and_without_a_header_do_not_mix(tmp_path):
         load_videos(tmp_path / "*.csv")
 
 
-def test_a_text_column_called_like_a_video_is_no_header():
+def test_a_text_column_with_the_name_of_a_video_is_not_a_video_column():
     rows = datasets.Dataset.from_dict({"/d/a.mp4": ["/d/b.mp4"]})
     with pytest.raises(ValueError, match="has no column video"):
         load_videos(rows)
@@ -198,7 +198,7 @@ def test_an_empty_path_of_another_table_is_none(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["list.csv", "list.txt", "list.jsonl", "a.tar"])
-def test_names_of_folders_are_no_patterns(tmp_path, name):
+def test_names_of_folders_are_not_patterns(tmp_path, name):
     folder = tmp_path / "set [1]"
     folder.mkdir()
     if name == "a.tar":
@@ -208,7 +208,7 @@ def test_names_of_folders_are_no_patterns(tmp_path, name):
     assert len(videos_of(folder / name)) >= 1
 
 
-# --- shards ---
+# --- shards ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -250,23 +250,23 @@ def test_a_dataset_of_media_is_never_decoded_by_datasets():
     assert videos[0] == {"video": {"bytes": b"1", "path": "a.mp4"}, "label": 0}
 
 
-def test_a_stream_without_features_is_an_error_that_says_what_to_do():
+def test_a_stream_without_features_is_an_error_with_advice():
     videos = datasets.Dataset.from_dict({"video": ["a.mp4"]})
     stream = videos.to_iterable_dataset().map(lambda row: row)
     with pytest.raises(ValueError, match="give it features"):
         load_videos(stream)
 
 
-# --- errors ---
+# --- errors ----------------------------------------------------------------------------------------------------------
 
 
-def test_sources_without_videos_are_errors_that_say_why(tmp_path):
+def test_sources_without_videos_are_errors_with_the_reason(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         load_videos(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="does not exist"):
         load_videos(tmp_path / "*.tar")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="lists no video"):
+    with pytest.raises(ValueError, match="contains no video"):
         load_videos(tmp_path / "empty")
     (tmp_path / "list.csv").write_text("clip,label\na.mp4,1\n")
     with pytest.raises(ValueError, match="has no column video or path or file_name; its columns are clip, label"):
@@ -274,7 +274,7 @@ def test_sources_without_videos_are_errors_that_say_why(tmp_path):
     touch(tmp_path / "a.mp4", tmp_path / "b.jpg")
     with pytest.raises(ValueError, match="several kinds"):
         load_videos(tmp_path / "[ab].*")
-    with pytest.raises(ValueError, match="no known kind"):
+    with pytest.raises(ValueError, match="an unknown kind"):
         load_videos(tmp_path / "b.jpg")
 
 
@@ -311,7 +311,7 @@ def test_a_list_missing_from_the_web_is_an_error(monkeypatch):
 
 
 @pytest.mark.parametrize("values", [[1, 2], [["a"], ["b"]], [{"name": "a"}, {"name": "b"}]])
-def test_columns_that_hold_no_videos_are_errors(values):
+def test_columns_without_videos_are_errors(values):
     with pytest.raises(ValueError, match="no videos in the column clip"):
         load_videos(datasets.Dataset.from_dict({"clip": values}), video_column="clip")
 
@@ -330,7 +330,7 @@ def test_images_of_folders_are_videos_of_one_frame_labelled_by_their_folder(tmp_
     assert [path.rsplit("/", 1)[-1] for path in images["video"]] == ["a.PNG", "b.jpg", "c.jpeg"]
     assert images["label"] == ["cat", "cat", "deep"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty holds no image; suffixes searched: .bmp"):
+    with pytest.raises(ValueError, match="empty contains no image; suffixes searched: .bmp"):
         load_images(tmp_path / "empty")
     (tmp_path / "list.csv").write_text("video,label\nx.jpg,cat\n")
     assert load_images(tmp_path / "list.csv")["label"] == ["cat"]

@@ -1,4 +1,4 @@
-"""Streams are shared out without overlap or loss and resume exactly where their batches were used.
+"""Streams are split over workers without overlap or loss and resume exactly after the batches that were used.
 
 pytest tests/data/test_stream.py
 """
@@ -26,7 +26,7 @@ MASKS = PretrainingCollator(MaskSampler([MultiBlockMask(2, (0.3, 0.3))], (2, 4, 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    """Four shards of five videos, each video of one gray that tells which it is, and a broken one in the first."""
+    """Four shards of five videos, each with its own gray level, and a broken one in the first."""
     folder = tmp_path_factory.mktemp("shards")
     for shard in range(4):
         files = {f"{shard}-{clip}.mp4": gray_video(10 * (5 * shard + clip) + 20) for clip in range(5)}
@@ -51,35 +51,35 @@ def stream_loader(sources, num_steps, workers=0, processes=1, rank=0, first_clip
     sampler = ClipBatchSampler(
         None, 2, num_steps, seed=0, num_processes=processes, process_index=rank, first_clip=first_clip, **more
     )
-    stream = ClipStream(sources, weights, reader, sampler, MASKS, shuffle_buffer=3, states=states)
+    stream = ClipStream(sources, weights, reader, sampler, MASKS, shuffle_buffer=3, states=states or {})
     return torch.utils.data.DataLoader(stream, batch_size=None, num_workers=workers)
 
 
 def grays(batch) -> list[int]:
-    """Which videos a batch shows."""
+    """Return the indices of the videos of a batch."""
     return [round((clip.float().mean().item() - 20) / 10) for clip in batch["pixel_values_videos"]]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_stream_is_shared_out_without_overlap_or_loss(shards, workers, processes):
+def test_a_stream_is_split_without_overlap_or_loss(shards, workers, processes):
     source = [load_videos(shards, streaming=True)]
     seen: Counter[int] = Counter()
     for rank in range(processes):
         for batch in stream_loader(source, 9 // processes, workers, processes, rank):
             seen.update(grays(batch))
-    # The broken video and the end of the epoch leave at most one clip a lane to the next one.
+    # The broken video and the end of the epoch leave at most one clip per worker to the next epoch.
     assert set(seen) <= set(range(20)) - {2} and len(seen) >= 18 - 2 * max(1, workers) * processes
     assert seen.most_common(1)[0][1] <= 2
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("workers", [0, 2, 3])
-@pytest.mark.parametrize("kind", ["shards", "mixture"])
-def test_a_stream_goes_on_exactly_where_its_batches_were_used(shards, workers, kind):
+@pytest.mark.parametrize("source_type", ["shards", "mixture"])
+def test_a_stream_resumes_exactly_after_the_batches_that_were_used(shards, workers, source_type):
     source = load_videos(shards, streaming=True)
-    sources = [source] if kind == "shards" else [source, load_videos(shards / "1.tar", streaming=True)]
-    options = {"weights": (0.6, 0.4)} if kind == "mixture" else {}
+    sources = [source] if source_type == "shards" else [source, load_videos(shards / "1.tar", streaming=True)]
+    options = {"weights": (0.6, 0.4)} if source_type == "mixture" else {}
     straight = list(stream_loader(sources, 25, workers, **options))
     for used in (5, 13):
         inputs = InputLog(max_failed_share=1.0)
@@ -89,7 +89,7 @@ def test_a_stream_goes_on_exactly_where_its_batches_were_used(shards, workers, k
         saved = pickle.loads(pickle.dumps(inputs.state_dict()))
         inputs = InputLog(max_failed_share=1.0)
         inputs.load_state_dict(saved)
-        rest = stream_loader(sources, 25 - used, workers, first_clip=2 * used, states=inputs.lane_states, **options)
+        rest = stream_loader(sources, 25 - used, workers, first_clip=2 * used, states=inputs.shard_states, **options)
         for batch, expected in zip(rest, straight[used:], strict=True):
             assert torch.equal(batch["pixel_values_videos"], expected["pixel_values_videos"])
             assert torch.equal(batch["target_masks"][0], expected["target_masks"][0])
@@ -101,31 +101,31 @@ def test_with_other_workers_a_stream_begins_its_next_epoch(shards):
     for batch in stream_loader(source, 6, workers=2):
         inputs.update(batch)
     inputs.gather()
-    (batch, *_) = stream_loader(source, 1, workers=0, first_clip=12, states=inputs.lane_states)
-    (state,) = batch["lane_states"].values()
-    assert (state.num_lanes, state.epoch) == (1, 1)
+    (batch, *_) = stream_loader(source, 1, workers=0, first_clip=12, states=inputs.shard_states)
+    (state,) = batch["shard_states"].values()
+    assert (state.num_shards, state.epoch) == (1, 1)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_after_a_change_of_workers_a_stream_goes_on_exactly_again(shards):
+def test_after_a_change_of_workers_a_stream_resumes_exactly_again(shards):
     source = [load_videos(shards, streaming=True)]
     inputs = InputLog(1.0)
     for batch in stream_loader(source, 8, workers=4):
         inputs.update(batch)
     inputs.gather()
-    changed = list(stream_loader(source, 8, workers=2, first_clip=16, states=inputs.lane_states))
+    changed = list(stream_loader(source, 8, workers=2, first_clip=16, states=inputs.shard_states))
     for used in (1, 4):
         later = InputLog(1.0)
         later.load_state_dict(inputs.state_dict())
         for batch in changed[:used]:
             later.update(batch)
         later.gather()
-        rest = stream_loader(source, 8 - used, workers=2, first_clip=16 + 2 * used, states=later.lane_states)
+        rest = stream_loader(source, 8 - used, workers=2, first_clip=16 + 2 * used, states=later.shard_states)
         for batch, expected in zip(rest, changed[used:], strict=True):
             assert torch.equal(batch["pixel_values_videos"], expected["pixel_values_videos"])
 
 
-def test_masks_of_a_stream_are_those_of_any_split_of_the_step(shards):
+def test_masks_of_a_stream_do_not_depend_on_the_split_of_the_step(shards):
     source = [load_videos(shards, streaming=True)]
     halves = [next(iter(stream_loader(source, 1, processes=2, rank=rank))) for rank in range(2)]
     whole = stream_loader(source, 1, gradient_accumulation_steps=2)
@@ -133,18 +133,18 @@ def test_masks_of_a_stream_are_those_of_any_split_of_the_step(shards):
         assert torch.equal(half["target_masks"][0], batch["target_masks"][0])
 
 
-def test_a_broken_video_of_a_stream_is_left_out_and_named(shards):
+def test_a_broken_video_of_a_stream_is_skipped_and_named(shards):
     batches = list(stream_loader([load_videos(shards / "0.tar", streaming=True)], 2))
     assert [failure.video for batch in batches for failure in batch["failures"]] == ["0-2.mp4"]
 
 
 def test_several_clips_of_a_streamed_video_come_together(shards):
     batches = list(stream_loader([load_videos(shards / "1.tar", streaming=True)], 5, clips_per_video=2))
-    assert sorted(shown[0] for shown in map(grays, batches)) == [5, 6, 7, 8, 9]
+    assert sorted(first for first, _ in map(grays, batches)) == [5, 6, 7, 8, 9]
     assert all(first == second for first, second in map(grays, batches))
 
 
-def test_a_stream_of_nothing_but_broken_videos_ends(tmp_path):
+def test_a_stream_of_only_broken_videos_stops(tmp_path):
     (tmp_path / "list.txt").write_text("a.mp4\nb.mp4\n")
     with pytest.raises(ValueError, match="10 videos in a row could not be read"):
         next(iter(stream_loader([load_videos(tmp_path / "list.txt", streaming=True)], 1)))
@@ -152,5 +152,5 @@ def test_a_stream_of_nothing_but_broken_videos_ends(tmp_path):
 
 def test_a_stream_too_small_for_its_workers_is_an_error():
     source = [datasets.Dataset.from_dict({"video": ["a.mp4"]}).to_iterable_dataset()]
-    with pytest.raises(ValueError, match="no video for part 2 of 2: use fewer workers"):
+    with pytest.raises(ValueError, match="no video for shard 2 of 2; use fewer workers"):
         next(iter(stream_loader(source, 1, processes=2, rank=1)))

@@ -35,25 +35,25 @@ def test_a_still_clip_stays_still():
         assert (clip == clip[:1]).all()
 
 
-def test_the_generator_decides_and_nothing_else():
+def test_augmentation_is_a_function_of_the_generator():
     augment = RandomResizedCropFlip((16, 16))
     first, again, other = (augment(still_clip(), np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-def test_boxes_have_the_asked_area_and_ratio_and_lie_inside():
+def test_boxes_have_the_requested_area_and_ratio_and_lie_inside():
     generator = np.random.default_rng(0)
     boxes = [random_crop_box(240, 320, (0.3, 1.0), (0.75, 1.35), generator) for _ in range(500)]
     for box in boxes:
         assert 0 <= box.top <= 240 - box.height and 0 <= box.left <= 320 - box.width
         assert 0.29 < box.height * box.width / (240 * 320) <= 1.0
         assert 0.74 < box.width / box.height < 1.36
-    shares = [box.height * box.width / (240 * 320) for box in boxes]
-    assert min(shares) < 0.35 and max(shares) > 0.8
+    fractions = [box.height * box.width / (240 * 320) for box in boxes]
+    assert min(fractions) < 0.35 and max(fractions) > 0.8
 
 
-def test_a_frame_no_box_fits_gives_the_largest_centered_one():
+def test_if_no_box_fits_the_result_is_the_largest_centered_one():
     box = random_crop_box(10, 100, (1.0, 1.0), (0.75, 1.35), np.random.default_rng(0))
     assert box == CropBox(top=0, left=43, height=10, width=14)
 
@@ -81,7 +81,7 @@ def test_flip_probability_is_kept_at_both_ends(probability):
         ({"flip_probability": 1.5}, "flip_probability must lie in"),
     ],
 )
-def test_ranges_that_mean_nothing_are_errors(options, message):
+def test_invalid_ranges_are_errors(options, message):
     with pytest.raises(ValueError, match=message):
         RandomResizedCropFlip((16, 16), **options)
 
@@ -95,7 +95,7 @@ def test_normalize_is_the_formula_of_the_processor():
     torch.testing.assert_close(result.double(), expected, atol=1e-5, rtol=0)
 
 
-# --- the stronger augmentations ---
+# --- strong augmentations ------------------------------------------------------------------------------------------
 
 STRONG = [ColorJitter(0.8, 0.8, 0.8, 0.5), RandAugment(probability=1.0), RandomErasing(probability=1.0)]
 
@@ -112,9 +112,9 @@ def test_every_augmentation_keeps_a_still_clip_still_and_follows_its_generator(t
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_an_operation_treats_equal_pixels_of_two_frames_alike(name):
+def test_an_operation_gives_equal_pixels_of_two_frames_equal_results(name):
     first, second = still_clip()[:1], still_clip()[:1].clone()
-    second[..., 30:] = 255 - second[..., 30:]  # another half: another mean and another histogram
+    second[..., 30:] = 255 - second[..., 30:]  # changes the mean and the histogram
     for strength in (0.0, 0.7, 1.0):
         clip = OPERATIONS[name](torch.cat([first, second]), strength, 1)
         assert clip.dtype == torch.uint8 and clip.shape == (2, *first.shape[1:])
@@ -129,7 +129,7 @@ def test_the_statistics_of_a_frame_alone_would_flicker():
     assert not torch.equal(alone[0][..., :29], alone[1][..., :29])
 
 
-def test_randaugment_of_no_probability_changes_nothing():
+def test_randaugment_of_probability_0_changes_nothing():
     assert torch.equal(RandAugment(probability=0.0)(still_clip(), np.random.default_rng(0)), still_clip())
 
 
@@ -142,23 +142,23 @@ def test_operations_get_stronger_with_the_magnitude():
         assert weak < strong
 
 
-def test_erasing_hits_one_box_of_the_asked_size_with_noise_that_normalizes_to_unit_deviation():
+def test_erasing_fills_a_box_of_the_requested_size_with_noise_of_unit_deviation():
     black = torch.zeros(4, 3, 200, 200, dtype=torch.uint8)
-    shares, noise = [], []
+    fractions, noise = [], []
     for seed in range(100):
         clip = RandomErasing(probability=0.5)(black, np.random.default_rng(seed))
-        hit = (clip > 0).any(dim=(0, 1))
-        shares.append(hit.float().mean().item())
-        if hit.any():
-            rows, columns = hit.any(1).nonzero(), hit.any(0).nonzero()
+        erased = (clip > 0).any(dim=(0, 1))
+        fractions.append(erased.float().mean().item())
+        if erased.any():
+            rows, columns = erased.any(1).nonzero(), erased.any(0).nonzero()
             box = clip[:1, :, rows.min() : rows.max(), columns.min() : columns.max()]
             noise.append(normalize(box, IMAGENET_MEAN, IMAGENET_STD).std().item())
-    assert 30 < sum(share > 0 for share in shares) < 70
-    assert max(shares) < 0.35 and min(share for share in shares if share) > 0.015
+    assert 30 < sum(fraction > 0 for fraction in fractions) < 70
+    assert max(fractions) < 0.35 and min(fraction for fraction in fractions if fraction) > 0.015
     assert 0.9 < np.mean(noise) < 1.05
 
 
-def test_a_chain_feeds_all_its_transforms_from_one_generator():
+def test_all_transforms_of_a_chain_use_one_generator():
     chain = Chain((RandomResizedCropFlip((16, 16)), RandomErasing(1.0)))
     generator = np.random.default_rng(3)
     expected = RandomErasing(1.0)(RandomResizedCropFlip((16, 16))(still_clip(), generator), generator)
@@ -175,7 +175,7 @@ def test_a_chain_feeds_all_its_transforms_from_one_generator():
         (lambda: RandomErasing(1.5), "erase_probability must lie in"),
     ],
 )
-def test_strengths_that_mean_nothing_are_errors(make, message):
+def test_invalid_strengths_are_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 

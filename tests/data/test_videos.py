@@ -1,4 +1,4 @@
-"""Every kind of video is opened in the same way, and errors say which one it was.
+"""Every kind of video is opened in the same way, and errors name it.
 
 pytest tests/data/test_videos.py
 """
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from video_files import picture, write_image
+from vjepa_hf import VJEPAVideoProcessor
 from vjepa_hf.data.videos import VideoFailure, decode_video, for_processor, open_video, probe_video, video_name
 from vjepa_hf.model.video_io import VideoDecodeError, VideoFile
 
@@ -29,27 +30,34 @@ def test_a_folder_of_frames_is_a_video_in_the_order_of_its_numbers(frame_folder)
     assert (info.num_frames, info.height, info.width) == (20, 48, 64) and np.isnan(info.fps)
 
 
-def test_a_folder_of_frames_is_asked_like_a_file_and_its_hidden_files_are_skipped(frame_folder):
+def test_a_folder_of_frames_checks_indices_like_a_file_and_skips_hidden_files(frame_folder):
     whole = decode_video(str(frame_folder), range(20))
-    (frame_folder / "._000.png").write_bytes(b"what some systems leave")
+    (frame_folder / "._000.png").write_bytes(b"metadata of another system")
     assert torch.equal(decode_video(str(frame_folder), range(20)), whole)
     for indices in ([-1], []):
-        with pytest.raises(ValueError, match="at least one frame number, none of them negative"):
+        with pytest.raises(ValueError, match="at least one frame number, and none below 0"):
             decode_video(str(frame_folder), indices)
 
 
-def test_the_processor_gets_what_it_can_read(frame_folder, toy_video_path):
+def test_the_processor_reads_every_kind_of_video(frame_folder, toy_video_path):
     assert for_processor({"bytes": b"1", "path": "a.mp4"}) == b"1"
     assert for_processor(str(toy_video_path)) == str(toy_video_path)
-    assert torch.equal(for_processor(str(frame_folder)), decode_video(str(frame_folder), range(20)))
+    pixels = {"do_resize": False, "do_center_crop": False, "do_rescale": False, "do_normalize": False}
+    for num_frames, indices in (
+        (4, [3, 7, 11, 15]),
+        (20, [*range(0, 20, 4), *[19] * 15]),
+    ):  # not a clip, although it has 20
+        processor = VJEPAVideoProcessor(num_frames=num_frames, **pixels)
+        clip = processor(for_processor(str(frame_folder)))["pixel_values_videos"][0]
+        assert torch.equal(clip, decode_video(str(frame_folder), indices).float())
 
 
 @pytest.mark.parametrize("names", [("cat.png", "dog.png"), ("1.png", "2.png", "4.png"), ("1.png", "a1.png"), ()])
-def test_images_that_are_no_frames_of_one_video_are_an_error(tmp_path, names):
+def test_images_that_are_not_frames_of_one_video_are_an_error(tmp_path, names):
     (tmp_path / "frames").mkdir()
     for name in names:
         write_image(tmp_path / "frames" / name, 0)
-    with pytest.raises(VideoDecodeError, match="not numbered evenly; to make each image a clip, name them"):
+    with pytest.raises(VideoDecodeError, match="not numbered evenly; to use each image as a clip, name them"):
         probe_video(str(tmp_path / "frames"))
 
 
@@ -61,14 +69,14 @@ def test_frames_of_several_sizes_or_too_few_are_an_error(tmp_path, frame_folder)
         decode_video(str(frame_folder), [0, 20])
 
 
-def test_an_error_about_bytes_says_where_they_came_from():
+def test_an_error_about_bytes_names_their_source():
     with pytest.raises(VideoDecodeError, match="shard 7, clip 3.mp4"):
         decode_video({"bytes": b"not a video", "path": "shard 7, clip 3.mp4"}, [0])
     with pytest.raises(VideoDecodeError, match="neither a path nor bytes"):
         probe_video({"bytes": None, "path": None})
 
 
-def test_other_addresses_are_read_whole(toy_video_path):
+def test_other_urls_are_read_by_fsspec(toy_video_path):
     import fsspec
 
     with fsspec.open("memory://clips/a.mp4", "wb") as file:
@@ -80,7 +88,7 @@ def test_other_addresses_are_read_whole(toy_video_path):
         probe_video("gopher://clips/a.mp4")
 
 
-def test_files_and_folders_are_opened_alike(frame_folder, toy_video_path):
+def test_files_and_folders_are_opened_in_the_same_way(frame_folder, toy_video_path):
     for video in (str(toy_video_path), str(frame_folder)):
         with open_video(video) as opened:
             clips = opened.frames(np.array([[0, 3], [5, 3]]), size=(20, 24))

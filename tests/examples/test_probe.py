@@ -19,7 +19,7 @@ import classify_video
 import probe
 from house import REPO
 from vjepa_hf import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAVideoProcessor
-from vjepa_hf.data.clips import load_videos
+from vjepa_hf.data.sources import load_videos
 from vjepa_hf.training.arguments import parse
 
 BASE = {"label": "side", "epochs": 2, "num_workers": 0}

@@ -1,4 +1,4 @@
-"""Which frame numbers make a clip."""
+"""Frame numbers of clips."""
 
 import ast
 import json
@@ -26,12 +26,12 @@ def test_offsets_are_multiples_of_the_step():
     assert clip_span(5, 4) == 17
 
 
-def test_fractional_steps_are_rounded_one_by_one_so_that_errors_do_not_add_up():
+def test_rounding_errors_of_fractional_steps_do_not_add_up():
     assert frame_offsets(5, 2.5).tolist() == [0, 3, 5, 8, 10]
     assert frame_offsets(4, 0.5).tolist() == [0, 1, 1, 2]
 
 
-def test_clips_of_equal_seconds_cover_equal_time_at_any_frame_rate():
+def test_fps_gives_clips_of_equal_duration_at_any_frame_rate():
     spans = [(clip_span(16, resolve_frame_step(4, 8, fps)) - 1) / fps for fps in (8, 24, 30, 60)]
     assert np.allclose(spans, 15 * 0.125, atol=1 / 24)
 
@@ -46,12 +46,12 @@ def test_clips_of_equal_seconds_cover_equal_time_at_any_frame_rate():
         (6, 0.75, [0, 1, 2, 2]),  # slower than the clip: frames repeat
     ],
 )
-def test_frames_per_second_pick_the_nearest_frames(fps, step, indices):
+def test_fps_selects_the_nearest_frames(fps, step, indices):
     assert resolve_frame_step(4, 8, fps) == step
     assert frame_offsets(4, step).tolist() == indices
 
 
-def test_random_clips_of_equal_seconds_stay_inside_the_video():
+def test_random_clips_with_fps_stay_inside_the_video():
     clips = random_clips(100, 16, resolve_frame_step(4, 8, 29.97), np.random.default_rng(0), num_clips=500)
     assert clips.min() == 0 and clips.max() == 99
     assert set(np.diff(clips).ravel().tolist()) == {3, 4}
@@ -106,7 +106,7 @@ def test_clips_may_start_anywhere():
     assert place_clips(np.array([3, 9]), 12, 3, 2).tolist() == [[3, 5, 7], [9, 11, 11]]
 
 
-def test_frames_of_a_clip_are_exactly_a_step_apart_where_those_of_the_reference_are_not(shared):
+def test_frames_of_a_clip_are_exactly_a_step_apart_and_those_of_the_reference_are_not(shared):
     rows = json.loads((shared / "fixtures/data/frame_indices.json").read_text())["random_clip_sampling_false"]
     (recorded,) = [
         row
@@ -117,13 +117,13 @@ def test_frames_of_a_clip_are_exactly_a_step_apart_where_those_of_the_reference_
     assert set(np.diff(regular_clips(300, 16, 4)[0])) == {4}
 
 
-def test_without_frames_per_second_the_frame_rate_is_not_needed():
+def test_without_fps_the_frame_rate_is_not_needed():
     for video_fps in (30, None, float("nan")):
         assert resolve_frame_step(4, None, video_fps) == 4
 
 
 @pytest.mark.parametrize("video_fps", [None, float("nan"), 0, -1, float("inf")])
-def test_frames_per_second_of_a_video_without_a_frame_rate_are_an_error(video_fps):
+def test_fps_without_a_frame_rate_is_an_error(video_fps):
     with pytest.raises(ValueError, match="fps=5 needs the frame rate of the video, which is not known"):
         resolve_frame_step(4, 5, video_fps)
 
@@ -148,7 +148,7 @@ IMPOSSIBLE = {
 }
 
 
-def test_a_clip_around_a_frame_has_it_in_the_middle_and_holds_the_ends_of_the_video():
+def test_a_clip_around_a_frame_has_it_in_the_middle_and_repeats_the_ends_of_the_video():
     assert centered_clip(10, 20, num_frames=4, frame_step=2).tolist() == [[6, 8, 10, 12]]
     assert centered_clip(10, 20, num_frames=5, frame_step=2).tolist() == [[6, 8, 10, 12, 14]]
     assert centered_clip(1, 4, num_frames=6, frame_step=1).tolist() == [[0, 0, 0, 1, 2, 3]]
@@ -162,7 +162,7 @@ def test_impossible_requests_name_the_value(message):
         IMPOSSIBLE[message]()
 
 
-def test_every_raise_has_such_a_request():
+def test_every_raise_statement_has_such_a_request():
     tree = ast.parse(Path(frame_sampling.__file__).read_text())
     lines = {node.lineno for node in ast.walk(tree) if isinstance(node, ast.Raise)}
     reached = set()
@@ -174,7 +174,7 @@ def test_every_raise_has_such_a_request():
     assert lines == reached
 
 
-# Properties of any video and any clip
+# --- properties of any video and any clip --------------------------------------------------------------------------
 
 TOTALS = st.integers(1, 2000)
 CLIPS = {
@@ -206,11 +206,11 @@ def test_any_clip_lies_in_its_video(total_frames, clip, short_video, seed):
 
 
 @given(TOTALS, st.fixed_dictionaries(CLIPS))
-def test_any_video_that_is_too_short_is_an_error_where_one_asks_for_it(total_frames, clip):
+def test_any_video_that_is_too_short_is_an_error_with_the_policy_error(total_frames, clip):
     if clip_span(clip["num_frames"], clip["frame_step"]) <= total_frames:
         assert len(list(clips_of_every_rule(total_frames, **clip, short_video="error"))) == 2
         return
-    with pytest.raises(ValueError, match=f"The video has {total_frames} frames"):
+    with pytest.raises(ValueError, match=f"the video has {total_frames} frames"):
         next(clips_of_every_rule(total_frames, **clip, short_video="error"))
 
 
@@ -224,6 +224,6 @@ def test_regular_clips_reach_from_end_to_end_at_even_distances(total_frames, cli
 
 
 @given(st.integers(1, 64), st.floats(1, 100), st.floats(1, 240))
-def test_frames_by_the_second_are_never_half_a_frame_off(num_frames, fps, video_fps):
+def test_fps_is_never_more_than_half_a_frame_off(num_frames, fps, video_fps):
     offsets = frame_offsets(num_frames, resolve_frame_step(4, fps, video_fps))
     assert np.abs(offsets - np.arange(num_frames) * video_fps / fps).max() <= 0.5 + 1e-6

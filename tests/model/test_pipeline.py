@@ -1,4 +1,4 @@
-"""`pipeline("video-classification")` on files, as a user on a machine with pip packages only runs it."""
+"""`pipeline("video-classification")` on files, with only the packages of pip."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def videos(tmp_path_factory):
 
 @pytest.fixture
 def folder(tiny_config, tmp_path):
-    """A classifier as it lies on a disk: weights, configuration and processor."""
+    """A saved classifier: weights, configuration and processor."""
     torch.manual_seed(0)
     tiny_config.id2label = LABELS
     tiny_config.label2id = {label: index for index, label in LABELS.items()}
@@ -47,22 +47,22 @@ def test_a_url_gives_the_answer_of_the_path(classify, videos):
     assert classify(videos[0].as_uri()) == classify(str(videos[0]))
 
 
-def test_a_list_gives_one_answer_for_each(classify, videos):
+def test_a_list_gives_one_answer_per_video(classify, videos):
     paths = [str(path) for path in videos]
     assert classify(paths) == [classify(path) for path in paths]
 
 
-def test_a_clip_shorter_than_asked_is_classified(classify, videos):
+def test_a_video_shorter_than_a_clip_is_classified(classify, videos):
     assert len(classify(str(videos[1]))) == 3
     assert len(classify(str(videos[1]), num_frames=8)) == 3
 
 
-def test_more_labels_than_there_are_can_be_asked_for(classify, videos):
+def test_top_k_may_exceed_the_number_of_labels(classify, videos):
     assert len(classify(str(videos[0]), top_k=99)) == 3
     assert len(classify(str(videos[0]), top_k=1)) == 1
 
 
-def test_the_answer_is_that_of_the_model_on_the_middle_of_the_video(classify, folder, videos):
+def test_the_answer_equals_that_of_the_model_on_the_middle_of_the_video(classify, folder, videos):
     processor = VJEPAVideoProcessor.from_pretrained(folder)
     model = VJEPAForVideoClassification.from_pretrained(folder).eval()
     inputs = processor(videos[0], return_metadata=True)
@@ -83,7 +83,7 @@ def test_several_clips_are_averaged(folder, videos):
         assert row["score"] == pytest.approx(expected[model.config.label2id[row["label"]]].item(), abs=1e-5)
 
 
-def test_clips_and_crops_are_asked_for_by_an_argument(folder, videos):
+def test_clips_and_crops_are_arguments_of_the_processor(folder, videos):
     processor = VJEPAVideoProcessor.from_pretrained(folder, num_clips=2, num_crops=3)
     model = VJEPAForVideoClassification.from_pretrained(folder).eval()
     views = processor(videos[0])["pixel_values_videos"][0]

@@ -25,7 +25,7 @@ def test_grid_size_counts_tubelets_in_time_and_space():
         ((0, 32, 32, 2, 16), "num_frames=0"),
     ],
 )
-def test_lengths_that_tubelets_do_not_fill_are_an_error(arguments, message):
+def test_lengths_that_are_not_multiples_of_the_tubelet_are_an_error(arguments, message):
     with pytest.raises(ValueError, match=message):
         grid_size(*arguments)
 

@@ -1,4 +1,4 @@
-"""The video processor: from anything that is a video to the tensors of the model."""
+"""The video processor: from any kind of video to the inputs of the model."""
 
 import io
 import json
@@ -38,12 +38,12 @@ def processor():
 
 @pytest.fixture
 def plain():
-    """Nothing but the choice of frames: what comes out are the pixels of the video."""
+    """Samples frames and does not change their pixels."""
     return VJEPAVideoProcessor(do_resize=False, do_center_crop=False, do_rescale=False, do_normalize=False)
 
 
 def chosen(output, frames) -> list[int]:
-    """Which frames a plain clip shows, by comparison with all frames."""
+    """Return the numbers of the frames of a plain clip, by comparison with all frames."""
     clip = output["pixel_values_videos"][0].permute(0, 2, 3, 1).numpy()
     return [int(np.flatnonzero((frames == frame).all(axis=(1, 2, 3)))[0]) for frame in clip]
 
@@ -85,7 +85,7 @@ class TestInputs:
             assert processor(image)["pixel_values_videos"].shape == (1, 16, 3, 32, 32)
 
     @pytest.mark.parametrize("num_channels", [1, 2, 4, 12])
-    def test_any_number_of_channels_that_the_means_have(self, num_channels):
+    def test_the_number_of_channels_is_that_of_the_means(self, num_channels):
         processor = VJEPAVideoProcessor(
             crop_size=16, image_mean=[0.5] * num_channels, image_std=[0.25] * num_channels, return_tubelets=True
         )
@@ -94,7 +94,7 @@ class TestInputs:
         assert output["pixel_values_videos"].shape == (1, 16, num_channels, 16, 16)
         assert output["tubelets"].shape == (1, 8, num_channels * 2 * 16 * 16)
 
-    def test_layout_can_be_named_where_it_is_ambiguous(self, plain):
+    def test_an_ambiguous_layout_can_be_specified(self, plain):
         video = np.random.default_rng(0).integers(0, 256, (16, 3, 5, 3), dtype=np.uint8)
         assert plain(video)["pixel_values_videos"].shape == (1, 16, 3, 5, 3)
         assert plain(video, input_data_format="channels_last")["pixel_values_videos"].shape == (1, 16, 3, 3, 5)
@@ -104,7 +104,7 @@ class TestFrames:
     def test_the_clip_is_the_middle_of_the_video_at_the_step(self, plain, video, frames):
         assert chosen(plain(video), frames) == list(range(4, 65, 4))
 
-    def test_arguments_of_the_call_win(self, plain, video, frames):
+    def test_arguments_of_the_call_override_settings(self, plain, video, frames):
         assert chosen(plain(video, num_frames=3, frame_step=10), frames) == [24, 34, 44]
 
     def test_fps_replaces_the_step(self, plain, video, frames):
@@ -123,10 +123,12 @@ class TestFrames:
     def test_short_videos_follow_the_policy(self, plain, video, frames, short_video, expected):
         output = plain(video, num_frames=5, frame_step=30, short_video=short_video)
         assert chosen(output, frames) == expected
-        with pytest.raises(ValueError, match="70 frames but a clip of num_frames=5 at frame_step=30 spans 121"):
+        with pytest.raises(
+            ValueError, match="the video has 70 frames but a clip of num_frames=5 at frame_step=30 spans 121"
+        ):
             plain(video, num_frames=5, frame_step=30, short_video="error")
 
-    def test_several_clips_get_an_axis_of_their_own(self, processor, plain, video, frames):
+    def test_several_clips_have_an_axis_of_their_own(self, processor, plain, video, frames):
         assert processor(video, num_clips=3)["pixel_values_videos"].shape == (1, 3, 16, 3, 32, 32)
         clips = plain(video, num_clips=2, num_frames=4)["pixel_values_videos"][0]
         for clip, start in zip(clips, (0, 57), strict=True):
@@ -136,11 +138,11 @@ class TestFrames:
         assert chosen(plain(frames[:16]), frames) == list(range(16))
         assert plain(frames[:16], num_clips=2)["pixel_values_videos"].shape == (1, 2, 16, 3, 48, 64)
 
-    def test_sampling_can_be_left_out(self, plain, video, frames):
+    def test_sampling_can_be_disabled(self, plain, video, frames):
         assert chosen(plain(video, do_sample_frames=False), frames) == list(range(70))
         assert chosen(plain(frames[:7], do_sample_frames=False), frames) == list(range(7))
 
-    def test_metadata_says_which_frames_were_taken(self, processor, video):
+    def test_metadata_has_the_frame_numbers(self, processor, video):
         (metadata,) = processor(video, return_metadata=True, num_frames=2)["video_metadata"]
         assert (metadata.total_num_frames, metadata.fps, metadata.height, metadata.width) == (70, 30, 48, 64)
         assert metadata.frames_indices.tolist() == [32, 36]
@@ -159,7 +161,7 @@ class TestPixels:
         levels = ((default - expected) * STD[:, None, None] * 255).abs()
         assert 0.99 < levels.max() < 1.01 and levels.mean() < 0.35  # noise, where rounding shows most
 
-    def test_smoothing_would_not_equal_it(self, processor, frames):
+    def test_antialias_differs_from_it(self, processor, frames):
         assert not torch.equal(
             processor(frames)["pixel_values_videos"], processor(frames, antialias=True)["pixel_values_videos"]
         )
@@ -173,7 +175,7 @@ class TestPixels:
             expected = torch.nn.functional.interpolate(video.float(), size, mode="bilinear")
             assert (output - expected).abs().max() < 1
 
-    def test_what_opencv_does_not_do_is_an_error(self, processor, frames):
+    def test_settings_that_opencv_does_not_support_are_errors(self, processor, frames):
         with pytest.raises(ValueError, match="resample='opencv' takes uint8 pixels, not torch.float32"):
             processor(frames.astype(np.float32), resample="opencv")
         with pytest.raises(ValueError, match="resample='opencv' does not smooth"):
@@ -227,7 +229,7 @@ class TestSizes:
 
 
 class TestCrops:
-    def test_crops_are_views_that_show_all_of_the_frame(self, plain, frames):
+    def test_crops_are_views_that_cover_the_frame(self, plain, frames):
         cut = {"num_crops": 3, "crop_size": 48, "do_center_crop": True}
         views = plain(frames[:16], **cut)["pixel_values_videos"][0]
         assert views.shape == (3, 16, 3, 48, 48)
@@ -266,16 +268,16 @@ class TestTubelets:
         assert output["tubelets"].shape == (2, 3, 8 * 2 * 2, 1536)
         assert torch.equal(output["tubelets"][1, 2], to_tubelets(output["pixel_values_videos"][1], 2, 16)[2])
 
-    def test_they_come_only_when_asked_for(self, processor, video):
+    def test_they_are_returned_only_on_request(self, processor, video):
         assert set(processor(video)) == {"pixel_values_videos"}
 
-    def test_a_clip_that_tubelets_do_not_fill_is_an_error(self, processor, video):
+    def test_a_clip_that_is_not_a_multiple_of_the_tubelet_is_an_error(self, processor, video):
         with pytest.raises(ValueError, match="num_frames=15"):
             processor(video, num_frames=15, return_tubelets=True)
 
 
 class TestSaving:
-    def test_a_saved_processor_comes_back_with_every_setting(self, tmp_path):
+    def test_a_saved_processor_loads_with_every_setting(self, tmp_path):
         settings = {
             "crop_size": {"height": 48, "width": 80},
             "num_frames": 8,
@@ -298,12 +300,12 @@ class TestSaving:
         assert VJEPAVideoProcessor.from_pretrained(tmp_path, num_clips=5).num_clips == 5
         assert isinstance(AutoVideoProcessor.from_pretrained(tmp_path), VJEPAVideoProcessor)
 
-    def test_a_saved_crop_still_decides_the_size(self, tmp_path, frames):
+    def test_the_size_follows_the_crop_of_a_saved_processor(self, tmp_path, frames):
         VJEPAVideoProcessor(crop_size=112).save_pretrained(tmp_path)
         loaded = VJEPAVideoProcessor.from_pretrained(tmp_path, crop_size=64)
         assert loaded(frames, do_center_crop=False)["pixel_values_videos"].shape[-2:] == (73, 97)
 
-    def test_numpy_and_lists_can_be_asked_for(self, processor, video):
+    def test_numpy_and_lists_can_be_returned(self, processor, video):
         assert isinstance(processor(video, return_tensors="np")["pixel_values_videos"], np.ndarray)
         assert isinstance(processor(video, return_tensors=None)["pixel_values_videos"], list)
 
@@ -330,17 +332,17 @@ class TestErrors:
         with pytest.raises(ValueError, match="no axis of 3 channels"):
             processor(np.zeros((16, 20, 20, 4), dtype=np.uint8))
 
-    def test_pixels_that_are_rescaled_already_are_noticed(self, processor, frames):
+    def test_pixels_that_are_rescaled_already_are_an_error(self, processor, frames):
         with pytest.raises(ValueError, match="do_rescale=False"):
             processor(frames / 255)
         assert processor(frames / 255, do_rescale=False)["pixel_values_videos"].abs().max() < 3
 
-    def test_metadata_must_be_one_for_each_video(self, processor, frames):
+    def test_every_video_needs_metadata(self, processor, frames):
         with pytest.raises(ValueError, match="1 entries for 2 videos"):
             processor([frames, frames], video_metadata=[{"total_num_frames": 70}])
 
 
 def test_pictures_of_the_test_pattern_differ(frames):
-    """The comparison by which these tests find frames again would prove nothing on frames that look alike."""
+    """`chosen` would prove nothing on frames that are equal."""
     assert len({frame.tobytes() for frame in frames}) == len(frames) == 70
     assert not np.array_equal(picture(0, 8, 8), picture(0, 8, 8)[::-1])

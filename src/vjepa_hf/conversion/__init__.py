@@ -4,7 +4,7 @@
 - `infer`: infer the configuration from the tensors of a checkpoint
 - `meta`: read, check and convert checkpoints in both directions
 - `released`: Meta's released files by name: address, size, download
-- `report`: what a conversion did, and the model card
+- `report`: report of a conversion, model card and class names
 """
 
 from .meta import convert, export_to_meta

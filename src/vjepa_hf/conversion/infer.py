@@ -11,7 +11,7 @@ from ..model.modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassificat
 from ..model.tubelets import sincos_positions
 
 State = dict[str, torch.Tensor]
-# Shapes do not depend on the number of heads; these are the published sizes (Ti, S, B, L, H, g, G).
+# Published widths (Ti, S, B, L, H, g, G) -> heads, which the shapes do not determine.
 HEADS_OF_WIDTH = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
 
 
@@ -89,9 +89,9 @@ def _shape(parts: dict[str, State], part: str, name: str, ndim: int) -> torch.Si
     return shape
 
 
-def _depth(state: State, beginning: str) -> int:
-    """Count the blocks with this prefix, at least one; `check_parts` finds gaps in the numbering."""
-    numbers = {name.removeprefix(beginning).split(".")[0] for name in state if name.startswith(beginning)}
+def _depth(state: State, prefix: str) -> int:
+    """Count the blocks with this prefix, at least one; `check_parts` reports gaps in the numbering."""
+    numbers = {name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)}
     return max(1, len(numbers))
 
 
@@ -117,7 +117,7 @@ def _whole(name: str, length: int, unit: int) -> int:
 def _infer_grid(
     parts: dict[str, State], t: int | None, sides: list[int] | None, uniform_power: bool | None
 ) -> tuple[tuple[int, int, int], bool]:
-    """Return the token grid (t, h, w) and sin-cos split whose formula gives the stored position tables, or nearly."""
+    """Return the token grid (t, h, w) and sin-cos split whose formula matches the stored position tables best."""
     stored = [parts["target_encoder"].get("pos_embed"), parts.get("predictor", {}).get("predictor_pos_embed")]
     tables = [table[0].float() for table in stored if table is not None and table.ndim == 3]
     if not tables:
@@ -127,7 +127,7 @@ def _infer_grid(
     num_tokens = len(tables[0])
     splits = [split for split in (True, False) if uniform_power in (None, split)]
     if any(table.shape[1] % 8 for table in tables):
-        splits = [split for split in splits if split]  # the other one needs widths of whole eighths
+        splits = [split for split in splits if split]  # the other split needs multiples of eight
     grids = [
         grid for grid in _grids(num_tokens) if t in (None, grid[0]) and (sides is None or list(grid[1:]) == sides)
     ]
@@ -138,10 +138,10 @@ def _infer_grid(
     scores = {}
     for grid in grids:
         for split in splits:
-            scores[grid, split] = min(_resemblance(table, grid, split) for table in tables if len(table) == num_tokens)
+            scores[grid, split] = min(_similarity(table, grid, split) for table in tables if len(table) == num_tokens)
             if scores[grid, split] > 0.999:
                 return grid, split
-    # No exact match: the best candidate has to stand out.
+    # No exact match: the best candidate must be clearly better than the others.
     best, *others = sorted(scores, key=scores.__getitem__, reverse=True)
     if others and scores[best] - scores[others[0]] < 0.05:
         raise ValueError(
@@ -153,13 +153,13 @@ def _infer_grid(
 
 
 def _grids(num_tokens: int) -> list[tuple[int, int, int]]:
-    """List every grid of `num_tokens` tokens: square ones first, large sides first."""
+    """List all grids of `num_tokens` tokens, square ones first, then by size of the sides."""
     divisors = [number for number in range(1, num_tokens + 1) if num_tokens % number == 0]
     grids = [(num_tokens // (h * w), h, w) for h in divisors for w in divisors if num_tokens % (h * w) == 0]
     return sorted(grids, key=lambda grid: (grid[1] != grid[2], -grid[1], -grid[2]))
 
 
-def _resemblance(table: torch.Tensor, grid: tuple[int, int, int], uniform_power: bool) -> float:
+def _similarity(table: torch.Tensor, grid: tuple[int, int, int], uniform_power: bool) -> float:
     """Return the correlation over tokens of a position table (N, D) and the formula: 1 if they are equal."""
     formula = sincos_positions(grid, table.shape[1], uniform_power)
     ours, theirs = (values - values.mean(dim=0) for values in (formula, table))

@@ -1,7 +1,7 @@
-"""Checkpoints of Meta's V-JEPA code in and out: `.pth.tar` files <-> folders that `from_pretrained` loads.
+"""Convert checkpoints of Meta's V-JEPA code (`.pth.tar`) to folders for `from_pretrained`, and back.
 
-Both directions are strict. Every name in a file is either used or reported as dropped, with the reason. A tensor that
-is missing, unknown or of the wrong shape is an error, and then nothing is written.
+Both directions are strict. Every name in a file is either used or reported as dropped, with the reason. If a tensor is
+missing, unknown or of the wrong shape, nothing is written.
 
 Letters in shapes: N tokens, D encoder width, P predictor width, L labels.
 """
@@ -25,7 +25,7 @@ from .infer import State, infer_config
 from .released import ENCODERS, LICENSE, download, encoder_url, probe_url
 from .report import Conversion, Source, model_card, name_labels
 
-# Parts of Meta's files -> prefix of our names for them.
+# Parts of Meta's files -> prefix of our names.
 PARTS = {
     "encoder": "context_encoder.",
     "predictor": "vjepa.predictor.",
@@ -33,7 +33,7 @@ PARTS = {
     "classifier": "",
 }
 REQUIRED = ("encoder", "predictor", "target_encoder")
-# Prefixes of names, theirs and ours; other names are the same in both.
+# Meta's prefixes of names, and ours; other names are equal.
 _RENAMED = {
     "encoder": (
         ("patch_embed.proj.", "embeddings.projection."),
@@ -56,19 +56,12 @@ _RENAMED = {
 _RENAMED["target_encoder"] = _RENAMED["encoder"]
 
 RUN_STATE = ("opt", "scaler", "epoch", "loss", "batch_size", "world_size", "lr")
-RUN_STATE_REASON = "training state, which a model does not need"
 UNUSED_PROJECTION = "pooler.cross_attention_block.xattn.proj."
-UNUSED_REASON = "the cross-attention output projection of the probe, which Meta's code stores but never applies"
 # Constants of Meta's code that its files do not contain.
-FIXED = {
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-6,
-    "pooler_layer_norm_eps": 1e-5,
-    "num_pooler_layers": 1,
-}
+FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-6, "pooler_layer_norm_eps": 1e-5, "num_pooler_layers": 1}
 
 
-# --- Meta's file -> our folder -------------------------------------------------------------------------------------
+# --- Meta's file to our folder -------------------------------------------------------------------------------------
 
 
 def convert(
@@ -90,13 +83,13 @@ def convert(
 
     Args:
         checkpoint: a `.pth.tar` file, or the name of a released model: "vitl16", "vith16", "vith16-384".
-        output: folder to write; it must not exist, or be empty.
+        output: folder to write; it must be new or empty.
         probe: a probe's `.pth.tar` file or, for a released model, "k400", "ssv2", "in1k", "places205" or "inat21".
         num_attention_heads: heads of the encoder; needed if its width is not that of a published size.
-        num_frames: frames of a clip; like the next two, needed only if it cannot be inferred from the position tables.
+        num_frames: frames per clip; like the next two, needed only if the position tables do not determine it.
         image_size: side of the frames in pixels, or (height, width).
         uniform_power: sin-cos split of the position tables, see `VJEPAConfig`.
-        labels: class names of the probe: a text file with one name a line, or "ssv2" or "in1k".
+        labels: class names of the probe: a text file with one name per line, or "ssv2" or "in1k".
         license: license of the weights, for the model card.
         download_dir: folder for released files, see `download`.
 
@@ -106,7 +99,7 @@ def convert(
         DownloadError: a released file could not be downloaded.
     """
     output = Path(output)
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"output {str(output)!r} is not an empty folder; choose another one.")
     sources = _locate(checkpoint, probe, download_dir)
 
@@ -122,7 +115,9 @@ def convert(
         f"uniform_power={config.uniform_power}"
     ]
     if "classifier" in parts:
-        dropped[f"{UNUSED_PROJECTION}*"] = UNUSED_REASON
+        dropped[f"{UNUSED_PROJECTION}*"] = (
+            "the cross-attention output projection of the probe, which Meta's code stores but never applies"
+        )
         notes.append(name_labels(config, labels, sources[-1].released_as))
     elif labels:
         raise ValueError(f"labels={str(labels)!r} name the classes of a probe; add one with probe=...")
@@ -133,13 +128,19 @@ def convert(
     with whole_folder(output) as folder:
         save_torch_state_dict(_unshared(from_meta(parts)), folder)
         config.save_pretrained(folder)
-        make_processor(config).save_pretrained(folder)
+        side = config.image_size
+        VJEPAVideoProcessor(
+            num_frames=config.num_frames,
+            crop_size=side if isinstance(side, int) else {"height": side[0], "width": side[1]},
+            tubelet_size=config.tubelet_size,
+            patch_size=config.patch_size,
+        ).save_pretrained(folder)
         (folder / "README.md").write_text(model_card(config, report, sources, license))
     return report
 
 
 def _locate(checkpoint: str | Path, probe: str | Path | None, folder: str | Path | None) -> list[Source]:
-    """Return the one or two files to read; released ones are downloaded."""
+    """Return the one or two files to read, and download released ones."""
     encoder = str(checkpoint) if str(checkpoint) in ENCODERS and not Path(checkpoint).exists() else None
     if not encoder and not Path(checkpoint).is_file():
         raise ValueError(f"checkpoint={str(checkpoint)!r} is neither a file nor one of the released {ENCODERS}.")
@@ -154,37 +155,36 @@ def _locate(checkpoint: str | Path, probe: str | Path | None, folder: str | Path
 
 
 def read_checkpoint(path: str | Path, required: Iterable[str] = REQUIRED) -> tuple[dict[str, State], dict[str, str]]:
-    """Read the parts of a file, without the name prefixes of distributed runs, and what is dropped and why.
+    """Read the parts of a file, without the prefixes of distributed runs; also return dropped names with the reason.
 
-    A file of a classifier may lack the context encoder and the predictor.
+    A file with only a target encoder and a classifier is complete, too: `export_to_meta` writes it for a classifier.
 
     Raises:
         ValueError: the file is not a checkpoint, lacks a part, or contains an unknown one.
     """
-    # `weights_only`: no code in a downloaded file is executed. `mmap`: weights are read only when they are written.
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not a whole PyTorch checkpoint (zip format): truncated, or something else.")
-    try:
+        raise ValueError(f"{path} is not a complete PyTorch checkpoint (zip format); it may be truncated.")
+    try:  # `weights_only` executes no code of the file; `mmap` reads weights only when they are written
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
         raise ValueError(f"{path} is not a checkpoint of weights only, or is damaged: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not the dict of a V-JEPA checkpoint.")
+        raise ValueError(f"{path} contains a {type(content).__name__}, not the dict of a V-JEPA checkpoint.")
 
     parts = {part: _strip(part, content[part]) for part in PARTS if part in content}
-    alone = {"target_encoder", "classifier"}  # a classifier exported without its pretraining run
     missing = [part for part in required if part not in parts]
-    if missing and not (set(required) == set(REQUIRED) and set(parts) == alone):
-        holds = ", ".join(map(str, content)) or "nothing"
-        raise ValueError(f"{path} has no {' and no '.join(missing)}; it holds {holds}.")
+    is_classifier = set(required) == set(REQUIRED) and set(parts) == {"target_encoder", "classifier"}
+    if missing and not is_classifier:
+        names = ", ".join(map(str, content)) or "nothing"
+        raise ValueError(f"{path} has no {' and no '.join(missing)}; it contains {names}.")
     dropped = {}
     for name, value in content.items():
         if name in RUN_STATE:
-            dropped[name] = RUN_STATE_REASON
+            dropped[name] = "training state, which a model does not need"
         elif name not in parts:
             if _holds_tensors(value):
-                raise ValueError(f"{path}: {name!r} holds weights that V-JEPA does not have; remove it from the file.")
-            dropped[name] = "unknown to V-JEPA, holds no weights"
+                raise ValueError(f"{path}: {name!r} contains weights that V-JEPA does not have; remove it.")
+            dropped[name] = "unknown to V-JEPA, contains no weights"
     return parts, dropped
 
 
@@ -202,22 +202,8 @@ def _strip(part: str, state: object) -> State:
         raise ValueError(f"{part!r} is not a state dict of tensors.")
     stripped = {name.removeprefix("module.").removeprefix("backbone."): value for name, value in state.items()}
     if len(stripped) != len(state):
-        raise ValueError(f"{part!r} holds tensors whose names differ only in their prefix.")
+        raise ValueError(f"{part!r} contains tensors whose names differ only in their prefix.")
     return stripped
-
-
-# --- configuration -------------------------------------------------------------------------------------------------
-
-
-def make_processor(config: VJEPAConfig) -> VJEPAVideoProcessor:
-    """Make the evaluation transform for clips of the configured size."""
-    side = config.image_size
-    return VJEPAVideoProcessor(
-        num_frames=config.num_frames,
-        crop_size=side if isinstance(side, int) else {"height": side[0], "width": side[1]},
-        tubelet_size=config.tubelet_size,
-        patch_size=config.patch_size,
-    )
 
 
 # --- names ---------------------------------------------------------------------------------------------------------
@@ -234,16 +220,16 @@ def from_meta(parts: dict[str, State]) -> State:
             if name.startswith("mask_tokens."):
                 mask_tokens[int(name.removeprefix("mask_tokens."))] = value[0, 0]
             else:
-                # Theirs carry a dimension for the batch: (1, N, D) -> (N, D)
+                # (1, N, D) -> (N, D)
                 ours[PARTS[part] + _rename(part, name)] = value[0] if name.endswith("pos_embed") else value
         if mask_tokens:
-            # (P), one tensor a mask type -> (mask types, P)
-            ours[PARTS[part] + "mask_tokens"] = torch.stack([mask_tokens[kind] for kind in sorted(mask_tokens)])
+            # (P,) per mask type -> (mask types, P)
+            ours[PARTS[part] + "mask_tokens"] = torch.stack([mask_tokens[index] for index in sorted(mask_tokens)])
     return ours
 
 
 def _unshared(state: State) -> State:
-    """Copy tensors that share memory: a file would contain only one of them."""
+    """Copy tensors that share memory, because a file would contain only one of them."""
     memory, separate = set(), {}
     for name, value in state.items():
         pointer = value.untyped_storage().data_ptr()
@@ -255,17 +241,17 @@ def _unshared(state: State) -> State:
 def to_meta(state: State) -> dict[str, State]:
     """Build Meta's parts, without prefixes, from our state dict; the exact inverse of `from_meta`.
 
-    The unused projection of a probe becomes an identity, which changes nothing whether it is applied or not.
+    The unused projection of a probe becomes an identity, so it does not matter whether it is applied.
     """
     parts = {}
-    # Longest prefix first: names without any of the others belong to the classifier, which has none.
-    for part, beginning in sorted(PARTS.items(), key=lambda item: -len(item[1])):
-        names = [name for name in state if name.startswith(beginning)]
+    # Longest prefix first, because that of the classifier is empty.
+    for part, prefix in sorted(PARTS.items(), key=lambda item: -len(item[1])):
+        names = [name for name in state if name.startswith(prefix)]
         theirs: State = {}
         for name, value in ((name, state[name]) for name in names):
-            short = name.removeprefix(beginning)
+            short = name.removeprefix(prefix)
             if short == "mask_tokens":
-                theirs |= {f"mask_tokens.{kind}": token[None, None] for kind, token in enumerate(value)}
+                theirs |= {f"mask_tokens.{index}": token[None, None] for index, token in enumerate(value)}
             else:
                 batched = value[None] if short.endswith("position_embeddings") else value
                 theirs[_rename(part, short, back=True)] = batched
@@ -294,9 +280,11 @@ def check_parts(parts: dict[str, State], config: VJEPAConfig) -> None:
     """Compare name, shape and dtype of every tensor with a model of this configuration.
 
     Raises:
-        ValueError: a tensor is missing, unknown, of another shape or not floating point; names the first eight.
+        ValueError: a tensor is missing, unknown, of another shape or not floating point; the first eight are named.
     """
-    expected = _expected_parts(config)
+    with torch.device("meta"):
+        ours = VJEPAForVideoClassification(config).state_dict() | VJEPAForPreTraining(config).state_dict()
+    expected = to_meta(ours)
     faults = []
     for part, state in parts.items():
         for name, value in state.items():
@@ -306,18 +294,11 @@ def check_parts(parts: dict[str, State], config: VJEPAConfig) -> None:
                 shapes = tuple(value.shape), tuple(expected[part][name].shape)
                 faults.append(f"{part}.{name} has the shape {shapes[0]}, expected {shapes[1]}")
             elif not value.is_floating_point():
-                faults.append(f"{part}.{name} holds {value.dtype}, expected floating point")
+                faults.append(f"{part}.{name} is {value.dtype}, expected floating point")
         faults += [f"{part}.{name} is missing" for name in expected[part] if name not in state]
     if faults:
         more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
         raise ValueError(f"not the weights of a V-JEPA model: {'; '.join(faults[:8])}{more}.")
-
-
-def _expected_parts(config: VJEPAConfig) -> dict[str, State]:
-    """Return the tensors of every part, on the meta device."""
-    with torch.device("meta"):
-        state = VJEPAForVideoClassification(config).state_dict() | VJEPAForPreTraining(config).state_dict()
-    return to_meta(state)
 
 
 def _count(parts: dict[str, State]) -> dict[str, int]:
@@ -327,15 +308,15 @@ def _count(parts: dict[str, State]) -> dict[str, int]:
     }
 
 
-# --- our folder -> Meta's file -------------------------------------------------------------------------------------
+# --- our folder to Meta's file -------------------------------------------------------------------------------------
 
 
 def export_to_meta(folder: str | Path, output: str | Path) -> Conversion:
     """Write the weights of a folder as one file in the layout of Meta's V-JEPA code.
 
     A pretraining folder gives `encoder`, `predictor` and `target_encoder`, a classifier `target_encoder` and
-    `classifier`, a folder with all of them all four. Names have the prefixes that Meta's loaders expect. The file also
-    contains a fresh optimizer state: without one, Meta's training program would start from random weights.
+    `classifier`, a complete folder all four. Names have the prefixes that Meta's loaders expect. The file also
+    contains a fresh optimizer state; without one, Meta's training program would start from random weights.
 
     Raises:
         ValueError: the folder contains no V-JEPA weights, or weights that do not fit its configuration.
@@ -362,7 +343,12 @@ def export_to_meta(folder: str | Path, output: str | Path) -> Conversion:
         for part in PARTS
         if part in parts
     }
-    content |= {"opt": _fresh_optimizer_state(parts), "scaler": _fresh_scaler_state(), "epoch": 0, "loss": 0.0}
+    content |= {
+        "opt": _fresh_optimizer_state(parts),
+        "scaler": torch.amp.GradScaler("cpu").state_dict(),
+        "epoch": 0,
+        "loss": 0.0,
+    }
     content |= {"batch_size": 1, "world_size": 1, "lr": 0.0}
     notes = ["opt, scaler and epoch are those of a run before its first step"]
     if "classifier" in parts:
@@ -404,9 +390,3 @@ def _fresh_optimizer_state(parts: dict[str, State]) -> dict:
             groups.append({"params": values} | ({} if decayed else {"WD_exclude": True, "weight_decay": 0}))
     groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups).state_dict() if groups else {"state": {}, "param_groups": []}
-
-
-def _fresh_scaler_state() -> dict:
-    """Return the state of PyTorch's gradient scaler before its first step; only mixed precision reads it."""
-    growth = {"growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000}
-    return {"scale": 65536.0, "_growth_tracker": 0} | growth

@@ -1,4 +1,4 @@
-"""Meta's released V-JEPA checkpoints by name, and a download that resumes after a broken connection."""
+"""Meta's released V-JEPA checkpoints by name, and a download that resumes."""
 
 import http.client
 import os
@@ -25,6 +25,7 @@ PROBES = {
 }
 TIMEOUT_S = 30
 CHUNK_BYTES = 2**20
+CONNECTION_ERRORS = (URLError, http.client.HTTPException, ConnectionError, TimeoutError)
 
 
 class DownloadError(OSError):
@@ -56,7 +57,7 @@ def download(url: str, folder: str | Path | None = None, attempts: int = 5, paus
 
     Args:
         url: URL of the file.
-        folder: where to keep it; default: `vjepa` in the Hugging Face home.
+        folder: folder of the file; default: `vjepa` in the Hugging Face home.
         attempts: number of failures in a row, without a byte received, after which to stop.
         pause_s: seconds before the next attempt.
 
@@ -70,7 +71,7 @@ def download(url: str, folder: str | Path | None = None, attempts: int = 5, paus
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "-".join(url.split("/")[-2:])
     size, version = _ask(url, attempts, pause_s)
-    # The version is part of the name, so that two versions of a file are never mixed.
+    # The name contains the version, so that two versions of a file are never mixed.
     partial = target.with_name(f"{target.name}.{version}.part")
     with WeakFileLock(target.with_name(f"{target.name}.lock")):
         if not (target.exists() and target.stat().st_size == size):
@@ -93,7 +94,7 @@ def _complete(url: str, partial: Path, size: int, attempts: int, pause_s: float)
                 _append(url, partial, have, bar)
             except HTTPError as error:
                 raise DownloadError(f"{url}: the server answers {error.code} {error.reason}.") from error
-            except (URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            except CONNECTION_ERRORS as error:
                 failures = failures + 1 if partial.stat().st_size == have else 1
                 if failures >= attempts:
                     raise DownloadError(
@@ -104,7 +105,7 @@ def _complete(url: str, partial: Path, size: int, attempts: int, pause_s: float)
 
 
 def _ask(url: str, attempts: int, pause_s: float) -> tuple[int, str]:
-    """Ask the server for the size of a file in bytes and a name of its version."""
+    """Ask the server for the size of a file in bytes, and for its version."""
     for attempt in range(1, attempts + 1):
         try:
             with urlopen(Request(url, method="HEAD"), timeout=TIMEOUT_S) as answer:
@@ -112,7 +113,7 @@ def _ask(url: str, attempts: int, pause_s: float) -> tuple[int, str]:
             break
         except HTTPError as error:
             raise DownloadError(f"{url}: the server answers {error.code} {error.reason}.") from error
-        except (URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        except CONNECTION_ERRORS as error:
             if attempt == attempts:
                 raise DownloadError(f"{url}: cannot be reached ({error}).") from error
             time.sleep(pause_s)
@@ -123,17 +124,19 @@ def _ask(url: str, attempts: int, pause_s: float) -> tuple[int, str]:
 
 
 def _append(url: str, partial: Path, have: int, bar: tqdm) -> None:
-    """Append the bytes from `have` on, until the server ends the answer, which may be before the end of the file."""
+    """Append the bytes from `have` on, until the server closes the connection."""
     request = Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     with partial.open("ab") as file, urlopen(request, timeout=TIMEOUT_S) as answer:
         if have and answer.status != 206:  # 206 Partial Content; any other answer begins at the first byte
             file.truncate(0)
             bar.n = 0
         before = file.tell()
-        while chunk := answer.read1(CHUNK_BYTES):  # returns what has arrived: little is lost if the connection breaks
+        while chunk := answer.read1(
+            CHUNK_BYTES
+        ):  # does not wait for a full chunk, so a broken connection loses little
             file.write(chunk)
             bar.update(len(chunk))
-        if answer.length:  # announced bytes that did not arrive; `read` does not report them
+        if answer.length:  # bytes that did not arrive, which `read1` does not report
             raise http.client.IncompleteRead(b"", answer.length)
         if file.tell() == before:
             raise http.client.IncompleteRead(b"")

@@ -8,8 +8,8 @@ from pathlib import Path
 from ..model.configuration_vjepa import VJEPAConfig
 from .released import LICENSE
 
-# A class gets a name only where nothing is guessed. SSv2: the class numbers of its own `labels.json`. IN1K: sorted
-# WordNet numbers, as in every ImageNet classifier.
+# Only certain names. SSv2: the class numbers of its own `labels.json`. IN1K: sorted WordNet numbers, as in every
+# ImageNet classifier.
 CLASS_NAMES = Path(__file__).with_name("class_names.json")
 NO_NAMES = {
     # Quoted in part in facebookresearch/jepa#18.
@@ -22,7 +22,7 @@ NO_NAMES = {
 
 @dataclass(frozen=True)
 class Source:
-    """A file with weights, and its origin: a URL, or the name of a local file."""
+    """File with weights, and its origin: a URL, or the name of a local file."""
 
     path: Path
     origin: str
@@ -36,8 +36,8 @@ class Conversion:
     Attributes:
         output: folder or file that was written.
         parts: number of weights in each part, without position tables.
-        dropped: what was not converted -> why.
-        notes: everything else worth knowing.
+        dropped: names that were not converted -> reason.
+        notes: other remarks.
     """
 
     output: Path
@@ -60,9 +60,9 @@ class Conversion:
 
 
 def class_names(dataset: str) -> list[str] | None:
-    """Return the class names of a released probe in the order of its outputs; None if `NO_NAMES` says why not."""
+    """Return the class names of a released probe in the order of its outputs; None if they are not known."""
     if dataset == "in1k":
-        # Imported only here: torchvision's models take seconds to import.
+        # Imported here, because torchvision's models take seconds to import.
         from torchvision.models import ResNet50_Weights
 
         return list(ResNet50_Weights.DEFAULT.meta["categories"])
@@ -100,7 +100,7 @@ def name_labels(config: VJEPAConfig, labels: str | Path | None, probe: str | Non
 
 
 def model_card(config: VJEPAConfig, report: Conversion, sources: list[Source], license: str) -> str:
-    """Return the README.md of converted weights: architecture, source, what was dropped, license."""
+    """Return the README.md of converted weights: architecture, source, dropped names, license."""
     classifier = "classifier" in report.parts
     side = config.image_size if isinstance(config.image_size, int) else " x ".join(map(str, config.image_size))
     lines = [

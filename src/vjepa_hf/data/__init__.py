@@ -2,10 +2,10 @@
 
 - `checks`: check videos before a run, and write smaller copies
 - `clips`: random augmented clips, and batches of them
-- `input_log`: count unreadable videos and remember the positions of streams
+- `input_log`: counts of unreadable videos, and the positions of streams
 - `labelled`: clips with labels, for fine-tuning and evaluation
 - `masking`: which tokens are context and which are targets
-- `mixing`: several sources as one table, and the shard that a worker reads
+- `mixing`: several sources as one table, and the shard of a worker
 - `order`: the order of the clips of a run
 - `randomness`: random generators as functions of purpose, seed and key
 - `sources`: folders, lists, shards and datasets as tables of videos

@@ -5,7 +5,7 @@ id). They do not depend on the number of processes or workers, or on resuming. I
 depends on the number of processes and workers, and the position in the sequence of clips is the sample id.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -17,23 +17,18 @@ import torch
 from ..model.frame_sampling import clip_span, random_clips, resolve_frame_step
 from ..model.video_io import VideoDecodeError
 from .masking import MaskSampler
-from .mixing import mix_videos as mix_videos
 from .order import ClipRequest
 from .randomness import generator
-from .sources import load_videos as load_videos  # the first step of every script stands beside the others
+from .transforms import Transform
 from .videos import VideoFailure, open_video, video_name
 
-# (epoch, sample id, unreadable videos that this one takes the place of)
+# (epoch, sample id, number of unreadable videos that were tried first)
 ClipKey = tuple[int, int, int]
-Transform = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
-
-
-# --- clips ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ClipSample:
-    """One clip, uint8 `(T, C, H, W)`, with what is known about it."""
+    """One clip, uint8 `(T, C, H, W)`, and where it comes from."""
 
     clip: torch.Tensor
     request: ClipRequest
@@ -43,21 +38,21 @@ class ClipSample:
 
     @property
     def key(self) -> ClipKey:
-        """What the random numbers of the clip are a function of, beside the seed."""
+        """Key of the random numbers of the clip, next to the seed."""
         return self.request.epoch, self.request.index, self.attempt
 
 
 @dataclass(frozen=True)
 class ClipReader:
-    """Cuts random augmented clips out of a video.
+    """Reader of random augmented clips of a video.
 
     Attributes:
         num_frames: T.
-        frame_step: frames of the video from one frame of the clip to the next.
-        seed: of clips and augmentation.
-        transform: augmentation, on uint8 `(T, C, H, W)`; None leaves it to `augment_clips`.
+        frame_step: distance between two frames of the clip, in frames of the video.
+        seed: seed of clips and augmentation.
+        transform: augmentation of uint8 `(T, C, H, W)`; None leaves it to `augment_clips`.
         short_video: policy of `frame_sampling` for videos shorter than a clip; with "error" they are unreadable.
-        fps: frames of the clip in a second, whatever the frame rate of the video; takes the place of `frame_step`.
+        fps: frames of the clip per second, at any frame rate of the video; replaces `frame_step`.
     """
 
     num_frames: int
@@ -68,66 +63,64 @@ class ClipReader:
     fps: float | None = None
 
     def read(self, video: Any, requests: Sequence[ClipRequest], attempt: int = 0) -> list[torch.Tensor]:
-        """Cut the clips of one video that are asked for, uint8 `(T, C, H, W)` each; the file is opened once.
+        """Read the requested clips of one video, uint8 `(T, C, H, W)` each. The file is opened once.
 
         Raises:
             VideoDecodeError: the video cannot be read.
             ValueError: `fps` is set and the frame rate of the video is not known.
         """
         keys = [(request.epoch, request.index, attempt) for request in requests]
-        with open_video(video) as opened:
-            num_frames = opened.info.num_frames
-            step = resolve_frame_step(self.frame_step, self.fps, opened.info.fps)
+        with open_video(video) as file:
+            num_frames = file.info.num_frames
+            step = resolve_frame_step(self.frame_step, self.fps, file.info.fps)
             span = clip_span(self.num_frames, step)
             if self.short_video == "error" and num_frames < span:
                 cause = f"it has only {num_frames} frames and short_video is 'error'"
-                raise VideoDecodeError(opened.name, f"a clip of {span} frames", cause)
+                raise VideoDecodeError(file.name, f"a clip of {span} frames", cause)
             draws = [generator("frames", self.seed, *key) for key in keys]
             policy = self.short_video
             indices = [random_clips(num_frames, self.num_frames, step, rng, short_video=policy) for rng in draws]
-            clips = opened.frames(np.concatenate(indices))
-        if self.transform is None:
-            return list(clips)
-        return list(augment_clips(list(clips), keys, self.transform, self.seed))
+            clips = list(file.frames(np.concatenate(indices)))
+        return clips if self.transform is None else list(augment_clips(clips, keys, self.transform, self.seed))
 
 
 def augmentation_generator(seed: int, key: ClipKey) -> np.random.Generator:
-    """The generator of the augmentation of a clip, the same in a worker and on the device."""
+    """Return the generator for the augmentation of a clip."""
     return generator("augmentation", seed, *key)
 
 
 def augment_clips(
     clips: Sequence[torch.Tensor], keys: Sequence[ClipKey], transform: Transform, seed: int
 ) -> torch.Tensor:
-    """Augment the clips of a batch where they are, with the numbers that a worker would draw: uint8 `(B, T, C, H, W)`.
+    """Augment clips on their device, with the same random numbers as in a worker: uint8 `(B, T, C, H, W)`.
 
     Args:
-        clips: uint8 `(T, C, height, width)` each, of any size.
+        clips: B clips, uint8 `(T, C, height, width)`, of any size.
         keys: `clip_keys` of the batch.
         transform: augmentation.
-        seed: that of the run.
+        seed: seed of the run.
     """
     return torch.stack(
         [transform(clip, augmentation_generator(seed, key)) for clip, key in zip(clips, keys, strict=True)]
     )
 
 
+@dataclass(eq=False)
 class VideoClipDataset(torch.utils.data.Dataset):
-    """Random augmented clips for training, asked for by `ClipRequest`.
+    """Random augmented clips for training, requested by `ClipRequest`.
 
-    An unreadable video is replaced by another one, drawn from (seed, epoch, sample id, attempt); what failed travels
-    with the clip, for `InputLog` to judge. This is for training only: evaluation never swaps a video.
+    An unreadable video is replaced by another one, drawn from (seed, epoch, sample id, attempt). Its `VideoFailure`
+    stays with the clip, for `InputLog`. Only training replaces videos; evaluation never does.
 
-    Args:
+    Attributes:
         videos: table with the column `video`.
-        reader: cuts clips out of a video.
-        max_attempts: videos tried for one clip before the run ends.
+        reader: reader of the clips of a video.
+        max_attempts: number of videos to try for one clip before the run stops.
     """
 
-    def __init__(self, videos: datasets.Dataset, reader: ClipReader, max_attempts: int = 10) -> None:
-        self.videos = videos
-        self.reader = reader
-        self.max_attempts = max_attempts
+    videos: datasets.Dataset
+    reader: ClipReader
+    max_attempts: int = 10
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -136,7 +129,7 @@ class VideoClipDataset(torch.utils.data.Dataset):
         return self._samples([request])[0]
 
     def __getitems__(self, requests: Sequence[ClipRequest]) -> list[ClipSample]:
-        """The samples of a batch; clips of one video that follow one another cost one decode."""
+        """Return the samples of a batch; consecutive clips of the same video are decoded together."""
         groups = (list(group) for _, group in groupby(requests, key=lambda request: request.index))
         return [sample for group in groups for sample in self._samples(group)]
 
@@ -145,7 +138,7 @@ class VideoClipDataset(torch.utils.data.Dataset):
         try:
             clips = self.reader.read(video, requests)
         except VideoDecodeError as error:
-            if len(requests) > 1:  # a clip is what it would be alone
+            if len(requests) > 1:  # each clip gets the same replacement as if it were requested alone
                 return [self[request] for request in requests]
             return [self._replacement(requests[0], VideoFailure.of(video, error))]
         return [ClipSample(clip, request, video_name(video)) for clip, request in zip(clips, requests, strict=True)]
@@ -161,25 +154,22 @@ class VideoClipDataset(torch.utils.data.Dataset):
                 return ClipSample(clip, request, video_name(video), tuple(failures), len(failures))
             except VideoDecodeError as error:
                 failures.append(VideoFailure.of(video, error))
-        raise nothing_loads(failures)
+        raise unreadable_videos(failures)
 
 
-def nothing_loads(failures: Sequence[VideoFailure]) -> ValueError:
-    """Return the error that ends a run whose videos cannot be read."""
-    shown = "; ".join(map(str, failures[:3]))
-    return ValueError(f"{len(failures)} videos in a row could not be read, so these are not the right files: {shown}")
-
-
-# --- batches -------------------------------------------------------------------------------------------------------
+def unreadable_videos(failures: Sequence[VideoFailure]) -> ValueError:
+    """Return the error that stops a run after too many unreadable videos in a row."""
+    first = "; ".join(map(str, failures[:3]))
+    return ValueError(f"{len(failures)} videos in a row could not be read; check their paths and formats: {first}")
 
 
 @dataclass(frozen=True)
 class PretrainingCollator:
-    """Stack clips to a batch and draw their masks, in the worker.
+    """Collator that stacks clips to a batch and draws their masks, in the worker.
 
-    Returns a dict: `pixel_values_videos` uint8 `(B, T, C, H, W)`, or a list of B clips that still differ in size;
+    It returns a dict: `pixel_values_videos` uint8 `(B, T, C, H, W)`, or a list of B clips if their sizes differ;
     `clip_keys` and `video_names` of the samples; `context_masks` and `target_masks`, lists with one LongTensor
-    `(B, K)` and `(B, M)` a mask type; `failures`, a list of `VideoFailure`.
+    `(B, K)` and `(B, M)` per mask type; `failures`, a list of `VideoFailure`.
     """
 
     mask_sampler: MaskSampler

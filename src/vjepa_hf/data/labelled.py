@@ -1,4 +1,4 @@
-"""Videos with their classes, for training and for evaluation."""
+"""Labelled clips, for fine-tuning and for evaluation."""
 
 import logging
 import math
@@ -12,22 +12,22 @@ import torch
 from ..model.checks import IGNORED_LABEL
 from ..model.video_io import VideoDecodeError
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
-from .clips import ClipReader, Transform
+from .clips import ClipReader
 from .order import ClipRequest
 from .randomness import generator
-from .transforms import normalize
+from .transforms import Transform, normalize
 from .videos import VideoFailure, for_processor
 
 logger = logging.getLogger(__name__)
-UNREADABLE = IGNORED_LABEL  # in place of a class index
+UNREADABLE = IGNORED_LABEL  # instead of a class index
 
 
 @dataclass(frozen=True)
 class LabelledClip:
-    """One sample of a batch.
+    """Sample of a batch.
 
     Attributes:
-        pixels: normalized clip `(T, C, H, W)`, or V views of a video `(V, T, C, H, W)`; zero if it is unreadable.
+        pixels: normalized clip `(T, C, H, W)`, or V views of a video `(V, T, C, H, W)`; zeros if it is unreadable.
         label: class index, or `UNREADABLE`.
         key: (epoch, sample id) of a training clip, for the random numbers of its mixing; None in evaluation.
     """
@@ -38,16 +38,16 @@ class LabelledClip:
 
 
 class LabelledVideos(torch.utils.data.Dataset):
-    """Videos with their classes, as they are evaluated.
+    """Labelled clips for evaluation.
 
-    A video that cannot be read is named in a warning and takes no part in loss and metrics; nothing takes its place.
-    `unreadable`, one flag a video, lies in memory that all workers share, so that they are counted.
+    An unreadable video causes a warning and is excluded from loss and metrics; no other video replaces it.
+    `unreadable`, one flag per video, is in shared memory, so that videos are counted over all workers.
 
     Args:
         videos: values of the column `video` of a source.
-        labels: class index of each.
-        processor: that of the model.
-        num_clips: views of a video, V, evenly spaced over it.
+        labels: class index of each video.
+        processor: processor of the model.
+        num_clips: evenly spaced clips per video.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class LabelledVideos(torch.utils.data.Dataset):
             return LabelledClip(torch.zeros(self._shape()), UNREADABLE, key)
 
     def _pixels(self, row: int, key: tuple[int, int] | None) -> torch.Tensor:
-        """Read the normalized views of a video; `key` is that of `LabelledClip`."""
+        """Read the normalized views of a video; `key` as in `LabelledClip`."""
         video = for_processor(self.videos[row])
         return self.processor(video, num_clips=self.num_clips)["pixel_values_videos"][0]
 
@@ -84,15 +84,15 @@ class LabelledVideos(torch.utils.data.Dataset):
 
 
 class TrainingVideos(LabelledVideos):
-    """Random augmented clips of videos with their classes; another one of each video in every epoch.
+    """Random augmented labelled clips for training; every epoch has another clip of each video.
 
     Args:
         videos: values of the column `video` of a source.
-        labels: class index of each.
-        processor: that of the model; it says how many frames a clip has, how far apart, and how it is normalized.
-        transform: augmentation, to clips of the size that the model takes.
-        seed: of all that is drawn.
-        balanced: every class comes equally often in an epoch of as many clips, so videos of rare ones several times.
+        labels: class index of each video.
+        processor: processor of the model; defines the frames of a clip and its normalization.
+        transform: augmentation, to the size of the model's clips.
+        seed: seed of the frames, the augmentation and the balanced order.
+        balanced: draw every class equally often; videos of rare classes then occur several times per epoch.
     """
 
     def __init__(
@@ -109,21 +109,21 @@ class TrainingVideos(LabelledVideos):
             processor.num_frames, processor.frame_step, seed, transform, processor.short_video, processor.fps
         )
         self.balanced = balanced
-        # Shared, because workers that live longer than an epoch must hear of the next one.
+        # Shared, so that persistent workers see the next epoch.
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self.order: tuple[int, np.ndarray, np.ndarray] = (-1, np.empty(0), np.empty(0))
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw other clips from now on."""
+        """Set the epoch, which decides the clips."""
         self.epoch.fill_(epoch)
 
-    def __getitem__(self, place: int) -> LabelledClip:
-        row, num_drawn = place, int(self.epoch)
+    def __getitem__(self, index: int) -> LabelledClip:
+        row, draw = index, int(self.epoch)
         if self.balanced:
             if self.order[0] != self.epoch:
                 self.order = (int(self.epoch), *balanced_order(self.labels, self.reader.seed, int(self.epoch)))
-            row, num_drawn = int(self.order[1][place]), int(self.order[2][place])
-        return self._sample(row, key=(num_drawn, row))
+            row, draw = int(self.order[1][index]), int(self.order[2][index])
+        return self._sample(row, key=(draw, row))
 
     def _pixels(self, row: int, key: tuple[int, int] | None) -> torch.Tensor:
         epoch, index = key or (0, row)
@@ -132,17 +132,17 @@ class TrainingVideos(LabelledVideos):
 
 
 def balanced_order(labels: np.ndarray, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """As many samples as there are labels, with each class equally often, give or take one.
+    """Draw as many samples as there are labels, with equal class frequencies up to one.
 
     Returns:
-        the samples `(n,)`, and a number `(n,)` for each that no earlier draw of the same sample had.
+        the indices of the samples `(n,)`, and the draw `(n,)` of each: its number among all draws of that sample.
     """
     classes, counts = np.unique(labels, return_counts=True)
     per_class = math.ceil(len(labels) / len(classes))
     most_draws = math.ceil(per_class / counts.min())
     rows = np.empty((per_class, len(classes)), dtype=np.int64)
-    for place, label in enumerate(classes):
+    for column, label in enumerate(classes):
         rng = generator("balanced order", seed, epoch, label)
-        rows[:, place] = np.resize(rng.permutation(np.flatnonzero(labels == label)), per_class)
+        rows[:, column] = np.resize(rng.permutation(np.flatnonzero(labels == label)), per_class)
     draws = epoch * most_draws + np.arange(per_class)[:, None] // counts
     return rows.reshape(-1)[: len(labels)], draws.reshape(-1)[: len(labels)]

@@ -1,8 +1,8 @@
-"""Which tokens are context and which are targets: per-clip generator in, index lists out.
+"""Masks: which tokens of a clip are context and which are targets.
 
-A mask type is a small frozen object; called with a token grid and a `numpy.random.Generator` it returns a boolean
-array of N tokens, `True` for the targets to predict. `MaskSampler` draws one mask per clip and mask type and cuts them
-to index lists of equal length. The masks of a clip are a function of (seed, epoch, sample id, mask type) alone.
+A mask type is a callable: given a token grid and a `numpy.random.Generator`, it returns a boolean array of N tokens,
+`True` for the targets to predict. `MaskSampler` draws one mask per clip and mask type and cuts them to index lists of
+equal length. The masks of a clip are a function of (seed, epoch, sample id, mask type) alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,24 +12,22 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from ..model.tubelets import Grid
 from .randomness import generator
 
-Grid = tuple[int, int, int]
-# A clip of a run: (epoch, sample id).
-SampleKey = tuple[int, int]
+SampleKey = tuple[int, int]  # (epoch, sample id) of a clip
 
-# A draw that leaves no context or no target is repeated; one that fails this often will not succeed.
-MAX_ATTEMPTS = 100
+MAX_ATTEMPTS = 100  # draws of a mask, until it has both context and targets
 
 
 @dataclass(frozen=True)
 class MultiBlockMask:
-    """Targets are the union of `num_blocks` blocks of one size (paper, section 3.2, "3D multi-block").
+    """Mask whose targets are the union of `num_blocks` blocks of one size (paper, section 3.2, "3D multi-block").
 
     The size is drawn once per clip: an area of `spatial_scale` times the frame, an aspect ratio (height / width)
     uniform in `aspect_ratio`, a length of `temporal_scale` times the time steps. Positions are uniform. With
-    `context_steps`, all tokens after that many time steps are targets too (the paper's causal masks); `num_blocks` may
-    be 0 then.
+    `context_steps`, all tokens after that many time steps are targets too (the paper's causal masks), and `num_blocks`
+    may be 0.
     """
 
     num_blocks: int
@@ -40,18 +38,16 @@ class MultiBlockMask:
 
     def __post_init__(self) -> None:
         if self.context_steps is not None and self.context_steps < 1:
-            raise ValueError(f"context_steps={self.context_steps} must be at least 1, or None to hide blocks only.")
+            raise ValueError(f"context_steps={self.context_steps} must be at least 1, or None to mask only blocks.")
         if self.num_blocks < (self.context_steps is None):
-            raise ValueError(
-                f"num_blocks={self.num_blocks} must be at least 1, or 0 with context_steps, after which all is hidden."
-            )
+            raise ValueError(f"num_blocks={self.num_blocks} must be at least 1, or 0 with context_steps.")
         for name, high in (("spatial_scale", 1.0), ("temporal_scale", 1.0), ("aspect_ratio", np.inf)):
             pair = getattr(self, name)
             if not isinstance(pair, tuple) or len(pair) != 2 or not 0.0 < pair[0] <= pair[1] <= high:
                 raise ValueError(f"{name}={pair} must be an increasing pair of numbers in (0, {high}].")
 
     def block_size(self, grid: Grid, generator: np.random.Generator) -> Grid:
-        """Draw the size (t, h, w) in tokens that all blocks of a clip share."""
+        """Draw the size (t, h, w) of all blocks of a clip, in tokens."""
         t, h, w = grid
         length = max(1, int(t * generator.uniform(*self.temporal_scale)))
         area = int(h * w * generator.uniform(*self.spatial_scale))
@@ -74,7 +70,7 @@ class MultiBlockMask:
 
 @dataclass(frozen=True)
 class RandomTubeMask:
-    """Targets are a random fraction `ratio` of the patch positions, the same at every time step."""
+    """Mask whose targets are a random fraction `ratio` of the patch positions, the same at every time step."""
 
     ratio: float
 
@@ -96,13 +92,13 @@ def make_mask(settings: Mapping[str, Any]) -> MaskType:
     """Make a mask type from its settings in a YAML file: `{"type": "random_tube", "ratio": 0.9}`.
 
     Raises:
-        ValueError: an unknown type or setting, a setting that is missing, or a value of the wrong type or range.
+        ValueError: an unknown type or setting, a missing setting, or a value of the wrong type or range.
     """
     settings = dict(settings)
     name = settings.pop("type", None)
     if name not in MASK_TYPES:
         raise ValueError(f"type={name!r} must be one of {', '.join(MASK_TYPES)}.")
-    known = {setting.name: setting for setting in fields(MASK_TYPES[name])}
+    known = [setting.name for setting in fields(MASK_TYPES[name])]
     for setting, value in settings.items():
         if setting not in known:
             raise ValueError(f"{name} has no setting {setting!r}; its settings are {', '.join(known)}.")
@@ -122,11 +118,11 @@ LONG_RANGE = MultiBlockMask(num_blocks=2, spatial_scale=(0.7, 0.7))
 
 
 class MaskSampler:
-    """Draw context and target index lists for batches of clips.
+    """Sampler of context and target index lists for batches of clips.
 
     Every list is cut to the shortest of its *group*: with `mode="subsample"` the tokens to drop are drawn at random;
     with `mode="reference"` the last ones in raster order are dropped, as in Meta's code, which removes late frames
-    first. A group may be larger than a batch: when the clips of one optimizer step form a group, the masks do not
+    first. A group may be larger than a batch: if the clips of one optimizer step form a group, the masks do not
     depend on how the step is split over processes and accumulation.
     """
 
@@ -147,7 +143,7 @@ class MaskSampler:
             if isinstance(mask, MultiBlockMask) and (mask.context_steps or 0) >= grid_size[0]:
                 raise ValueError(
                     f"context_steps={mask.context_steps} must be less than the {grid_size[0]} time steps of a clip "
-                    "(num_frames / tubelet_size), so that some are left to predict."
+                    "(num_frames / tubelet_size), so that targets remain."
                 )
         self.masks = tuple(masks)
         self.grid_size = grid_size
@@ -157,17 +153,17 @@ class MaskSampler:
     def __call__(
         self, samples: Sequence[SampleKey], group: Sequence[SampleKey] | None = None
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Index lists of a batch.
+        """Draw the index lists of a batch.
 
         Args:
             samples: (epoch, sample id) of the clips of the batch.
-            group: (epoch, sample id) of all clips that share the length of the lists; the batch itself if `None`.
+            group: (epoch, sample id) of all clips whose lists have the same length; None: only the batch.
 
         Returns:
             `context_masks` and `target_masks`: per mask type a sorted LongTensor `(B, K)` and `(B, M)`.
 
         Raises:
-            ValueError: when the grid is too small for a mask type to leave both context and targets.
+            ValueError: the grid is too small for a mask with both context and targets.
         """
         members = list(dict.fromkeys([*samples, *(group or ())]))
         context_masks, target_masks = [], []
@@ -176,13 +172,15 @@ class MaskSampler:
             counts = [int(target.sum()) for target, _ in drawn.values()]
             num_targets, num_context = min(counts), len(drawn[members[0]][0]) - max(counts)
             batch = [drawn[key] for key in samples]
-            # The context is cut first, then the targets, so that a clip's generator always advances alike.
-            context_masks.append(self._stack([self._cut(~target, num_context, rng) for target, rng in batch]))
-            target_masks.append(self._stack([self._cut(target, num_targets, rng) for target, rng in batch]))
+            # Context before targets: the order in which the generator of a clip is used.
+            contexts = [self._cut(~target, num_context, rng) for target, rng in batch]
+            targets = [self._cut(target, num_targets, rng) for target, rng in batch]
+            context_masks.append(torch.from_numpy(np.stack(contexts)))
+            target_masks.append(torch.from_numpy(np.stack(targets)))
         return context_masks, target_masks
 
     def _draw(self, key: SampleKey, index: int) -> tuple[np.ndarray, np.random.Generator]:
-        """The mask of one clip, and its generator for the cut."""
+        """Draw the mask of one clip; return it with the clip's generator, which `_cut` continues to use."""
         rng = generator("mask", self.seed, *key, index)
         for _ in range(MAX_ATTEMPTS):
             target = self.masks[index](self.grid_size, rng)
@@ -198,7 +196,3 @@ class MaskSampler:
         if self.mode == "reference":
             return indices[:length]
         return np.sort(generator.permutation(indices)[:length])
-
-    @staticmethod
-    def _stack(indices: list[np.ndarray]) -> torch.Tensor:
-        return torch.from_numpy(np.stack(indices))

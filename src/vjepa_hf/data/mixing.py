@@ -1,4 +1,4 @@
-"""Several sources as one, each with its weight, and the part of a stream that a worker reads."""
+"""Several sources as one table with a weight each, and the shard of a stream that a worker reads."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -8,93 +8,85 @@ import datasets
 import numpy as np
 
 from .randomness import generator
-from .sources import PATH, Videos, _is_text, _map
+from .sources import PATH, Videos, is_text, map_batches
 
 
 def mix_videos(sources: Sequence[Videos], weights: Sequence[float] | None = None, seed: int = 0) -> Videos:
-    """One table of the videos of several, each source having the share that its weight asks for.
+    """Mix several tables of videos to one in which each source has the fraction that its weight asks for.
 
-    A source that is used up begins anew until all are, so every video is there at least once. The table grows with
-    the largest ratio of size to share, at eight bytes a row.
+    A source that is used up starts again until all are, so every video occurs at least once. The table grows with the
+    largest ratio of size to weight, at eight bytes per row.
 
     Args:
         sources: tables with the column `video`, all listed or all streamed.
-        weights: one number above 0 for each source, of any sum; None takes every video once.
-        seed: of the draws between sources.
+        weights: one positive number per source, with any sum; None takes every video once.
+        seed: seed of the draws between sources.
 
     Returns:
-        The table; of several sources only the column `video`.
+        The table; for several sources it has only the column `video`.
 
     Raises:
-        ValueError: weights that are not one positive number a source, or missing for streams, whose sizes are not
-            known.
+        ValueError: `weights` are not one positive number per source, or missing for streams, whose sizes are unknown.
     """
     if weights is not None and (len(weights) != len(sources) or min(weights) <= 0):
         raise ValueError(f"video_weights {list(weights)} must be a number above 0 for each of {len(sources)} sources")
     if len(sources) == 1:
         return sources[0]
-    sources = _alike(sources)
+    sources = _same_type(sources)
     if weights is None:
         if isinstance(sources[0], datasets.IterableDataset):
-            raise ValueError("video_weights are needed to mix streams: nobody knows how many videos they hold")
+            raise ValueError("video_weights are needed to mix streams, because their sizes are unknown")
         return datasets.concatenate_datasets(sources)
-    shares = np.divide(weights, sum(weights)).tolist()
-    return datasets.interleave_datasets(sources, shares, seed, stopping_strategy="all_exhausted")
+    fractions = np.divide(weights, sum(weights)).tolist()
+    return datasets.interleave_datasets(sources, fractions, seed, stopping_strategy="all_exhausted")
 
 
-def _alike(sources: Sequence[Videos]) -> list[Videos]:
-    """The column `video` of each source, in one type: paths become files without bytes where others have bytes."""
+def _same_type(sources: Sequence[Videos]) -> list[Videos]:
+    """Return the column `video` of each source in one type: text, or rows of bytes and path."""
     sources = [source.select_columns("video") for source in sources]
-    if all(_is_text(source.features["video"]) for source in sources):
-        return [_as_text(source) for source in sources]
+    if all(is_text(source.features["video"]) for source in sources):
+        return [s if s.features["video"] == PATH else s.cast_column("video", PATH) for s in sources]
     features = datasets.Features({"video": datasets.Video(decode=False)})
-    return [_map(source, _as_files, features) for source in sources]
-
-
-def _as_text(source: Videos) -> Videos:
-    return source if source.features["video"] == PATH else source.cast_column("video", PATH)
+    return [map_batches(source, _as_files, features) for source in sources]
 
 
 def _as_files(rows: dict[str, list]) -> dict[str, list]:
-    return {"video": [_as_file(video) for video in rows["video"]]}
+    def as_file(video: Any) -> dict[str, Any]:
+        if isinstance(video, str):
+            return {"path": video, "bytes": None}
+        return video if isinstance(video, dict) else {"path": None, "bytes": video}
+
+    return {"video": [as_file(video) for video in rows["video"]]}
 
 
-def _as_file(video: Any) -> dict[str, Any]:
-    if isinstance(video, str):
-        return {"path": video, "bytes": None}
-    return video if isinstance(video, dict) else {"path": None, "bytes": video}
-
-
-def part_of_stream(
+def worker_shard(
     sources: Sequence[datasets.IterableDataset],
     weights: Sequence[float] | None,
     index: int,
-    num_parts: int,
+    num_shards: int,
     seed: int,
     epoch: int,
 ) -> datasets.IterableDataset:
-    """Part `index` of the mixture of streams, in the order of an epoch. The parts overlap in nothing and lose nothing.
+    """Return one shard of the mixture of streams, in the order of an epoch.
 
-    A source with at least `num_parts` shards (files of .tar, .parquet) is cut between shards; of another one every
-    part reads all and keeps its own rows. Shards are shuffled by (seed, epoch).
+    Each video is in exactly one of the `num_shards` shards. A source with at least `num_shards` files (.tar, .parquet)
+    is split between files; of any other source, every shard reads all rows and keeps its own. The order of the files
+    is shuffled by (seed, epoch).
     """
-    parts = [
-        source.shard(num_parts, index, contiguous=False)
-        if source.num_shards >= num_parts
-        else source.filter(partial(_is_own, index=index, num_parts=num_parts), with_indices=True)
+    shards = [
+        source.shard(num_shards, index, contiguous=False)
+        if source.num_shards >= num_shards
+        else source.filter(partial(_is_own_row, index=index, num_shards=num_shards), with_indices=True)
         for source in sources
     ]
-    stream = mix_videos(parts, weights, _library_seed("mixture of streams", seed, index))
-    stream.set_epoch(
-        1 + _library_seed("order of shards", seed, epoch)
-    )  # an epoch above 0 is the seed of the order of the shards
+    mixture_seed, order_seed = (
+        int(generator(purpose, seed, number).integers(2**32))
+        for purpose, number in (("mixture of streams", index), ("order of shards", epoch))
+    )
+    stream = mix_videos(shards, weights, mixture_seed)
+    stream.set_epoch(1 + order_seed)  # `datasets` shuffles the files by this number if it is above 0
     return stream
 
 
-def _is_own(row: dict[str, Any], number: int, index: int, num_parts: int) -> bool:
-    return number % num_parts == index
-
-
-def _library_seed(purpose: str, seed: int, number: int) -> int:
-    """A seed for the random numbers that `datasets` draws itself."""
-    return int(generator(purpose, seed, number).integers(2**32))
+def _is_own_row(row: dict[str, Any], number: int, index: int, num_shards: int) -> bool:
+    return number % num_shards == index

@@ -1,4 +1,4 @@
-"""Where videos come from: every kind of source becomes a table with the column `video`; nothing is decoded here.
+"""Sources of videos as tables with the column `video`; no video is opened or decoded here.
 
 A `video` is a path, a URL, a folder of frames, or the bytes of a file with its name: `{"bytes": ..., "path": ...}`.
 The tables are those of `datasets`: memory-mapped, or streamed.
@@ -9,7 +9,7 @@ import glob
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,8 @@ VIDEO_SUFFIXES = frozenset(
     ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv".split()
 )
 IMAGE_SUFFIXES = frozenset(".bmp .jpeg .jpg .png .tif .tiff .webp".split())
-CSV = {"keep_default_na": False, "na_values": [""]}  # a video may be called NA or nan; only an empty cell is none
-# What `datasets` reads, by suffix: builder and its options.
+CSV = {"keep_default_na": False, "na_values": [""]}  # a video may be called NA or nan; only an empty cell is None
+# Suffix -> builder of `datasets` and its options.
 TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     ".csv": ("csv", CSV),
     ".tsv": ("csv", CSV | {"delimiter": "\t"}),
@@ -32,14 +32,14 @@ TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     ".parquet": ("parquet", {}),
     ".tar": ("webdataset", {}),
 }
-STREAMED = ("parquet", "webdataset")  # the others are lists, so small that a stream of one is made from the table
-LISTS = {".csv": ",", ".tsv": "\t"}  # may lack a header
+STREAMED = ("parquet", "webdataset")  # lists are small: they are read first and streamed from the table
+DELIMITERS = {".csv": ",", ".tsv": "\t"}  # of lists that may have no header
 LABEL = r"-?\d+"
 VIDEO_COLUMNS = ("video", "path", "file_name")
-ROWS_AT_ONCE = 10_000  # of a list, while its paths are made absolute
-STREAM_SHARDS = 1024  # parts that a list is cut into when it is streamed, to be shared out and shuffled
+BATCH_ROWS = 10_000  # rows of a list that are mapped at once
+STREAM_SHARDS = 1024  # parts of a list that is streamed, to shuffle and to split over workers
 PATH = datasets.Value("string")
-# What `datasets` and the readers below it raise for files that are missing, empty or not what their suffix says.
+# Errors of `datasets` and its readers for files that are missing, empty or not of the kind that their suffix says.
 UNREADABLE = (
     datasets.exceptions.DatasetsError,
     pyarrow.ArrowException,
@@ -54,61 +54,58 @@ UNREADABLE = (
 Videos: TypeAlias = datasets.Dataset | datasets.IterableDataset
 
 
-def load_videos(
-    source: str | Path | Videos, video_column: str | None = None, streaming: bool = False
-) -> datasets.Dataset | datasets.IterableDataset:
-    """List the videos of a source, without opening any of them.
+def load_videos(source: str | Path | Videos, video_column: str | None = None, streaming: bool = False) -> Videos:
+    """List the videos of a source without opening them.
 
-    - A folder: the videos in it, at any depth; without videos, those of its .tar or .parquet files; without these,
-      every folder of images is one video, its frames being the images. Names that begin with a dot are skipped.
-    - .csv, .tsv, .jsonl, .json: the paths or URLs in a column: of videos, of folders of frames, of images as stills.
-    - Lines `path label`, or nothing but paths, which may hold spaces; labels are integers. This is any other suffix,
-      and a .csv or .tsv without a header, such as Meta's lists; there a comma or tab may divide the two.
+    - A folder: its videos, at any depth; without videos, those of its .tar or .parquet files; without these, every
+      folder of images is one video with the images as frames. Names that begin with a dot are skipped.
+    - .csv, .tsv, .jsonl, .json: a column of paths or URLs of videos, of folders of frames, or of images as stills.
+    - Lines `path label`, or only paths, which may contain spaces; labels are integers. These are all other suffixes,
+      and .csv or .tsv without a header, such as Meta's lists; there the separator may be a comma or a tab.
     - .tar: the videos or images of WebDataset shards. .parquet: paths, or the bytes of videos.
-    - A video: itself. A pattern such as `shards/*.tar`: all files it matches.
+    - A video: itself. A pattern such as `shards/*.tar`: all files that match.
     - A `datasets.Dataset` or `IterableDataset`: its column.
 
-    Relative paths of a table start at its folder. Where all videos of a folder lie in sub-folders, the name of its own
-    folder is the label of a video.
+    Relative paths in a table start at its folder. If all videos of a folder are in sub-folders, the name of the
+    sub-folder is the label of a video.
 
     Args:
-        source: what to read; tables may be URLs too.
-        video_column: column that holds the videos; None takes the first that exists of `VIDEO_COLUMNS`, else the only
-            one of videos or images.
-        streaming: read while training instead of listing first.
+        source: folder, file, pattern, URL of a table, or dataset.
+        video_column: column with the videos; None takes the first of `VIDEO_COLUMNS` that exists, else the only column
+            of videos or images.
+        streaming: read during training instead of listing first.
 
     Returns:
-        A table with the column `video` and whatever other columns the source has, `label` by convention.
+        A table with the column `video` and all other columns of the source, by convention `label`.
 
     Raises:
-        ValueError: the source does not exist, cannot be read, is of no known kind, holds no video, or has no such
-            column.
+        ValueError: the source does not exist, cannot be read, is of an unknown kind, has no videos, or no such column.
     """
-    if not isinstance(source, Videos):
-        videos = _open_source(str(source), video_column, streaming)
-    else:
+    if isinstance(source, Videos):
         videos = _with_video_column(source, video_column, "the dataset")
+    else:
+        videos = _open_source(str(source), video_column, streaming)
     if not streaming or isinstance(videos, datasets.IterableDataset):
         return videos
-    # Neighbours in a list are often alike; a stream is only shuffled nearby.
+    # Neighbors in a list are often alike, and a stream is shuffled only locally.
     return videos.shuffle(seed=0).to_iterable_dataset(num_shards=min(len(videos), STREAM_SHARDS))
 
 
-def load_images(source: str | Path | Videos) -> datasets.Dataset | datasets.IterableDataset:
-    """List images, each as a video of one frame: of a folder those in it at any depth, else as `load_videos` does.
+def load_images(source: str | Path | Videos) -> Videos:
+    """List images as videos of one frame: those of a folder at any depth, or of another source as in `load_videos`.
 
-    Where all images of a folder lie in sub-folders, the name of its own folder is the label of an image.
+    If all images of a folder are in sub-folders, the name of the sub-folder is the label of an image.
 
     Raises:
-        ValueError: a folder without images, or as of `load_videos`.
+        ValueError: a folder without images, or as in `load_videos`.
     """
     if isinstance(source, Videos) or not os.path.isdir(source):
         return load_videos(source)
-    images = [os.path.join(path, name) for path, names in _walk(str(source)) for name in names]
-    images = [image for image in images if _suffix(image) in IMAGE_SUFFIXES]
+    paths = [os.path.join(folder, name) for folder, names in _walk(str(source)) for name in names]
+    images = [path for path in paths if _suffix(path) in IMAGE_SUFFIXES]
     if not images:
-        raise ValueError(f"{source} holds no image; suffixes searched: {' '.join(sorted(IMAGE_SUFFIXES))}")
-    return _labelled(images, str(source))
+        raise ValueError(f"{source} contains no image; suffixes searched: {' '.join(sorted(IMAGE_SUFFIXES))}")
+    return _with_labels(images, str(source))
 
 
 def _open_source(source: str, video_column: str | None, streaming: bool) -> Videos:
@@ -119,15 +116,17 @@ def _open_source(source: str, video_column: str | None, streaming: bool) -> Vide
     elif suffixes <= VIDEO_SUFFIXES:
         videos = datasets.Dataset.from_dict({"video": files})
     elif len(suffixes) > 1:
-        raise ValueError(f"videos {source!r} matches files of several kinds ({', '.join(sorted(suffixes))}): name one")
+        kinds = ", ".join(sorted(suffixes))
+        raise ValueError(f"videos {source!r} matches files of several kinds ({kinds}); match one kind")
     elif suffixes & set(TABLES) and not _are_headerless(files):
         videos = _from_tables(files, video_column, streaming)
     elif suffixes & IMAGE_SUFFIXES or "://" in source:
-        raise ValueError(f"videos {source!r} is of no known kind: give a folder, a list, .parquet, .tar or a video")
+        raise ValueError(f"videos {source!r} is of an unknown kind; give a folder, a list, .parquet, .tar or a video")
     else:
         videos = _from_lines(files)
     if isinstance(videos, datasets.Dataset) and len(videos) == 0:
-        raise ValueError(f"{source} lists no video; suffixes searched in a folder: {' '.join(sorted(VIDEO_SUFFIXES))}")
+        suffixes_searched = " ".join(sorted(VIDEO_SUFFIXES))
+        raise ValueError(f"{source} contains no video; suffixes searched in a folder: {suffixes_searched}")
     return videos
 
 
@@ -149,55 +148,51 @@ def _suffix(file: str) -> str:
 
 def _from_folder(folder: str, video_column: str | None, streaming: bool) -> Videos:
     if os.path.exists(os.path.join(folder, "state.json")):  # written by `Dataset.save_to_disk`
-        with _reading(folder):
+        with _named_errors(folder):
             saved = datasets.load_from_disk(folder)
         return _with_video_column(saved, video_column, folder, folder)
     videos: list[str] = []
     tables: dict[str, list[str]] = {".tar": [], ".parquet": []}
     frame_folders: list[str] = []
-    for path, names in _walk(folder):
-        found = {name: _suffix(name) for name in names}
-        videos += [os.path.join(path, name) for name, suffix in found.items() if suffix in VIDEO_SUFFIXES]
+    for parent, names in _walk(folder):
+        suffixes = {name: _suffix(name) for name in names}
+        videos += [os.path.join(parent, name) for name, suffix in suffixes.items() if suffix in VIDEO_SUFFIXES]
         for kind, files in tables.items():
-            files += [os.path.join(path, name) for name, suffix in found.items() if suffix == kind]
-        if IMAGE_SUFFIXES.intersection(found.values()):
-            frame_folders.append(path)
+            files += [os.path.join(parent, name) for name, suffix in suffixes.items() if suffix == kind]
+        if IMAGE_SUFFIXES.intersection(suffixes.values()):
+            frame_folders.append(parent)
     shards = tables[".tar"] or tables[".parquet"]
     if not videos and shards:
         return _from_tables(shards, video_column, streaming)
-    return _labelled(videos or frame_folders, folder)
+    return _with_labels(videos or frame_folders, folder)
 
 
-def _labelled(videos: list[str], folder: str) -> datasets.Dataset:
-    """A table of what lies in a folder; where all of it lies in sub-folders, with their names as labels."""
+def _with_labels(videos: list[str], folder: str) -> datasets.Dataset:
+    """Return a table of the content of a folder, with the names of sub-folders as labels if all are in sub-folders."""
     parents = [os.path.dirname(video) for video in videos]
-    root = os.path.normpath(folder)
-    labels = {} if root in map(os.path.normpath, parents) or videos == [folder] else {"label": parents}
-    labels = {name: [os.path.basename(parent) for parent in values] for name, values in labels.items()}
-    return datasets.Dataset.from_dict({"video": videos} | (labels if videos else {}))
+    columns = {"video": videos}
+    if videos and videos != [folder] and os.path.normpath(folder) not in map(os.path.normpath, parents):
+        columns["label"] = [os.path.basename(parent) for parent in parents]
+    return datasets.Dataset.from_dict(columns)
 
 
 def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
-    """Folders, each once, and the names of their files, in an order that depends on nothing but the names."""
+    """Yield each folder once, with the names of its files, in an order that depends only on the names."""
     seen: set[str] = set()
     for path, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(path)
-        if real in seen:  # links may lead in a circle
+        if real in seen:  # links may form a circle
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         names = sorted(name for name in names if not name.startswith("."))
-        for name in names:
-            _require_utf8(os.path.join(path, name))
+        for file in (os.path.join(path, name) for name in names):
+            try:
+                file.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"the file name {file!r} is not UTF-8; rename it") from error
         yield path, names
-
-
-def _require_utf8(path: str) -> None:
-    try:
-        path.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"the name of the file {path!r} is not UTF-8, so no table can hold it: rename it") from error
 
 
 # --- tables --------------------------------------------------------------------------------------------------------
@@ -205,10 +200,9 @@ def _require_utf8(path: str) -> None:
 
 def _from_tables(files: list[str], video_column: str | None, streaming: bool) -> Videos:
     builder, options = TABLES[_suffix(files[0])]
-    streaming = streaming and builder in STREAMED
-    if builder == "csv":  # read as text, so that leading zeros of a name stay
+    if builder == "csv":  # read as text, so that names keep leading zeros
         options = options | {"converters": dict.fromkeys([video_column] if video_column else VIDEO_COLUMNS, str)}
-    videos = _load(builder, files, streaming=streaming, **options)
+    videos = _load(builder, files, streaming=streaming and builder in STREAMED, **options)
     videos = _with_video_column(videos, video_column, files[0], folder=os.path.dirname(files[0]))
     if builder == "webdataset" and "cls" in videos.column_names:
         videos = videos.rename_column("cls", "label")
@@ -217,13 +211,13 @@ def _from_tables(files: list[str], video_column: str | None, streaming: bool) ->
 
 def _load(builder: str, files: list[str], **options: Any) -> Videos:
     names = [file if "://" in file else glob.escape(file) for file in files]
-    with _reading(files[0] if len(files) == 1 else f"{files[0]}, or one of {len(files) - 1} like it,"):
+    with _named_errors(files[0] if len(files) == 1 else f"{files[0]}, or one of {len(files) - 1} like it,"):
         return datasets.load_dataset(builder, data_files=names, split="train", **options)
 
 
 @contextmanager
-def _reading(source: str) -> Iterator[None]:
-    """Turns whatever the readers of files raise into a ValueError that names the source."""
+def _named_errors(source: str) -> Iterator[None]:
+    """Turn any error of the readers of files into a ValueError that names the source."""
     try:
         yield
     except UNREADABLE as error:
@@ -233,37 +227,40 @@ def _reading(source: str) -> Iterator[None]:
 
 
 def _with_video_column(videos: Videos, column: str | None, source: str, folder: str | None = None) -> Videos:
-    """The table with its videos in the column `video`, undecoded; of a file, relative paths begin at its `folder`."""
+    """Return the table with undecoded videos in the column `video`; relative paths of a file start at its `folder`."""
     if videos.features is None:
-        raise ValueError(f"{source} does not say what its columns hold: give it features, for example with `cast`")
+        raise ValueError(f"{source} does not say what its columns hold; give it features, for example with `cast`")
     column = column or _find_video_column(videos.features)
     if column not in videos.features:
         wanted = column or " or ".join(VIDEO_COLUMNS)
         raise ValueError(f"{source} has no column {wanted}; its columns are {', '.join(videos.column_names)}")
     for name, feature in videos.features.items():
-        if getattr(feature, "decode", False):  # decoding is ours; the other media of a shard are not wanted
+        if getattr(feature, "decode", False):  # videos are decoded by this package, other media not at all
             videos = videos.cast_column(name, type(feature)(decode=False))
     if column != "video":
         videos = videos.remove_columns("video") if "video" in videos.column_names else videos
         videos = videos.rename_column(column, "video")
     feature = videos.features["video"]
-    if not _is_text(feature) and not _is_file(feature):
+    if not is_text(feature):
+        if _is_file(feature):
+            return videos
         raise ValueError(
-            f"{source} has no videos in the column {column}, which is {feature}: give paths, bytes or "
+            f"{source} has no videos in the column {column}, which is {feature}; give paths, bytes or "
             '{"bytes": ..., "path": ...}, or name another video_column'
         )
-    if not _is_text(feature) or (folder is None and feature == PATH):
+    if folder is None and feature == PATH:
         return videos
-    features = datasets.Features(videos.features | {"video": PATH})  # one type, whatever the reader made: tables mix
-    return _map(videos, partial(_absolute_paths, folder=folder or ""), features)
+    features = datasets.Features(videos.features | {"video": PATH})  # one type of text, so that tables can be mixed
+    return map_batches(videos, partial(_absolute_paths, folder=folder or ""), features)
 
 
-def _is_text(feature: Any) -> bool:
+def is_text(feature: Any) -> bool:
+    """Return whether a column contains text."""
     return getattr(feature, "dtype", None) in ("string", "large_string")
 
 
 def _is_file(feature: Any) -> bool:
-    """Whether a column holds bytes, alone or with their name."""
+    """Return whether a column contains bytes, with or without a name."""
     if isinstance(feature, dict):
         return set(feature) == {"bytes", "path"}
     is_media = isinstance(feature, datasets.Video | datasets.Image)
@@ -275,84 +272,73 @@ def _find_video_column(features: datasets.Features) -> str | None:
         if name in features:
             return name
     media = [name for name, feature in features.items() if isinstance(feature, datasets.Video | datasets.Image)]
-    # WebDataset names the columns of a sample by the suffixes of its files. A text of such a name is no header.
+    # WebDataset names the columns of a sample by the suffixes of its files. Text in such a column is not a video.
     others = [name for name, feature in features.items() if _is_file(feature) and name not in media]
     media += [name for name in others if f".{name.rsplit('.')[-1].lower()}" in VIDEO_SUFFIXES]
     return media[0] if len(media) == 1 else None
 
 
 def _absolute_paths(rows: dict[str, list], folder: str) -> dict[str, list]:
-    return {"video": [_absolute(path, folder) for path in rows["video"]]}
+    return {"video": [_absolute(path, folder) if path else None for path in rows["video"]]}
 
 
-def _absolute(path: str | None, folder: str) -> str | None:
-    if not path:  # an empty cell
-        return None
+def _absolute(path: str, folder: str) -> str:
     return path if "://" in path else os.path.join(folder, path)
 
 
-def _map(videos: Videos, function: Any, features: datasets.Features) -> Videos:
-    """Apply a function of batches of rows; of a `Dataset` the result is memory-mapped too."""
-    return videos.map(function, batched=True, batch_size=ROWS_AT_ONCE, features=features)
+def map_batches(videos: Videos, function: Callable, features: datasets.Features, **options: Any) -> Videos:
+    """Apply a function of batches of rows; the result of a `Dataset` is memory-mapped too."""
+    return videos.map(function, batched=True, batch_size=BATCH_ROWS, features=features, **options)
 
 
 # --- lines ---------------------------------------------------------------------------------------------------------
 
 
 def _are_headerless(files: list[str]) -> bool:
-    """Whether the lists have no header; all or none of them, for a header read as a video would be a broken one."""
+    """Return whether the lists have no header.
+
+    Raises:
+        ValueError: some have one and some have not.
+    """
     headerless = [file for file in files if _is_headerless(file)]
     if headerless and len(headerless) < len(files):
         other = next(file for file in files if file not in headerless)
-        raise ValueError(
-            f"{other} begins with a header and {headerless[0]} does not: read together, both must or none"
-        )
+        raise ValueError(f"{other} begins with a header and {headerless[0]} does not; give both a header, or neither")
     return bool(headerless)
 
 
 def _is_headerless(file: str) -> bool:
-    """Whether a .csv or .tsv file has no header but lines of paths or `path label`, as Meta's lists do."""
-    if _suffix(file) not in LISTS or "://" in file:
+    """Return whether a .csv or .tsv file has lines of paths or `path label` and no header, as Meta's lists do."""
+    if _suffix(file) not in DELIMITERS or "://" in file:
         return False
-    with _reading(file), open(file, newline="", encoding="utf-8-sig") as lines:
-        rows = csv.reader(lines, delimiter=LISTS[_suffix(file)])
+    with _named_errors(file), open(file, newline="", encoding="utf-8-sig") as lines:
+        rows = csv.reader(lines, delimiter=DELIMITERS[_suffix(file)])
         cells = next((cells for cells in rows if cells), [""])
     if set(cells).intersection(VIDEO_COLUMNS):
         return False
     if _suffix(cells[0]) not in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
         return _path_and_label(file).fullmatch(" ".join(cells)) is not None
     if len(cells) > 2 or (len(cells) == 2 and not re.fullmatch(LABEL, cells[1].strip())):
-        raise ValueError(f"{file} has neither a header nor just paths and integer labels: begin it with column names")
+        raise ValueError(f"{file} has neither a header nor only paths and integer labels; add a line of column names")
     return True
 
 
 def _path_and_label(file: str) -> re.Pattern[str]:
-    divider = r"\s," if _suffix(file) == ".csv" else r"\s"
-    return re.compile(rf"(.*[^{divider}])[{divider}]+({LABEL})")
+    separators = r"\s," if _suffix(file) == ".csv" else r"\s"
+    return re.compile(rf"(.*[^{separators}])[{separators}]+({LABEL})")
 
 
 def _from_lines(files: list[str]) -> datasets.Dataset:
-    with _reading(files[0]), open(files[0], encoding="utf-8-sig") as lines:
+    with _named_errors(files[0]), open(files[0], encoding="utf-8-sig") as lines:
         first = next((line for line in lines if line.strip()), "")
     labelled = _path_and_label(files[0]).fullmatch(first.strip()) is not None
-    features = datasets.Features({"video": PATH})
-    if labelled:
-        features["label"] = datasets.Value("int64")
+    features = datasets.Features({"video": PATH} | ({"label": datasets.Value("int64")} if labelled else {}))
     parts = []
     for file in files:
-        lines = _load("text", [file])
         split = partial(_split_lines, file=file, labelled=labelled)
-        parts.append(
-            lines.map(
-                split,
-                with_indices=True,
-                batched=True,
-                batch_size=ROWS_AT_ONCE,
-                remove_columns=["text"],
-                features=features,
-            )
-        )
-    return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+        lines = _load("text", [file])
+        parts.append(map_batches(lines, split, features, with_indices=True, remove_columns=["text"]))
+    return datasets.concatenate_datasets(parts)
 
 
 def _split_lines(rows: dict[str, list[str]], numbers: list[int], file: str, labelled: bool) -> dict[str, list]:
@@ -370,6 +356,3 @@ def _split_lines(rows: dict[str, list[str]], numbers: list[int], file: str, labe
         if labelled:
             columns["label"].append(int(match[2]))
     return columns
-
-
-# --- mixtures and parts --------------------------------------------------------------------------------------------

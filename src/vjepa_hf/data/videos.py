@@ -18,14 +18,14 @@ from .sources import IMAGE_SUFFIXES
 
 @dataclass(frozen=True)
 class VideoFailure:
-    """A video that could not be read, and why. Whether it is replaced, skipped or reported is up to the caller."""
+    """A video that could not be read, and the cause. The caller decides to replace, skip or report it."""
 
     video: str
     cause: str
 
     @classmethod
     def of(cls, video: Any, error: VideoDecodeError) -> "VideoFailure":
-        """Name the value of the column `video` that caused an error."""
+        """Make the failure of a value of the column `video`."""
         return cls(video_name(video), error.cause)
 
     def __str__(self) -> str:
@@ -33,13 +33,13 @@ class VideoFailure:
 
 
 class FrameFolder:
-    """A folder of numbered images as a video, with the interface of `VideoFile`; its frame rate is not known (nan).
+    """A folder of numbered images as a video, with the interface of `VideoFile`; its frame rate is unknown (nan).
 
     Args:
-        folder: Path of the folder. Names that begin with a dot are skipped.
+        folder: path of the folder. Names that begin with a dot are skipped.
 
     Raises:
-        VideoDecodeError: The images are not numbered evenly.
+        VideoDecodeError: the images are not numbered evenly.
     """
 
     def __init__(self, folder: str):
@@ -57,15 +57,15 @@ class FrameFolder:
         """Number of images, and the size of the first one.
 
         Raises:
-            VideoDecodeError: The first image cannot be read.
+            VideoDecodeError: the first image cannot be read.
         """
         with VideoFile(self._images[0]) as image:
             return replace(image.info, num_frames=len(self._images), fps=float("nan"))
 
     def frames(self, indices: Sequence[int] | np.ndarray, size: tuple[int, int] | None = None) -> torch.Tensor:
         """Decode images; arguments, result and errors as in `VideoFile.frames`."""
-        wanted = frame_numbers(indices)
-        unique, positions = np.unique(wanted, return_inverse=True)
+        requested = frame_numbers(indices)
+        unique, inverse = np.unique(requested, return_inverse=True)
         if unique[-1] >= len(self._images):
             cause = f"it has only {len(self._images)} frames"
             raise VideoDecodeError(self.name, f"frames {unique[0]} to {unique[-1]}", cause)
@@ -75,18 +75,18 @@ class FrameFolder:
                 frames.append(image.frames([0], size)[0])
         if len({frame.shape for frame in frames}) > 1:
             raise VideoDecodeError(self.name, "the folder", "its images differ in size")
-        return torch.stack(frames)[torch.from_numpy(positions.reshape(wanted.shape))]
+        return torch.stack(frames)[torch.from_numpy(inverse.reshape(requested.shape))]
 
 
 def open_video(video: Any) -> VideoFile | FrameFolder:
-    """Open a value of the column `video` for `with`: both kinds have `info` and `frames(indices, size)`.
+    """Open a value of the column `video` in a `with` statement, for its `info` and `frames(indices, size)`.
 
     Args:
-        video: A path, a URL, a folder of images, bytes, or a row of `datasets` with `bytes` and `path`. An image is a
-            video of one frame. Addresses that FFmpeg is not given, such as s3:// or hf://, are read by fsspec.
+        video: path, URL, folder of images, bytes, or a row of `datasets` with `bytes` and `path`. An image is a video
+            of one frame. URLs that FFmpeg does not read, such as s3:// or hf://, are read by fsspec.
 
     Raises:
-        VideoDecodeError: It cannot be opened.
+        VideoDecodeError: the video cannot be opened.
     """
     source = _source(video)
     return FrameFolder(source) if _is_folder(source) else VideoFile(source, video_name(video))
@@ -96,35 +96,32 @@ def decode_video(video: Any, indices: Sequence[int] | np.ndarray, size: tuple[in
     """Open a video and decode these frames, uint8 `(T, C, height, width)`; arguments and errors of `VideoFile.frames`.
 
     Args:
-        video: Value of the column `video`, see `open_video`.
-        indices: Frame numbers.
-        size: (height, width) to scale to; None keeps the video's own.
+        video: value of the column `video`, see `open_video`.
+        indices: frame numbers.
+        size: (height, width) to scale to; None keeps the size of the video.
     """
-    with open_video(video) as opened:
-        return opened.frames(indices, size)
+    with open_video(video) as file:
+        return file.frames(indices, size)
 
 
 def probe_video(video: Any) -> VideoInfo:
     """Return the number of frames, frame rate and size of a value of the column `video`.
 
     Raises:
-        VideoDecodeError: It cannot be read.
+        VideoDecodeError: the video cannot be read.
     """
-    with open_video(video) as opened:
-        return opened.info
+    with open_video(video) as file:
+        return file.info
 
 
-def for_processor(video: Any) -> str | bytes | torch.Tensor:
-    """Return a value of the column `video` as `VJEPAVideoProcessor` takes it: a folder of images is read whole.
+def for_processor(video: Any) -> str | bytes | FrameFolder:
+    """Return a value of the column `video` as an input of `VJEPAVideoProcessor`.
 
     Raises:
-        VideoDecodeError: It is a folder of images that cannot be read, or holds nothing.
+        VideoDecodeError: a folder of images that are not numbered evenly, or a row without bytes and path.
     """
     source = _source(video)
-    if not _is_folder(source):
-        return source
-    folder = FrameFolder(source)
-    return folder.frames(range(folder.info.num_frames))
+    return FrameFolder(source) if _is_folder(source) else source
 
 
 def video_name(video: Any) -> str:
@@ -135,7 +132,7 @@ def video_name(video: Any) -> str:
 
 
 def _source(video: Any) -> Any:
-    """Return what `VideoFile` opens, or the path of a folder; addresses that it does not know are read here."""
+    """Return an input of `VideoFile`, or the path of a folder; read URLs that `VideoFile` does not support."""
     name = video_name(video)
     if isinstance(video, dict):
         video = video["path"] if video["bytes"] is None else video["bytes"]
@@ -156,7 +153,11 @@ def _is_folder(source: Any) -> bool:
 
 
 def _frame_files(folder: str) -> list[str]:
-    """Paths of the images of a folder by number. A gap is an error: frames are missing, or it is no video."""
+    """Return the paths of the images of a folder by number.
+
+    Raises:
+        VideoDecodeError: the folder cannot be listed, or its numbers have a gap, so frames are missing.
+    """
     try:
         names = [name for name in os.listdir(folder) if not name.startswith(".")]
     except OSError as error:
@@ -165,6 +166,6 @@ def _frame_files(folder: str) -> list[str]:
     numbered = sorted((int(number[1]), name) for name in images if (number := re.search(r"(\d+)\.\w+$", name)))
     steps = set(np.diff([number for number, _ in numbered]).tolist())
     if not images or len(numbered) < len(images) or len(steps) > 1 or 0 in steps:
-        cause = f"its {len(images)} images are not numbered evenly; to make each image a clip, name them in a list"
+        cause = f"its {len(images)} images are not numbered evenly; to use each image as a clip, name them in a list"
         raise VideoDecodeError(folder, "the folder as a video", cause)
     return [os.path.join(folder, name) for _, name in numbered]

@@ -261,7 +261,7 @@ class KeyFrameClips(torch.utils.data.Dataset):
         try:
             frames = self.decode(key_frame)
         except VideoDecodeError as error:
-            failure = VideoFailure(error.file, f"cannot read {error.asked}: {error.cause}")
+            failure = VideoFailure(error.file, f"cannot read {error.part}: {error.cause}")
             frames = torch.zeros(self.processor.num_frames, 3, 2, 2, dtype=torch.uint8)
             boxes, labels, scores = boxes[:0], labels[:0], scores[:0]
         pixels = self.processor(frames, return_tensors="pt")["pixel_values_videos"][0]

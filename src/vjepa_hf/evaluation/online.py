@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.nn.functional import normalize, one_hot
 
-from ..data.clips import load_videos
 from ..data.labelled import UNREADABLE, LabelledClip, LabelledVideos
+from ..data.sources import load_videos
 from ..model.modeling_vjepa import VJEPAModel
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
 from ..training.arguments import EvaluationArguments

@@ -266,7 +266,7 @@ class Monitor:
         if logs:
             metrics = self.guard.read() | self.throughput.read()
             metrics["memory_gib"] = memory_gib(self.accelerator.device)
-            self.log.write_progress(step, metrics | values | self.inputs.figures())
+            self.log.write_progress(step, metrics | values | self.inputs.metrics())
         if (last or step % run.health_steps == 0) and not self.guard.wrong:
             masks = batch["context_masks"], batch["target_masks"]
             metrics = health(self.model, join_mask_types(outputs), *masks, self.accelerator.gather)

@@ -152,7 +152,7 @@ def make_loader(
     options |= {"worker_init_fn": leave_stop_signals_to_the_run}
     if videos is None:
         stream = ClipStream(
-            sources, weights, reader, sampler, collate, data.shuffle_buffer, MAX_DECODE_ATTEMPTS, inputs.lane_states
+            sources, weights, reader, sampler, collate, data.shuffle_buffer, MAX_DECODE_ATTEMPTS, inputs.shard_states
         )
         return torch.utils.data.DataLoader(stream, batch_size=None, **options)
     clips = VideoClipDataset(videos, reader, MAX_DECODE_ATTEMPTS)
