@@ -22,7 +22,7 @@ CACHED_FRAMES = 32  # of every video; clips are made of them
 
 @dataclass(frozen=True)
 class Clips:
-    """The videos, decoded, and what the list says about them; one row a video.
+    """Decoded videos and the columns of their list; one row per video.
 
     Attributes:
         frames: uint8 `(n, CACHED_FRAMES, 3, side, side)`, evenly spread over each video.
@@ -39,12 +39,12 @@ class Clips:
     groups: np.ndarray
 
     def rows(self, name: str) -> np.ndarray:
-        """Rows of a set."""
+        """Return the rows of a set."""
         return np.flatnonzero(self.sets == name)
 
 
 def read_clips(folder: Path, side: int, runs: Path) -> Clips:
-    """Decode the videos of the list beside a folder; the second time, read them from a file in `runs`."""
+    """Decode the videos of the list next to a folder, or read them from `runs` if they were decoded before."""
     with open(folder.with_suffix(".csv"), newline="") as lines:
         rows = list(csv.DictReader(lines))
     columns = [np.array([row[name] for row in rows]) for name in ("path", "set", "label", "group")]
@@ -83,7 +83,7 @@ class TrainingClips(torch.utils.data.Dataset):
 
 @dataclass(frozen=True)
 class Task:
-    """What an encoder is asked in one split. All are rows of the clips.
+    """What an encoder is evaluated on in one split, as rows of the clips.
 
     Attributes:
         rows: the labelled clips of the task.
@@ -97,7 +97,7 @@ class Task:
 
 
 def tasks(clips: Clips, split: int, seed: int) -> dict[str, Task]:
-    """The tasks of a split, by name."""
+    """Return the tasks of a split by name."""
     fights, fold = clips.rows("surv_fight"), scene_folds(clips, seed)[split]
     found = {SCENES: Task(fights, [fold], deal(clips, np.setdiff1d(fights, fold), 2, seed))}
     if split < len(HALVES):
@@ -111,16 +111,16 @@ def tasks(clips: Clips, split: int, seed: int) -> dict[str, Task]:
 
 
 def pretraining_rows(clips: Clips, split: int, seed: int) -> np.ndarray:
-    """Rows that the encoder of a split may see: none of a group that is tested, in whatever set."""
+    """Return the rows that the encoder of a split may see: none of a group that is tested, in any set."""
     tested = np.concatenate([test for task in tasks(clips, split, seed).values() for test in task.tests])
     return np.flatnonzero(~np.isin(clips.groups, clips.groups[tested]))
 
 
 def scene_folds(clips: Clips, seed: int) -> list[np.ndarray]:
-    """Rows of `surv_fight` that are tested in each split."""
+    """Return the rows of `surv_fight` that are tested in each split."""
     return deal(clips, clips.rows("surv_fight"), NUM_SPLITS, seed)
 
 
 def deal(clips: Clips, rows: np.ndarray, num_folds: int, seed: int) -> list[np.ndarray]:
-    """Rows in folds of whole groups."""
+    """Divide rows into folds of whole groups."""
     return [rows[fold] for fold in grouped_folds(clips.groups[rows], clips.labels[rows], num_folds, seed)]

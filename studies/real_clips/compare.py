@@ -84,23 +84,23 @@ Results = Mapping[str, Mapping[int, Mapping[str, Any]]]  # method -> split -> wh
 
 @dataclass(frozen=True)
 class Summary:
-    """What the splits that every method has come to."""
+    """Tables of the results of the splits that every method has."""
 
     results: Results
     group_of: Mapping[str, str]
 
     def title(self, name: str) -> str:
-        """What a method is called in the tables."""
+        """Return the name of a method in the tables."""
         return METHODS[name].title if name in METHODS else name
 
     def right(self, name: str, reader: str, task: str) -> dict[str, float]:
-        """Path of each tested clip -> share of the classifiers that were right about it."""
+        """Return path of each tested clip -> fraction of the classifiers that were right about it."""
         splits = [found["answers"].get(reader, {}).get(task, {"right": {}}) for found in self.results[name].values()]
         return {path: share for found in splits for path, share in found["right"].items()}
 
     @property
     def tasks(self) -> list[str]:
-        """Tasks that some split had."""
+        """Return the tasks that at least one split had."""
         had = {
             task
             for by_split in self.results.values()
@@ -110,11 +110,11 @@ class Summary:
         return [task for task in TASKS if task in had]
 
     def row(self, title: str, cell_of: Callable[[str], str]) -> list[str]:
-        """A row of a table with a column a task."""
+        """Return a row of a table with one column per task."""
         return [title, *map(cell_of, self.tasks)]
 
     def cell(self, reader: str, task: str, name: str, minus: str | None = None) -> str:
-        """Accuracy, or what it is above another method's on the same clips, with its interval over groups."""
+        """Return accuracy, or its difference to another method on the same clips, with an interval over groups."""
         right = self.right(name, reader, task)
         if not right:
             return ""
@@ -125,14 +125,14 @@ class Summary:
         return f"{np.mean(values):{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
 
     def accuracies(self, reader: str) -> list[str]:
-        """The table of a reader."""
+        """Return the table of a classifier."""
         names = [name for name in self.results if self.right(name, reader, self.tasks[0])]
         rows = [self.row(self.title(name), lambda task, name=name: self.cell(reader, task, name)) for name in names]
         noted = [self.row(name, lambda task, found=found: format_noted(found, task)) for name, found in NOTED.items()]
         return report.table(["", *self.tasks], rows + (noted if reader == RIDGE else noted[:1]))
 
     def differences(self, reader: str) -> list[str]:
-        """The table of what is gained over the untrained encoder and over pixels."""
+        """Return the table of the gains over the untrained encoder and over VideoMAE."""
         trained = [name for name in METHODS if name in self.results and METHODS[name].masks]
         pairs = [(name, other) for other in ("untrained", "videomae") for name in trained if name != other]
         rows = [
@@ -146,7 +146,7 @@ class Summary:
         return report.table(["", *self.tasks], rows)
 
     def pretraining(self) -> list[str]:
-        """The table of what runs took and how healthy they ended."""
+        """Return the table of what runs cost and of their last health metrics."""
         rows = []
         for name in METHODS:
             runs = [found["pretraining"] for found in self.results.get(name, {}).values() if found["pretraining"]]
@@ -164,7 +164,7 @@ class Summary:
         return report.table(header, rows)
 
     def choices(self, reader: str) -> list[str]:
-        """The table of the settings that were chosen in each split, and how accurate they were there."""
+        """Return the table of the settings chosen in each split, with their validation accuracy."""
 
         def cell(name: str, task: str) -> str:
             found = [by_task["answers"][reader].get(task) for by_task in self.results[name].values()]
@@ -177,13 +177,13 @@ class Summary:
 
 
 def format_noted(values: Sequence[float | None], task: str) -> str:
-    """An accuracy of `NOTED`, or nothing."""
+    """Return an accuracy of `NOTED`, or an empty string."""
     value = values[TASKS.index(task)]
     return f"{value:.2f}" if value else ""
 
 
 def page(clips: Clips, results: Results, options: Options) -> list[str]:
-    """The lines of the page, from the splits that every method has."""
+    """Return the lines of the page, from the splits that every method has."""
     values = {name: " ".join(map(str, np.atleast_1d(value))) for name, value in settings_of_results(options).items()}
     settings = " ".join(f"--{name} {value}" for name, value in values.items())
     splits = sorted(set.intersection(*(set(by_split) for by_split in results.values())))
@@ -252,7 +252,7 @@ def opening(*versions: str) -> list[str]:
 
 
 def settings_of_results(options: Options) -> dict[str, Any]:
-    """The arguments that decide what comes out of a method in a split."""
+    """Return the options that affect the result of a method in a split."""
     free = ("videos", "output", "runs", "methods", "splits", "num_workers")
     return {name: value for name, value in asdict(options).items() if name not in free}
 
@@ -270,7 +270,7 @@ def check_same_run(options: Options) -> None:
 
 
 def main() -> None:
-    """Do what is missing, split by split, and write the page after each."""
+    """Compute the missing results split by split, and write the page after each."""
     options = parse(Options)
     output = report.refuse_uncommitted_code(Path(options.output) if options.output else None)
     check_same_run(options)

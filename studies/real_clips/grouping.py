@@ -9,7 +9,7 @@ import numpy as np
 def grouped_folds(
     groups: Sequence[Any] | np.ndarray, labels: Sequence[Any] | np.ndarray, num_folds: int, seed: int
 ) -> list[np.ndarray]:
-    """Deal whole groups to folds of about equal size and mix of classes; the sorted rows of each fold.
+    """Divide whole groups into folds of similar size and class mix, and return the sorted rows of each fold.
 
     The groups come largest first, in an order that the seed decides among equals; each goes to the fold that has the
     fewest clips of its classes so far.

@@ -91,7 +91,7 @@ class Options:
 
 
 def new_model(method: Method, options: Options, seed: int) -> PreTrainedModel:
-    """A model before its first step; encoders are of one size, and so are predictor and decoder."""
+    """Return a model with initial weights; all encoders have one size, and so have predictor and decoder."""
     torch.manual_seed(seed)
     encoder = {
         "image_size": options.image_size,
@@ -122,7 +122,7 @@ def new_model(method: Method, options: Options, seed: int) -> PreTrainedModel:
 
 
 def training_outputs(model: PreTrainedModel, batch: dict[str, Any], device: torch.device) -> Any:
-    """What a model gives in a training step, `loss` among it."""
+    """Return the outputs of a model in a training step, including `loss`."""
     pixels = normalize(batch["pixel_values_videos"].to(device), IMAGENET_MEAN, IMAGENET_STD)
     contexts, targets = ([mask.to(device) for mask in batch[name]] for name in ("context_masks", "target_masks"))
     if isinstance(model, VJEPAForPreTraining):
@@ -132,7 +132,7 @@ def training_outputs(model: PreTrainedModel, batch: dict[str, Any], device: torc
 
 
 def make_loader(method: Method, clips: TrainingClips, steps: int, options: Options) -> Any:
-    """Batches of random clips with the masks of a method."""
+    """Return batches of random clips with the masks of a method."""
     grid = new_model(BUDGET, options, options.seed).config.grid_size
     return torch.utils.data.DataLoader(
         clips,
@@ -143,7 +143,7 @@ def make_loader(method: Method, clips: TrainingClips, steps: int, options: Optio
 
 
 def encoder_flops(method: Method, clips: TrainingClips, options: Options, device: torch.device) -> float:
-    """FLOPs that a step spends in encoders, forward and backward, the pass of the target included; mean of 4 steps."""
+    """Return the FLOPs of a step in the encoders, forward and backward, target encoder included; mean of 4 steps."""
     model, steps = new_model(method, options, options.seed).to(device), 4
     # The math backend, because PyTorch < 2.15 does not count fused attention on the CPU.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
@@ -155,14 +155,14 @@ def encoder_flops(method: Method, clips: TrainingClips, options: Options, device
 
 
 def settings_of(method: Method, steps: int, options: Options) -> OptimizationArguments:
-    """Optimizer and schedules of a run; what a method does not say is the same for all."""
+    """Return the optimizer settings of a run: those of the method, and for the rest those that all share."""
     shared = {"learning_rate": options.learning_rate, "start_learning_rate": 0.0, "warmup_steps": steps // 10}
     shared |= {"ema_momentum": options.ema_momentum}
     return OptimizationArguments(max_steps=steps, **shared | dict(method.optimization))
 
 
 def optimizer_of(model: PreTrainedModel, settings: OptimizationArguments) -> torch.optim.AdamW:
-    """AdamW, which leaves biases and norms undecayed in both kinds of models."""
+    """Return AdamW without weight decay of biases and norms, for both kinds of models."""
     if isinstance(model, VJEPAForPreTraining):
         return make_optimizer(model, settings)
     return torch.optim.AdamW(parameter_groups(model), betas=MAE_BETAS)
@@ -171,7 +171,7 @@ def optimizer_of(model: PreTrainedModel, settings: OptimizationArguments) -> tor
 def pretrain(
     accelerator: Accelerator, method: Method, clips: TrainingClips, options: Options
 ) -> tuple[PreTrainedModel, dict[str, float]]:
-    """Train a model with the encoder FLOPs that every method gets; the model, and what it took."""
+    """Train a model with the encoder FLOPs that every method gets, and return it with what the training cost."""
     device = accelerator.device
     model = new_model(method, options, options.seed).to(device)
     if not method.masks:

@@ -28,7 +28,7 @@ Classifier = Callable[[np.ndarray, np.ndarray, np.ndarray, float, int], np.ndarr
 
 @torch.inference_mode()
 def read_tokens(accelerator: Accelerator, model: PreTrainedModel, frames: np.ndarray, options: Options) -> np.ndarray:
-    """Tokens of whole clips from a frozen encoder, as they are and mirrored: float16 `(2, n, N, D)`."""
+    """Return the tokens of whole clips, unchanged and mirrored, from a frozen encoder: float16 `(2, n, N, D)`."""
     encoder = (model.videomae if isinstance(model, VideoMAEForPreTraining) else model.vjepa).eval()
     moments = np.linspace(0, CACHED_FRAMES - 1, options.num_frames).round().astype(int)
     size, tokens = (options.image_size, options.image_size), []
@@ -53,7 +53,7 @@ def attentive_probe(
     learning_rate: float,
     seed: int,
 ) -> np.ndarray:
-    """A `Classifier`: it learns from both views of a clip, and answers with the mean of both.
+    """Learn from both views of a clip and return the mean of both, as a `Classifier`.
 
     Args:
         tokens: of `read_tokens`.
@@ -89,7 +89,7 @@ def ridge(
     strength: float,
     seed: int,
 ) -> np.ndarray:
-    """A `Classifier`: ridge regression on `views` `(2, n, ...)`, used as by the probe. It draws nothing."""
+    """Solve a ridge regression on `views` `(2, n, ...)`, as a `Classifier`, used as by the probe. It draws nothing."""
     known = np.concatenate(views[:, place[train]]).reshape(len(views) * len(train), -1).astype(np.float32)
     asked = views[:, place[test]].astype(np.float32).mean(axis=0).reshape(len(test), -1)
     mean, scale = known.mean(axis=0), known.shape[1] ** 0.5 * (known.std(axis=0) + 1e-6)
@@ -100,7 +100,7 @@ def ridge(
 
 
 def flat_features(clips: Clips) -> dict[str, np.ndarray]:
-    """Views `(2, n, side, side)` that nobody learned: the middle frame in gray, and the mean change between frames."""
+    """Return pixels `(2, n, side, side)`: the middle frame in gray, and the mean change between frames."""
     gray = np.stack([clip.mean(axis=1, dtype=np.float32) for clip in clips.frames])
     middle, motion = gray[:, CACHED_FRAMES // 2], np.abs(np.diff(gray, axis=1)).mean(axis=1)
     features = {"middle frame in gray": middle, "mean change between frames": motion}
@@ -136,6 +136,6 @@ def evaluate(
 def share_right(
     classify: Classifier, labels: np.ndarray, train: np.ndarray, test: np.ndarray, setting: float, num_heads: int
 ) -> np.ndarray:
-    """For each test row the share of classifiers that are right about it, each from a seed of its own."""
+    """Return for each test row the fraction of the classifiers, one per seed, that are right about it."""
     scores = [classify(train, labels[train], test, setting, seed) for seed in range(num_heads)]
     return np.mean([score.argmax(axis=1) == labels[test] for score in scores], axis=0)
