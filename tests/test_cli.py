@@ -132,7 +132,7 @@ def test_check_data_has_status_0_if_all_videos_are_readable(folder_with_a_broken
 def test_check_data_reports_unusual_videos(toy_video_path, tmp_path):
     write_video(tmp_path / "odd.mp4", num_frames=1, height=64, width=320)
     output = run("check-data", tmp_path / "odd.mp4", "--num_frames", 1, "--num_workers", 0)
-    assert "odd         " in output and "one frame" in output and "very long in shape, 320 x 64" in output
+    assert "odd         " in output and "one frame" in output and "elongated, 320 x 64" in output
     assert "0 unreadable, 0 short, 2 odd" in output
 
 

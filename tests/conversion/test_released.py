@@ -71,8 +71,9 @@ def server():
 
 
 @pytest.fixture
-def fetch(server, tmp_path):
-    return partial(download, f"{server.url}/jepa/model/model.pth.tar", tmp_path, attempts=3, pause_s=0.0)
+def fetch(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(released_checkpoints, "PAUSE_S", 0.0)
+    return partial(download, f"{server.url}/jepa/model/model.pth.tar", tmp_path)
 
 
 def test_a_file_is_downloaded_once(server, fetch):
@@ -129,20 +130,21 @@ def test_a_partial_file_that_is_too_long_is_deleted(fetch, tmp_path):
 
 def test_a_connection_without_data_is_an_error_after_the_attempts(server, fetch, tmp_path):
     server.breaks_after = 0
-    with pytest.raises(DownloadError, match="3 times in a row.*run the same command again"):
+    with pytest.raises(DownloadError, match="5 times in a row.*run the same command again"):
         fetch()
-    assert [command for command, _ in server.requests] == ["HEAD", "GET", "GET", "GET"]
+    assert [command for command, _ in server.requests] == ["HEAD"] + 5 * ["GET"]
     assert not (tmp_path / "model-model.pth.tar").exists()
 
 
-def test_refusals_and_missing_sizes_are_errors(server, tmp_path):
+def test_refusals_and_missing_sizes_are_errors(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(released_checkpoints, "PAUSE_S", 0.0)
     with pytest.raises(DownloadError, match="403"):
         download(f"{server.url}/jepa/other/other.pth.tar", tmp_path)
     server.states_size = False
     with pytest.raises(DownloadError, match="states no size"):
         download(f"{server.url}/jepa/model/model.pth.tar", tmp_path)
     with pytest.raises(DownloadError, match="cannot be reached"):
-        download("http://127.0.0.1:1/jepa/model/model.pth.tar", tmp_path, attempts=2, pause_s=0.0)
+        download("http://127.0.0.1:1/jepa/model/model.pth.tar", tmp_path)
 
 
 def test_urls_are_those_of_metas_table():

@@ -28,14 +28,14 @@ def test_each_failure_is_named_once_and_counted_by_its_cause():
 
 
 def test_too_many_failures_stop_the_run_with_their_causes():
-    log = InputLog(max_failed_share=0.1, min_videos=20)
-    log.update(batch_of([VideoFailure("a.mp4", "no frames")] * 7, 58))
-    with pytest.raises(ValueError, match="7 of 65 videos.*max_failed_share=0.1: 7 x no frames.*a.mp4 .7 x."):
+    log = InputLog(max_failed_share=0.1)
+    log.update(batch_of([VideoFailure("a.mp4", "no frames")] * 14, 116))
+    with pytest.raises(ValueError, match="14 of 130 videos.*max_failed_share=0.1: 14 x no frames.*a.mp4 .14 x."):
         log.gather()
 
 
 def test_the_fraction_is_not_checked_after_the_first_video():
-    log = InputLog(max_failed_share=0.0, min_videos=10)
+    log = InputLog(max_failed_share=0.0)
     log.update(batch_of([VideoFailure("a", "b")], 1))
     log.gather()
 

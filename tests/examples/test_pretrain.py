@@ -197,4 +197,4 @@ def test_a_run_without_one_readable_video_ends_at_once(run_example, toy_videos, 
     (tmp_path / "list.txt").write_text("gone.mp4\nnowhere.mp4\n")
     words = command_line(videos=tmp_path / "list.txt", output_dir=tmp_path / "run", num_workers="1")
     failed = run_example("python", "examples/pretrain.py", *words, expect_failure=True)
-    assert "videos in a row could not be read, so these are not the right files" in failed.stderr
+    assert "videos in a row could not be read; check their paths and formats" in failed.stderr

@@ -103,6 +103,26 @@ def test_draws_catch_a_violation():
         assert draws_without_a_generator({"data": line}) == [], line
 
 
+def own_generators(texts: dict[str, str]) -> list[str]:
+    """Calls of `default_rng` outside of `data.randomness`, which hashes purpose and key so that no streams overlap."""
+    calls = {
+        file: [dotted(node.func) or "" for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+        for file, text in texts.items()
+        if file != "data.randomness"
+    }
+    return [f"{file}: {name}" for file, names in calls.items() for name in names if name.endswith("default_rng")]
+
+
+def test_all_generators_of_the_package_come_from_data_randomness():
+    assert own_generators(modules()) == []
+
+
+def test_own_generators_catch_a_violation():
+    assert len(own_generators({"data.order": "rng = np.random.default_rng(3)"})) == 1
+    assert len(own_generators({"data.order": "rng = default_rng(3)"})) == 1
+    assert own_generators({"data.order": "rng = generator('order', 3)"}) == []
+
+
 # --- names of what is public ---
 
 

@@ -25,6 +25,8 @@ PROBES = {
 }
 TIMEOUT_S = 30
 CHUNK_BYTES = 2**20
+ATTEMPTS = 5  # failures in a row, without a byte received, after which a download stops
+PAUSE_S = 2.0  # before the next attempt
 CONNECTION_ERRORS = (URLError, http.client.HTTPException, ConnectionError, TimeoutError)
 
 
@@ -52,14 +54,12 @@ def probe_url(encoder: str, probe: str) -> str:
     return f"{BASE_URL}/{encoder}/{PROBES[probe]}"
 
 
-def download(url: str, folder: str | Path | None = None, attempts: int = 5, pause_s: float = 2.0) -> Path:
+def download(url: str, folder: str | Path | None = None) -> Path:
     """Download a file once, with a progress bar; resume after a broken connection or an interrupted call.
 
     Args:
         url: URL of the file.
         folder: folder of the file; default: `vjepa` in the Hugging Face home.
-        attempts: number of failures in a row, without a byte received, after which to stop.
-        pause_s: seconds before the next attempt.
 
     Returns:
         The path of the complete file, of the size that the server states.
@@ -70,17 +70,17 @@ def download(url: str, folder: str | Path | None = None, attempts: int = 5, paus
     folder = Path(folder) if folder else Path(HF_HOME) / "vjepa"
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "-".join(url.split("/")[-2:])
-    size, version = _ask(url, attempts, pause_s)
+    size, version = _ask(url)
     # The name contains the version, so that two versions of a file are never mixed.
     partial = target.with_name(f"{target.name}.{version}.part")
     with WeakFileLock(target.with_name(f"{target.name}.lock")):
         if not (target.exists() and target.stat().st_size == size):
-            _complete(url, partial, size, attempts, pause_s)
+            _complete(url, partial, size)
             os.replace(partial, target)
     return target
 
 
-def _complete(url: str, partial: Path, size: int, attempts: int, pause_s: float) -> None:
+def _complete(url: str, partial: Path, size: int) -> None:
     """Download the missing rest of a partial file."""
     failures = 0
     with tqdm(total=size, unit="B", unit_scale=True, desc=partial.name) as bar:
@@ -96,17 +96,17 @@ def _complete(url: str, partial: Path, size: int, attempts: int, pause_s: float)
                 raise DownloadError(f"{url}: the server answers {error.code} {error.reason}.") from error
             except CONNECTION_ERRORS as error:
                 failures = failures + 1 if partial.stat().st_size == have else 1
-                if failures >= attempts:
+                if failures >= ATTEMPTS:
                     raise DownloadError(
                         f"{url}: the connection broke {failures} times in a row ({error}) after "
                         f"{partial.stat().st_size:,} of {size:,} bytes; run the same command again to resume."
                     ) from error
-                time.sleep(pause_s)
+                time.sleep(PAUSE_S)
 
 
-def _ask(url: str, attempts: int, pause_s: float) -> tuple[int, str]:
+def _ask(url: str) -> tuple[int, str]:
     """Ask the server for the size of a file in bytes, and for its version."""
-    for attempt in range(1, attempts + 1):
+    for attempt in range(1, ATTEMPTS + 1):
         try:
             with urlopen(Request(url, method="HEAD"), timeout=TIMEOUT_S) as answer:
                 headers = answer.headers
@@ -114,9 +114,9 @@ def _ask(url: str, attempts: int, pause_s: float) -> tuple[int, str]:
         except HTTPError as error:
             raise DownloadError(f"{url}: the server answers {error.code} {error.reason}.") from error
         except CONNECTION_ERRORS as error:
-            if attempt == attempts:
+            if attempt == ATTEMPTS:
                 raise DownloadError(f"{url}: cannot be reached ({error}).") from error
-            time.sleep(pause_s)
+            time.sleep(PAUSE_S)
     if not (headers["Content-Length"] or "").isdigit():
         raise DownloadError(f"{url}: the server states no size, so a partial file cannot be recognized.")
     version = "".join(letter for letter in headers["ETag"] or headers["Last-Modified"] or "" if letter.isalnum())

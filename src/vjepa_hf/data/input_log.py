@@ -10,6 +10,8 @@ from accelerate.utils import gather_object
 from .stream import ShardState
 from .videos import VideoFailure
 
+MIN_VIDEOS = 100
+
 
 class InputLog:
     """Log of the input of a run: unreadable videos, and the positions of streams.
@@ -17,13 +19,11 @@ class InputLog:
     After `gather` it is the same on all processes. `Accelerator.register_for_checkpointing` saves it.
 
     Args:
-        max_failed_share: largest allowed fraction of failures among all videos that were tried.
-        min_videos: number of videos to try before the fraction is checked.
+        max_failed_share: largest allowed fraction of failures, checked once `MIN_VIDEOS` videos were tried.
     """
 
-    def __init__(self, max_failed_share: float, min_videos: int = 100) -> None:
+    def __init__(self, max_failed_share: float) -> None:
         self.max_failed_share = max_failed_share
-        self.min_videos = min_videos
         self.num_loaded = 0
         self.videos: Counter[str] = Counter()
         self.causes: Counter[str] = Counter()
@@ -65,7 +65,7 @@ class InputLog:
     def _check(self) -> None:
         failed = self.causes.total()
         tried = failed + self.num_loaded
-        if tried >= self.min_videos and failed > self.max_failed_share * tried:
+        if tried >= MIN_VIDEOS and failed > self.max_failed_share * tried:
             video, times = self.videos.most_common(1)[0]
             causes = ", ".join(f"{count} x {cause}" for cause, count in self.causes.most_common(3))
             raise ValueError(

@@ -33,12 +33,11 @@ def random_crop_box(
     scale: Sequence[float],
     aspect_ratio: Sequence[float],
     generator: np.random.Generator,
-    max_attempts: int = 10,
 ) -> CropBox:
     """Draw a box with a fraction in `scale` of the area of the frame and width / height in `aspect_ratio`.
 
-    The area is uniform and the ratio log-uniform. If no box fits in `max_attempts` draws, return the largest centered
-    box with an allowed ratio.
+    The area is uniform and the ratio log-uniform. If no box fits in ten draws, return the largest centered box with an
+    allowed ratio.
 
     Args:
         height: height of the frame in pixels.
@@ -46,10 +45,9 @@ def random_crop_box(
         scale: lower and upper fraction of the frame's area, in (0, 1].
         aspect_ratio: lower and upper width / height, above 0.
         generator: source of randomness.
-        max_attempts: number of draws before the centered box.
     """
     log_ratio = [math.log(bound) for bound in aspect_ratio]
-    for _ in range(max_attempts):
+    for _ in range(10):
         area = height * width * generator.uniform(scale[0], scale[1])
         ratio = math.exp(generator.uniform(log_ratio[0], log_ratio[1]))
         box_height, box_width = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
@@ -71,7 +69,6 @@ class RandomResizedCropFlip:
         scale: lower and upper fraction of the frame's area that the crop covers.
         aspect_ratio: lower and upper width / height of the crop.
         flip_probability: probability of the flip.
-        antialias: low-pass filter before shrinking.
 
     Raises:
         ValueError: an empty range, or a value out of range.
@@ -81,7 +78,6 @@ class RandomResizedCropFlip:
     scale: tuple[float, float] = (0.3, 1.0)
     aspect_ratio: tuple[float, float] = (0.75, 1.35)
     flip_probability: float = 0.5
-    antialias: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
@@ -97,7 +93,7 @@ class RandomResizedCropFlip:
         """Augment one clip, uint8 `(T, C, height, width)` to uint8 `(T, C, H, W)`."""
         box = random_crop_box(video.shape[-2], video.shape[-1], self.scale, self.aspect_ratio, generator)
         flip = generator.random() < self.flip_probability
-        video = functional.resized_crop(video, *box, list(self.size), antialias=self.antialias)
+        video = functional.resized_crop(video, *box, list(self.size), antialias=False)
         return functional.horizontal_flip(video) if flip else video
 
 

@@ -594,7 +594,7 @@ def _readable(source: Source) -> str | bytes | BinaryIO:
         with urllib.request.urlopen(source, timeout=URL_TIMEOUT_SECONDS) as response:
             return response.read()
     if isinstance(source, str) and "://" in source:
-        raise ValueError("only http://, https:// and file:// are supported; download the video first")
+        raise ValueError("only http://, https:// or file:// URLs are supported; download it first")
     if isinstance(source, str | bytes):
         return source
     # Decoding seeks, which a pipe or a response cannot do.
