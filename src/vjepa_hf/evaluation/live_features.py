@@ -74,6 +74,6 @@ class LiveFeatures:
         for batch in loader:
             self.failures |= {row: failure for row, failure in batch if isinstance(failure, VideoFailure)}
             readable = [(row, pixels[views]) for row, pixels in batch if isinstance(pixels, torch.Tensor)]
-            if readable:
-                encoded = dict(self.encoder(readable))
+            encoded = {row: tokens for row, tokens in self.encoder(readable) if isinstance(tokens, torch.Tensor)}
+            if encoded:
                 yield np.array(list(encoded)), torch.stack(list(encoded.values()))
