@@ -3,13 +3,13 @@
 The installed package has them too: `python -m vjepa_hf.examples.pretrain`.
 
 - `classify_video`: print the most likely classes of a video
-- `detect_actions`: train and test action detection, on AVA or a set in its file formats
+- `detect_actions`: train and test action detection, on AVA or a data set in its file format
 - `finetune`: fine-tune an encoder, or adapters in it, with an unmodified `Trainer`
-- `make_toy_actions`: a toy set with boxes, in AVA's file formats
-- `make_toy_videos`: the toy set: small H.264 files with an appearance label and a motion label
+- `make_toy_actions`: write the toy set with boxes, in AVA's file format
+- `make_toy_videos`: write the toy set: small H.264 files with an appearance label and a motion label
 - `pretrain`: the pretraining loop
 - `probe`: train an attentive probe on frozen features, and test it
 
-The folder `configs` holds the YAML files of pretraining runs, `accelerate` those of the launcher, and `slurm` a batch
+The folder `configs` has the YAML files of pretraining runs, `accelerate` those of the launcher, and `slurm` a batch
 script.
 """

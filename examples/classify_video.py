@@ -1,8 +1,8 @@
-"""Name what happens in a video or an image, with a folder that examples/probe.py wrote.
+"""Classify videos and images with a model of examples/probe.py or examples/finetune.py.
 
     python examples/classify_video.py --model output/probe --videos some.mp4
 
-`--videos` takes several videos, images and URLs. `--num_clips 8 --num_crops 3` averages the probabilities of 24 views.
+`--num_clips 8 --num_crops 3` averages the probabilities of 24 views.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from transformers import pipeline
 
-from vjepa_hf import VJEPAVideoProcessor  # this import also registers V-JEPA in transformers
+from vjepa_hf import VJEPAVideoProcessor  # the import also registers V-JEPA in transformers
 from vjepa_hf.training.arguments import mistakes_exit, option, parse
 
 

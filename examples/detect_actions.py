@@ -1,9 +1,9 @@
-"""Train and test a model that detects actions in boxes of key frames, on AVA or on a set in AVA's file format.
+"""Train and test action detection in boxes of key frames, on AVA or on a data set in AVA's file format.
 
     accelerate launch examples/detect_actions.py --image_size 48
 
-puts an attentive pooler and a classifier on the frozen encoder of examples/pretrain.py, and trains them on a toy set,
-which it makes if it is missing. On AVA:
+trains an attentive pooler and a classifier on the frozen encoder of examples/pretrain.py. It uses a toy set, which it
+writes if it is missing. On AVA:
 
     accelerate launch examples/detect_actions.py --model MODEL \
         --train_videos AVA/videos --train_annotations ava_train_v2.2.csv \
@@ -11,7 +11,7 @@ which it makes if it is missing. On AVA:
         --test_boxes ava_val_detections.csv --min_score 0.8 --excluded ava_val_excluded_timestamps_v2.2.csv \
         --actions ava_action_list_v2.2_for_activitynet_2019.pbtxt
 
-`--config FILE.yaml` holds any of the options; `python` and `torchrun` start the script as well.
+`--config FILE.yaml` has any of the options; `python` and `torchrun` start the script as well.
 """
 
 import json
@@ -21,7 +21,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -31,39 +30,40 @@ from transformers import get_cosine_schedule_with_warmup
 
 from vjepa_hf import VJEPAConfig, VJEPAForActionDetection, VJEPAVideoProcessor
 from vjepa_hf.evaluation import detection
-from vjepa_hf.evaluation.detection import FrameMeanAveragePrecision, KeyFrame, KeyFrameClips, plot_detections
 from vjepa_hf.training.arguments import mistakes_exit, option, parse
 
 TOY = "output/toy_actions"
-NUM_DRAWN = 8  # key frames in the picture
+NUM_DRAWN = 8  # key frames in the figure
 
 
 @dataclass
 class DetectionArguments:
-    """Train and test a model that detects actions in boxes of key frames."""
+    """Train and test action detection in boxes of key frames."""
 
     model: str = option("folder or Hub name of a pretrained model", "output/pretrain")
     train_videos: str = option("folder of videos, or of folders of frames, to train on", f"{TOY}/train")
     train_annotations: str = option("csv of annotated boxes to train on", f"{TOY}/train.csv")
     test_videos: str = option("folder of videos, or of folders of frames, to test on", f"{TOY}/test")
     test_annotations: str = option("csv of annotated boxes to test on", f"{TOY}/test.csv")
-    test_boxes: str | None = option("csv of detected boxes to classify; None: the annotated boxes", None)
-    min_score: float = option("detected boxes with a lower score are skipped", 0.0)
+    test_boxes: str | None = option("csv of detected boxes to test on; None: the annotated boxes", None)
+    min_score: float = option("skip detected boxes with a lower score", 0.0)
     actions: str = option("file with the names and ids of the actions", f"{TOY}/actions.pbtxt")
     excluded: str | None = option("csv of test key frames to exclude", None)
-    first_second: float = option("second of the first frame; 900 for videos cut to AVA's annotated part", 0.0)
-    frame_rate: float | None = option("fps of folders of frames", None)
-    fps: float | None = option("fps of a clip; None: the frame step of the model", None)
-    image_size: int | None = option("side of a clip in pixels; None: as the model", None)
+    first_second: float = option(
+        "second of the first frame; 900 for AVA videos that are cut to the annotated part", 0.0
+    )
+    frame_rate: float | None = option("fps of videos that are folders of frames", None)
+    fps: float | None = option("fps of a clip; None: as the model", None)
+    image_size: int | None = option("side of a clip (px); None: as the model", None)
     roi_size: int = option("rows and columns of features per box", 3)
-    random_init: bool = option("use the configuration but not the weights of model: the baseline", False)
+    random_init: bool = option("baseline: do not load the weights of model, only its configuration", False)
     fine_tune: bool = option("train the encoder too", False)
     epochs: int = option("passes over the training clips", 20)
     batch_size: int = option("clips per step and process", 16)
-    learning_rate: float = option("learning rate after the warm-up", 1e-3)
+    learning_rate: float = option("peak learning rate", 1e-3)
     weight_decay: float = option("weight decay of AdamW", 0.05)
-    num_workers: int = option("decoding processes of each process", 1)
-    seed: int = option("seed of the order of the clips, the initial head, and a random encoder", 0)
+    num_workers: int = option("worker processes that decode, per process", 1)
+    seed: int = option("seed of the order of the clips, the initial head and a random encoder", 0)
     output_dir: str = option("folder of the model and its results", "output/detect_actions")
 
 
@@ -77,22 +77,24 @@ def main(command_line: Sequence[str] | None = None) -> None:
             make_toy_actions = Path(__file__).parent / "make_toy_actions.py"
             subprocess.run([sys.executable, make_toy_actions, "--output_dir", TOY], check=True)
 
-    # 2. Data and model: boxes of key frames, a clip around each of them, and the encoder with a new head.
+    # 2. Data and model: boxes of key frames, a clip around each key frame, and the encoder with a new head.
     with mistakes_exit():
-        names = detection.read_actions(args.actions)
+        actions = detection.read_actions(args.actions)
+        names = list(actions.values())
         excluded = detection.read_excluded(args.excluded) if args.excluded else ()
-        train_frames = detection.read_annotations(args.train_annotations, names)
-        annotated = {
-            frame.moment: frame for frame in detection.read_annotations(args.test_annotations, names, excluded)
-        }
-        test_frames = list(annotated.values())
+        train_frames = detection.read_annotations(args.train_annotations, actions)
+        annotated_frames = test_frames = detection.read_annotations(args.test_annotations, actions, excluded)
         if args.test_boxes:
             test_frames = detection.read_boxes(args.test_boxes, args.min_score, excluded)
-        detector = load_detector(args, list(names.values()))
+        detector = load_detector(args, names)
         processor = VJEPAVideoProcessor.from_pretrained(args.model)
         processor = detection.whole_frame_processor(processor, args.image_size, args.fps)
-        train_clips = make_clips(args, train_frames, args.train_videos, processor)
-        test_clips = make_clips(args, test_frames, args.test_videos, processor)
+        train_clips, test_clips = (
+            detection.KeyFrameClips(
+                frames, detection.find_videos(folder), processor, args.first_second, args.frame_rate
+            )
+            for frames, folder in ((train_frames, args.train_videos), (test_frames, args.test_videos))
+        )
 
     # 3. Loaders and optimizer.
     order = torch.Generator().manual_seed(args.seed)
@@ -108,7 +110,7 @@ def main(command_line: Sequence[str] | None = None) -> None:
         detector, optimizer, schedule, train_loader, test_loader
     )
 
-    # 4. Train. A clip that cannot be read has no boxes, so it has no part in the loss.
+    # 4. Train. An unreadable clip has no boxes, so it does not affect the loss.
     unreadable: set[str] = set()
     for epoch in range(args.epochs):
         model.train()
@@ -127,51 +129,55 @@ def main(command_line: Sequence[str] | None = None) -> None:
 
     # 5. Test: every action of every box is a detection, because the metric needs all of them.
     model.eval()
-    detected = []
+    indexed = []
     for batch in test_loader:
         with torch.no_grad():
             logits = model(batch["pixel_values_videos"], batch["boxes"], batch["box_mask"]).logits
         boxes = (batch[name].cpu() for name in ("boxes", "box_mask", "scores"))
-        detected += zip(batch["index"].tolist(), detection.to_detections(logits.cpu(), *boxes), strict=True)
+        indexed += zip(batch["index"].tolist(), detection.to_detections(logits.cpu(), *boxes), strict=True)
         unreadable.update(map(str, batch["failures"]))
-    detections = {test_frames[index].moment: found for index, found in gather_object(detected)}
+    detections = {test_frames[index].moment: entries for index, entries in gather_object(indexed)}
     unreadable = set(gather_object(sorted(unreadable)))
     if not accelerator.is_main_process:
         return
     for failure in sorted(unreadable):
-        print(f"no boxes in {failure}")
+        print(f"skipped {failure}")
 
-    # 6. Metrics: key frames without a detection count too, because what is annotated there was missed.
-    nothing: dict[str, Any] = {"boxes": [], "labels": [], "scores": []}
+    # 6. Metrics. Annotated key frames without detections count too: their boxes were missed.
+    annotated = {frame.moment: frame for frame in annotated_frames}
     moments = sorted({*annotated, *detections})
+    nothing = {name: torch.empty(0) for name in ("boxes", "labels", "scores")}
     predictions = [detections.get(moment, nothing) for moment in moments]
     truths = [detection.to_truth(annotated[moment]) if moment in annotated else nothing for moment in moments]
-    metric = FrameMeanAveragePrecision(len(names))
-    result = metric.compute(predictions=list(map(as_lists, predictions)), references=list(map(as_lists, truths)))
+    metric = detection.FrameMeanAveragePrecision(len(names))
+    result = metric.compute(
+        predictions=[{name: values.tolist() for name, values in entry.items()} for entry in predictions],
+        references=[{name: values.tolist() for name, values in entry.items()} for entry in truths],
+    )
     precisions = [None if math.isnan(precision) else precision for precision in result.pop("average_precision")]
-    per_action = dict(zip(names.values(), precisions, strict=True))
+    per_action = dict(zip(names, precisions, strict=True))
     result |= {"random_init": args.random_init, "fine_tune": args.fine_tune, "seed": args.seed}
     result |= {"train_loss": train_loss, "unreadable_clips": len(unreadable), "average_precision": per_action}
 
-    # 7. Save: a model that loads by itself, the detections in AVA's form, and a picture.
+    # 7. Save: the model, the metrics, the detections in AVA's format, and a figure.
     output = Path(args.output_dir)
     detector.save_pretrained(output)
     processor.save_pretrained(output)
     (output / "result.json").write_text(json.dumps(result, indent=2) + "\n")
-    detection.write_results(output / "results.csv", moments, predictions, list(names))
+    detection.write_results(output / "results.csv", moments, predictions, list(actions))
     drawn = [index for index, moment in enumerate(moments) if moment in annotated and len(predictions[index]["boxes"])]
     drawn = drawn[:NUM_DRAWN]
-    plot_detections(
+    detection.plot_detections(
         [test_clips.decode(annotated[moments[index]])[processor.num_frames // 2] for index in drawn],
         [predictions[index] for index in drawn],
         [truths[index] for index in drawn],
-        list(names.values()),
+        names,
         output / "detections.png",
         titles=[f"{moments[index][0]}, second {moments[index][1]:g}" for index in drawn],
     )
     for name, precision in per_action.items():
         print("  -  " if precision is None else f"{precision:.3f}", name)
-    print(f"frame mAP {result['mean_average_precision']:.3f}; results and a picture in {output}")
+    print(f"frame mAP {result['mean_average_precision']:.3f}; results and a figure in {output}")
 
 
 def load_detector(args: DetectionArguments, names: list[str]) -> VJEPAForActionDetection:
@@ -184,18 +190,6 @@ def load_detector(args: DetectionArguments, names: list[str]) -> VJEPAForActionD
         detector = VJEPAForActionDetection.from_pretrained(args.model, **settings)
     detector.vjepa.requires_grad_(args.fine_tune)
     return detector
-
-
-def make_clips(
-    args: DetectionArguments, frames: list[KeyFrame], folder: str, processor: VJEPAVideoProcessor
-) -> KeyFrameClips:
-    """Return the clips around key frames of the videos in a folder."""
-    return KeyFrameClips(frames, detection.find_videos(folder), processor, args.first_second, args.frame_rate)
-
-
-def as_lists(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return the boxes, labels and scores of a key frame as lists, as the metric needs them."""
-    return {name: torch.as_tensor(values).tolist() for name, values in entry.items()}
 
 
 if __name__ == "__main__":

@@ -2,15 +2,15 @@
 
     accelerate launch examples/finetune.py --label motion
 
-starts from the run of examples/pretrain.py on the toy set. On your own videos (lists with a column of paths and one
-of labels, or folders with one sub-folder per class):
+starts from the run of examples/pretrain.py on the toy set. On your own videos (lists with a column of paths and one of
+labels, or folders with one sub-folder per class):
 
     accelerate launch examples/finetune.py --model output/mine --train_videos train.csv --validation_videos val.csv \
         --test_videos test.csv --label action --layer_decay 0.75 --output_dir output/finetune
 
-`--method frozen` trains the head only, `--method lora` trains adapters in every layer. All options of
-`TrainingArguments` are options of this script too; `--config FILE.yaml` holds any of them, and `--resume` continues a
-run. The folder it writes loads in `pipeline("video-classification")`. `python` and `torchrun` start it as well.
+`--method frozen` trains only the head, `--method lora` also adapters in every layer. The script has all options of
+`TrainingArguments`; `--config FILE.yaml` has any of them, and `--resume` resumes a run. The output folder loads in
+`pipeline("video-classification")`. `python` and `torchrun` start the script as well.
 """
 
 import json
@@ -34,7 +34,7 @@ from vjepa_hf.training.arguments import mistakes_exit, option, parse
 
 @dataclass
 class TrainerArguments(TrainingArguments):
-    """All of `TrainingArguments`, with these defaults."""
+    """Options of `TrainingArguments`, with other defaults."""
 
     output_dir: str = "output/finetune"
     num_train_epochs: float = 20
@@ -49,8 +49,8 @@ class TrainerArguments(TrainingArguments):
     save_total_limit: int | None = 2
     dataloader_num_workers: int = 1
     report_to: list[str] | str = "none"
-    use_cpu: bool = not torch.accelerator.is_available()  # else several processes on CPU would not be one group
-    remove_unused_columns: bool = False  # our samples are not rows of a table
+    use_cpu: bool = not torch.accelerator.is_available()  # otherwise CPU processes do not form a group
+    remove_unused_columns: bool = False  # samples are not rows of a table
 
 
 @dataclass
@@ -60,26 +60,26 @@ class FinetuningArguments:
     trainer: TrainerArguments
     model: str = option("folder or Hub name of a pretrained model", "output/pretrain")
     train_videos: str = option("source of the training videos", "output/toy_videos/train.csv")
-    validation_videos: str | None = option("source to evaluate during training, as eval_strategy says", None)
-    test_videos: str | None = option("source to evaluate once, after training", None)
+    validation_videos: str | None = option("source to evaluate on during training, see eval_strategy", None)
+    test_videos: str | None = option("source to evaluate on after training", None)
     label: str = option("column with the labels; `label` for folders of classes", "label")
-    resume: bool = option("continue from the newest checkpoint in output_dir", False)
-    method: Literal["full", "frozen", "lora"] = option("trained besides the head: all, nothing, or adapters", "full")
-    layer_decay: float = option("learning rate of a layer relative to the layer above it", 1.0)
-    lora_rank: int = option("rank of the adapters", 8)
-    lora_alpha: float = option("adapters are scaled by lora_alpha / lora_rank", 16.0)
-    drop_path_rate: float = option("stochastic depth rate of the last layer of the encoder", 0.0)
-    crop_scale: list[float] = option(
-        "smallest and largest fraction of the frame's area that a crop covers", [0.6, 1.0]
+    resume: bool = option("resume from the newest checkpoint in output_dir", False)
+    method: Literal["full", "frozen", "lora"] = option(
+        "trained parts besides the head: all, none, or adapters", "full"
     )
-    crop_aspect_ratio: list[float] = option("smallest and largest width / height of a crop", [0.75, 1.35])
-    flip_probability: float = option("probability of mirroring a clip; 0 where left and right matter", 0.0)
-    rand_augment_magnitude: float | None = option("strength of RandAugment, 0 to 10; None: not used", None)
-    erase_probability: float = option("probability of filling a box of a clip with noise", 0.0)
-    mixup_alpha: float = option("beta distribution parameter of mixup; 0: not used", 0.0)
-    cutmix_alpha: float = option("parameter of CutMix, likewise; with both, each clip gets one of them", 0.0)
-    class_balance: Literal["none", "loss", "sampler"] = option("rare classes: weigh or repeat their clips", "none")
-    num_clips: int = option("clips per evaluated video, whose probabilities are averaged", 1)
+    layer_decay: float = option("learning rate of a layer, relative to the next layer", 1.0)
+    lora_rank: int = option("rank of the adapters", 8)
+    lora_alpha: float = option("the adapters are scaled by lora_alpha / lora_rank", 16.0)
+    drop_path_rate: float = option("stochastic depth rate of the last encoder layer", 0.0)
+    crop_scale: list[float] = option("lower and upper area of a crop, as fractions of the frame", [0.6, 1.0])
+    crop_aspect_ratio: list[float] = option("lower and upper width / height of a crop", [0.75, 1.35])
+    flip_probability: float = option("probability of a horizontal flip; use 0 if left and right matter", 0.0)
+    rand_augment_magnitude: float | None = option("strength of RandAugment, 0 to 10; None: none", None)
+    erase_probability: float = option("probability that one box of a clip is filled with noise", 0.0)
+    mixup_alpha: float = option("beta distribution parameter of mixup; 0: none", 0.0)
+    cutmix_alpha: float = option("the same for CutMix; with both, each clip gets one of them", 0.0)
+    class_balance: Literal["none", "loss", "sampler"] = option("weigh or repeat clips of rare classes", "none")
+    num_clips: int = option("clips per evaluated video; their probabilities are averaged", 1)
 
     def __post_init__(self) -> None:
         if self.method != "full" and self.layer_decay != 1:
@@ -87,11 +87,11 @@ class FinetuningArguments:
         if self.method == "frozen" and self.drop_path_rate > 0:
             raise ValueError("drop_path_rate has no effect with method=frozen: omit it, or use method=full or lora")
         if self.resume and not list(Path(self.trainer.output_dir).glob("checkpoint-*")):
-            raise ValueError(f"resume: {self.trainer.output_dir} has no checkpoint; omit it to start a new run")
+            raise ValueError(f"resume: {self.trainer.output_dir} has no checkpoint; omit resume to start a new run")
 
 
 def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Compute accuracies over the readable videos, whose label rows are not zero."""
+    """Compute the accuracies over the readable videos, whose label rows are not zero."""
     logits, labels = prediction.predictions, prediction.label_ids
     readable = labels.any(axis=1)
     references, metrics = labels[readable].argmax(axis=1), {"num_unreadable": int((~readable).sum())}
@@ -101,7 +101,7 @@ def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def augmentation(args: FinetuningArguments, processor: VJEPAVideoProcessor) -> Transform:
-    """Return the augmentation of a training clip, to the size that the model takes."""
+    """Return the augmentation of the training clips, to the input size of the model."""
     size = processor.crop_size["height"], processor.crop_size["width"]
     steps: list[Transform] = [
         RandomResizedCropFlip(size, tuple(args.crop_scale), tuple(args.crop_aspect_ratio), args.flip_probability)
@@ -111,19 +111,11 @@ def augmentation(args: FinetuningArguments, processor: VJEPAVideoProcessor) -> T
     return Chain((*steps, RandomErasing(args.erase_probability)))
 
 
-def add_adapters(model: VJEPAForVideoClassification, rank: int, alpha: float) -> torch.nn.Module:
-    """Return the model with LoRA adapters in every layer of the encoder."""
-    from peft import LoraConfig, get_peft_model
-
-    targets, saved = finetuning.LORA_TARGET_MODULES, finetuning.LORA_MODULES_TO_SAVE
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, modules_to_save=saved))
-
-
 def main(command_line: Sequence[str] | None = None) -> None:
     # 1. Arguments: ours and those of the Trainer.
     args = parse(FinetuningArguments, command_line)
     training = args.trainer
-    # The label smoothing of the Trainer needs class indices; our labels are soft, and the collator smooths them.
+    # Trainer's label smoothing needs class indices; our labels are soft, so the collator smooths them.
     smoothing, training.label_smoothing_factor = training.label_smoothing_factor, 0.0
     set_seed(training.seed)
 
@@ -148,9 +140,13 @@ def main(command_line: Sequence[str] | None = None) -> None:
         if args.method == "frozen":
             model.vjepa.requires_grad_(False)
         if args.method == "lora":
-            model = add_adapters(model, args.lora_rank, args.lora_alpha)
+            from peft import LoraConfig, get_peft_model
 
-        # 4. Clips and batches: functions of (seed, epoch, sample id); an unreadable video is named and skipped.
+            targets, saved = finetuning.LORA_TARGET_MODULES, finetuning.LORA_MODULES_TO_SAVE
+            lora = {"r": args.lora_rank, "lora_alpha": args.lora_alpha}
+            model = get_peft_model(model, LoraConfig(**lora, target_modules=targets, modules_to_save=saved))
+
+        # 4. Clips and batches: functions of (seed, epoch, sample id). Unreadable videos are reported and skipped.
         train = TrainingVideos(
             tables["train"]["video"],
             labels["train"],
@@ -160,18 +156,20 @@ def main(command_line: Sequence[str] | None = None) -> None:
             balanced=args.class_balance == "sampler",
         )
         evaluated = {
-            split: LabelledVideos(tables[split]["video"], labels[split], processor, args.num_clips)
-            for split in tables
+            split: LabelledVideos(table["video"], labels[split], processor, args.num_clips)
+            for split, table in tables.items()
             if split != "train"
         }
-        balanced_loss = args.class_balance == "loss"
+        weights = None
+        if args.class_balance == "loss":
+            weights = finetuning.balanced_weights(labels["train"], len(names))
         collate = finetuning.ClassificationCollator(
             num_labels=len(names),
             seed=training.seed,
             mixup_alpha=args.mixup_alpha,
             cutmix_alpha=args.cutmix_alpha,
             label_smoothing=smoothing,
-            class_weights=finetuning.balanced_weights(labels["train"], len(names)) if balanced_loss else None,
+            class_weights=weights,
         )
         groups = finetuning.layer_wise_groups(model, training.learning_rate, training.weight_decay, args.layer_decay)
 
@@ -190,7 +188,7 @@ def main(command_line: Sequence[str] | None = None) -> None:
     )
     trainer.train(resume_from_checkpoint=args.resume or training.resume_from_checkpoint)
 
-    # 6. Results: the metrics, and a folder that loads without peft.
+    # 6. Results: the metrics, and a model folder that loads without peft.
     result = {"method": args.method, "seed": training.seed, "train_videos": len(train), "classes": len(names)}
     for split, videos in evaluated.items():
         result |= trainer.evaluate(videos, metric_key_prefix=split)

@@ -1,13 +1,12 @@
-"""Write a small set of real H.264 videos with boxes, in the files of AVA: several shapes, each with its own motion.
+"""Write a small set of H.264 videos with boxes, in AVA's file format.
 
     python examples/make_toy_actions.py --output_dir output/toy_actions
 
-Every video shows up to four shapes over the moving clutter of the toy set, each with its own heading, form, texture,
-size and color, and lasts two seconds. Its key frame, the one with annotated boxes, is at second 1, where no shape
-covers another. A box has two actions: the heading of its shape, which the key frame alone does not tell, and its form.
+Every video lasts two seconds and shows up to four shapes over the moving clutter of the toy set, each with its own
+heading, form, texture, size and color. Its key frame, with the annotated boxes, is at second 1, where no shape covers
+another. A box has two actions: the heading of its shape, which the key frame alone does not show, and its form.
 
-Beside the annotations lie the boxes of an imagined detector, which is not exact, misses some shapes and finds others
-where there are none.
+The boxes of a simulated detector are inexact; some shapes are missing and some boxes are empty.
 """
 
 from collections.abc import Sequence
@@ -30,65 +29,63 @@ from make_toy_videos import (
 )
 from vjepa_hf.training.arguments import mistakes_exit, option, parse
 
-SIZE = 48  # pixels of a side
-SCALE = 32 / SIZE  # shapes are as many pixels large and fast as in the toy set, whose videos have 32
+SIZE = 48  # height and width (px)
+SCALE = 32 / SIZE  # gives shapes the size and speed in pixels of the toy set, whose videos have 32 x 32
 KEY_SECOND = 1
-FRACTION_SHOWN = 0.75  # of the four quarters of a key frame that hold a shape
-FRACTION_FOUND = 0.95  # of the shapes that the imagined detector finds
-FALSE_ALARMS = 0.2  # probability of a box where there is no shape
-INACCURACY = 0.01  # standard deviation of a detector's corners, in sides of the frame
+SHAPE_PROBABILITY = 0.75  # of a shape in a quarter of the key frame
+RECALL = 0.95  # of the detector
+FALSE_ALARMS = 0.2  # probability of a detected box in an empty quarter
+CORNER_STD = 0.01  # of the corners of detected boxes, in sides of the frame
 
-# Action ids leave gaps, as AVA's do.
+# Action ids have gaps, like those of AVA.
 ACTIONS = dict(enumerate(MOTIONS, start=1)) | dict(enumerate(SHAPES, start=11))
 ACTION_IDS = {name: number for number, name in ACTIONS.items()}
 
 
 def render_scene(generator: np.random.Generator) -> tuple[np.ndarray, list[tuple[np.ndarray | None, str, str]]]:
-    """Frames (T, H, W, C) uint8, and for each quarter of the key frame the box, heading and form of its shape.
+    """Return frames (T, H, W, C) uint8, and the box, heading and form of the shape in each quarter of the key frame.
 
-    A box (4,) is x1, y1, x2, y2 in sides of the frame; None where a quarter is empty.
+    A box (4,) is x1, y1, x2, y2 in sides of the frame; None: the quarter is empty.
     """
-    num_frames = 2 * KEY_SECOND * FRAMES_PER_SECOND
     key = KEY_SECOND * FRAMES_PER_SECOND
-    frames = render_clutter(generator, num_frames, SIZE)
+    frames = render_clutter(generator, 2 * key, SIZE)
     quarters = []
     for middle in ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)):
         motion, shape, texture = (str(generator.choice(names)) for names in (MOTIONS, SHAPES, TEXTURES))
         radius, speed = SCALE * generator.uniform(*RADIUS), SCALE * generator.uniform(*SPEED)
-        place = np.array(middle) + generator.uniform(-1, 1, 2) * (0.25 - radius)  # so that it stays in its quarter
+        center = np.array(middle) + generator.uniform(-1, 1, 2) * (0.25 - radius)  # the shape is within its quarter
         heading = 2 * np.pi * MOTIONS.index(motion) / len(MOTIONS)
         velocity = speed * np.array([np.cos(heading), np.sin(heading)])
-        centers = (place[:, None] + velocity[:, None] * (np.arange(num_frames) - key)) % 1
+        centers = (center[:, None] + velocity[:, None] * (np.arange(2 * key) - key)) % 1
         box = None
-        if generator.uniform() < FRACTION_SHOWN:
+        if generator.uniform() < SHAPE_PROBABILITY:
             box = paint_shape(generator, frames, shape, texture, centers, radius, SCALE)[key]
         quarters.append((box, motion, shape))
     return to_bytes(frames), quarters
 
 
 def detect(generator: np.random.Generator, quarters: list[tuple[np.ndarray | None, str, str]]) -> list[tuple]:
-    """What an imagined detector finds in the quarters of a key frame: boxes (4,) and scores."""
-    found = []
-    for place, (box, _, _) in enumerate(quarters):
-        if box is not None and generator.uniform() < FRACTION_FOUND:
-            found.append((box + generator.normal(0, INACCURACY, 4), generator.uniform(0.6, 1.0)))
+    """Simulate a detector on the quarters of a key frame; return boxes (4,) and scores."""
+    detections = []
+    for index, (box, _, _) in enumerate(quarters):
+        if box is not None and generator.uniform() < RECALL:
+            detections.append((box + generator.normal(0, CORNER_STD, 4), generator.uniform(0.6, 1.0)))
         elif box is None and generator.uniform() < FALSE_ALARMS:
-            corner = 0.5 * np.array([place % 2, place // 2]) + generator.uniform(0.05, 0.15, 2)
-            found.append((np.concatenate([corner, corner + 0.3]), generator.uniform(0.3, 0.8)))
-    return [(np.clip(box, 0, 1), score) for box, score in found]
+            corner = 0.5 * np.array([index % 2, index // 2]) + generator.uniform(0.05, 0.15, 2)
+            detections.append((np.concatenate([corner, corner + 0.3]), generator.uniform(0.3, 0.8)))
+    return [(np.clip(box, 0, 1), score) for box, score in detections]
 
 
 def make_toy_actions(output: str | Path, num_train: int = 400, num_test: int = 250, seed: int = 0) -> Path:
     """Write `train/*.mp4`, `test/*.mp4`, `actions.pbtxt`, `train.csv`, `test.csv` and `test_boxes.csv`.
 
-    The tables have no header. `train.csv` and `test.csv` have a row for each action of each box: video, second, x1,
-    y1, x2, y2, action, person; `test_boxes.csv` has one for each box: video, second, x1, y1, x2, y2, nothing, score.
-    Every video is a function of (seed, split, index). `train.csv` is written last, as the sign of a whole set.
+    `vjepa_hf.evaluation.detection` describes the tables. Every video is a function of (seed, split, index).
+    `train.csv` is written last: if it exists, the set is complete.
 
     Args:
-        output: folder to write; files of the same names are replaced.
-        num_train: videos to train on.
-        num_test: videos to test on.
+        output: folder to write; existing files are replaced.
+        num_train: number of training videos.
+        num_test: number of test videos.
         seed: seed of the set.
     """
     output = Path(output)
@@ -112,18 +109,18 @@ def make_toy_actions(output: str | Path, num_train: int = 400, num_test: int = 2
 
 
 def row(index: int, box: np.ndarray, action: int | str, last: int | str) -> str:
-    """A line of a table of AVA."""
+    """Return a row of a table in AVA's file format."""
     corners = ",".join(f"{number:.4f}" for number in box)
     return f"{index:06d},{KEY_SECOND:04d},{corners},{action},{last}\n"
 
 
 @dataclass
 class ToyActionsArguments:
-    """Write a toy set of videos with boxes."""
+    """Write the toy set of videos with boxes."""
 
     output_dir: str = option("folder to write", "output/toy_actions")
-    num_train: int = option("videos to train on", 400)
-    num_test: int = option("videos to test on", 250)
+    num_train: int = option("number of training videos", 400)
+    num_test: int = option("number of test videos", 250)
     seed: int = option("seed of the set", 0)
 
 

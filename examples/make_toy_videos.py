@@ -1,15 +1,15 @@
-"""Write a small labelled set of real H.264 videos: a flock of textured shapes moving over moving clutter.
+"""Write a small labelled set of H.264 videos: a flock of textured shapes that moves over moving clutter.
 
     python examples/make_toy_videos.py --output_dir output/toy_videos
 
-Each video has two labels. `motion` is the direction in which the flock moves: no single frame shows it. `appearance`
-is the form and texture of its shapes: every frame shows it. The two are drawn independently.
+Each video has two independent labels. `motion` is the direction of the flock, which no single frame shows.
+`appearance` is the form and texture of its shapes, which every frame shows.
 
-The shapes of a flock have only these two in common: each has its own position, size, color, and phase of its texture.
-They are brighter than the ground, so that where a shape is can be told of a hidden region from the visible ones by
-whoever knows how the flock moves. The frame is a torus: what leaves on one side comes in on the other, so where a
-shape is says nothing about where it goes. The clutter is made of ripples, each with its own velocity: there is no
-background, brightness or camera motion that one frame could give away for the whole clip.
+The shapes of a flock have only the labels in common: each has its own position, size, color and texture phase. They
+are brighter than the ground, so a model that knows the motion of the flock can predict them in a hidden region. The
+frame is a torus, a shape that leaves on one side enters on the other, so its position does not reveal its direction.
+The clutter is made of ripples, each with its own velocity, so no background, brightness or camera motion is shared by
+the whole clip.
 """
 
 import csv
@@ -31,11 +31,11 @@ FRAMES_PER_SECOND = 12
 ENCODER_OPTIONS = {"crf": "18", "preset": "veryfast", "tune": "zerolatency"}
 FLOCK = 3  # shapes of a video
 CLUTTER = 3  # ripples of a video
-GROUND = 0.25  # gray level between black, 0, and white, 1
+GROUND = 0.25  # gray level, 0 is black and 1 is white
 
-# Ranges of uniform draws, in sides of the frame: a set of another size shows the same in more pixels.
+# Ranges of uniform draws, in sides of the frame: they do not depend on its size in pixels.
 RADIUS = (0.18, 0.24)
-SPEED = (0.05, 0.094)  # a frame: less than half a period of the texture, or it would seem to move backwards
+SPEED = (0.05, 0.094)  # per frame: less than half a texture period, or the texture would seem to move backwards
 TEXTURE_PERIOD = (0.16, 0.25)
 RIPPLE_SPEED = (0.0, 0.063)
 RIPPLE_WIDTH = (0.19, 0.38)
@@ -43,19 +43,19 @@ RIPPLE_PERIOD = (0.25, 0.63)
 
 
 def signed_distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Distance to the outline of a shape of radius 1, negative inside; `x` points right and `y` down."""
+    """Return the distance to the outline of a shape of radius 1, negative inside; `x` points right and `y` down."""
     if shape == "disk":
         return np.hypot(x, y) - 1.0
     if shape == "square":
         return np.maximum(abs(x), abs(y)) - 0.85
     if shape == "triangle":
         return np.maximum(0.87 * abs(x) - 0.5 * y, y) - 0.55
-    upright, lying = np.maximum(abs(x) - 0.35, abs(y) - 1.0), np.maximum(abs(x) - 1.0, abs(y) - 0.35)
-    return np.minimum(upright, lying)  # a cross
+    vertical, horizontal = np.maximum(abs(x) - 0.35, abs(y) - 1.0), np.maximum(abs(x) - 1.0, abs(y) - 0.35)
+    return np.minimum(vertical, horizontal)  # a cross
 
 
 def texture_wave(texture: str, x: np.ndarray, y: np.ndarray, angle: float, period: float) -> np.ndarray:
-    """A pattern in [-1, 1] fixed to the shape, so that it moves along."""
+    """Return a pattern in [-1, 1] that moves with the shape."""
     along = np.cos(angle) * x + np.sin(angle) * y
     across = np.cos(angle) * y - np.sin(angle) * x
     wave = np.sin(2 * np.pi * along / period)
@@ -63,21 +63,21 @@ def texture_wave(texture: str, x: np.ndarray, y: np.ndarray, angle: float, perio
 
 
 def centers_on_torus(generator: np.random.Generator, heading: float, speed: float, num_frames: int) -> np.ndarray:
-    """Centers (2, T) as x and y of something that starts anywhere and moves straight on, in sides of the frame."""
+    """Return centers (2, T), x and y in sides of the frame, of a straight motion from a random position."""
     velocity = speed * np.array([np.cos(heading), np.sin(heading)])
     return (generator.uniform(0, 1, (2, 1)) + velocity[:, None] * np.arange(num_frames)) % 1
 
 
 def offsets_on_torus(centers: np.ndarray, size: int) -> np.ndarray:
-    """Offsets of the pixels' columns and rows from `centers` (2, T), the short way round: (2, T, size), in sides."""
+    """Return offsets (2, T, size) of pixel columns and rows from the nearest image of `centers` (2, T)."""
     return ((np.arange(size) + 0.5) / size - centers[:, :, None] + 0.5) % 1 - 0.5
 
 
 def render_clutter(generator: np.random.Generator, num_frames: int, size: int) -> np.ndarray:
-    """Moving ripples on the ground, (T, C, H, W).
+    """Render moving ripples on the ground, (T, C, H, W).
 
-    A ripple, a wave under a Gaussian, is the real part of f(x) g(y) with complex f and g, so a matrix product over
-    (real, imaginary) renders all of them.
+    A ripple is a wave times a Gaussian: the real part of f(x) g(y) with complex f and g. So one matmul over the real
+    and imaginary parts renders all ripples.
     """
     columns, rows, colors = [], [], []
     for _ in range(CLUTTER):
@@ -97,10 +97,10 @@ def render_clutter(generator: np.random.Generator, num_frames: int, size: int) -
 def render_video(
     generator: np.random.Generator, appearance: str, motion: str, num_frames: int, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One video: frames (T, H, W, C) uint8, and boxes (T, FLOCK, 4) as x0, y0, x1, y1.
+    """Render a video: frames (T, H, W, C) uint8, and boxes (T, FLOCK, 4) as x0, y0, x1, y1.
 
-    Boxes are in pixels, half open, cut at the border of the frame; where the border divides a shape, its box holds the
-    part with its center. Later shapes lie on top of earlier ones.
+    Boxes are in pixels, half open, and cropped at the border of the frame; if the border divides a shape, its box has
+    the part with its center. Later shapes cover earlier ones.
     """
     texture, shape = appearance.split()
     heading, speed = 2 * np.pi * MOTIONS.index(motion) / len(MOTIONS), generator.uniform(*SPEED)
@@ -122,33 +122,32 @@ def paint_shape(
     radius: float,
     scale: float = 1.0,
 ) -> np.ndarray:
-    """Paint a shape of random color over `frames` (T, C, H, W); its boxes (T, 4) as x0, y0, x1, y1.
+    """Paint a shape of random color over `frames` (T, C, H, W); return its boxes (T, 4) as x0, y0, x1, y1.
 
-    `centers` (2, T), `radius` and the boxes are in sides of the frame, which is a torus; boxes reach beyond its
-    border. `scale` makes the texture finer below one, coarser above.
+    `centers` (2, T), `radius` and the boxes are in sides of the frame; boxes may cross its border. `scale` multiplies
+    the texture period.
     """
     size = frames.shape[-1]
     x, y = offsets_on_torus(centers, size)
     x, y = x[:, None, :], y[:, :, None]  # (T, 1, W), (T, H, 1)
-    edge = size * radius  # the outline is one pixel soft
-    inside = np.clip(0.5 - edge * signed_distance(shape, x / radius, y / radius), 0, 1)[:, None]
+    distance = size * radius * signed_distance(shape, x / radius, y / radius)  # in pixels
+    inside = np.clip(0.5 - distance, 0, 1)[:, None]
     angle, period = generator.uniform(0, np.pi), scale * generator.uniform(*TEXTURE_PERIOD)
     wave = texture_wave(texture, x, y, angle, period)[:, None]
     color = generator.uniform(0.7, 1.0, (3, 1, 1))
-    # The texture takes away up to nine tenths of the light.
     frames += inside * (color * (0.55 + 0.45 * wave) - frames)
     return np.concatenate([centers - radius, centers + radius]).T
 
 
 def to_bytes(frames: np.ndarray) -> np.ndarray:
-    """Frames (T, C, H, W) between 0 and 1 as (T, H, W, C) uint8."""
+    """Convert frames (T, C, H, W) between 0 and 1 to (T, H, W, C) uint8."""
     return np.round(255 * np.clip(frames, 0, 1)).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
 def write_video(path: Path, frames: np.ndarray) -> None:
     """Write frames (T, H, W, C) uint8 as H.264.
 
-    One thread and no look-ahead: with either, the same frames do not always give the same bytes.
+    One thread and no look-ahead, because otherwise the bytes are not deterministic.
     """
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options=ENCODER_OPTIONS)
@@ -160,10 +159,10 @@ def write_video(path: Path, frames: np.ndarray) -> None:
 
 
 def balanced_labels(generator: np.random.Generator, count: int) -> list[tuple[str, str]]:
-    """`count` pairs (appearance, motion) in random order; each pair occurs equally often, give or take one."""
+    """Return `count` pairs (appearance, motion) in random order, with equal counts of each pair, plus or minus one."""
     pairs = [(appearance, motion) for appearance in APPEARANCES for motion in MOTIONS]
     rounds = [generator.permutation(len(pairs)) for _ in range(-(-count // len(pairs)))]
-    return [pairs[i] for i in np.concatenate(rounds)[:count]] if count else []
+    return [pairs[index] for index in np.concatenate(rounds)[:count]] if count else []
 
 
 def write_table(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
@@ -174,18 +173,19 @@ def write_table(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
 def make_toy_videos(
     output: str | Path, num_train: int = 2000, num_test: int = 512, seed: int = 0, num_frames: int = 16, size: int = 32
 ) -> Path:
-    """Write `train/*.mp4`, `test/*.mp4`, `boxes.csv`, `test.csv` and, last, as the sign of a whole set, `train.csv`.
+    """Write `train/*.mp4`, `test/*.mp4`, `boxes.csv`, `test.csv` and `train.csv`.
 
     `train.csv` and `test.csv` have the columns video (path relative to `output`), appearance, motion; `boxes.csv` has
-    video, frame, shape, x0, y0, x1, y1. Every video is a function of (seed, split, index), whatever their number.
+    video, frame, shape, x0, y0, x1, y1. Every video is a function of (seed, split, index). `train.csv` is written
+    last: if it exists, the set is complete.
 
     Args:
-        output: folder to write; files of the same names are replaced.
-        num_train: videos to train on.
-        num_test: videos to test on.
+        output: folder to write; existing files are replaced.
+        num_train: number of training videos.
+        num_test: number of test videos.
         seed: seed of the set.
         num_frames: frames per video.
-        size: height and width in pixels, even, because H.264 in 4:2:0 halves the colors' resolution.
+        size: height and width in pixels, even, because H.264 in 4:2:0 halves the color resolution.
 
     Raises:
         ValueError: `size` is odd or below 16.
@@ -197,12 +197,12 @@ def make_toy_videos(
     for split_number, (split, count) in enumerate((("train", num_train), ("test", num_test))):
         (output / split).mkdir(parents=True, exist_ok=True)
         tables[split] = []
-        for index, pair in enumerate(balanced_labels(np.random.default_rng([seed, split_number]), count)):
-            name = f"{split}/{index:06d}.mp4"
-            frames, boxes = render_video(np.random.default_rng([seed, split_number, index]), *pair, num_frames, size)
+        for number, pair in enumerate(balanced_labels(np.random.default_rng([seed, split_number]), count)):
+            name = f"{split}/{number:06d}.mp4"
+            frames, boxes = render_video(np.random.default_rng([seed, split_number, number]), *pair, num_frames, size)
             write_video(output / name, frames)
             tables[split].append((name, *pair))
-            tables["boxes"] += [(name, *place, *boxes[place]) for place in np.ndindex(boxes.shape[:2])]
+            tables["boxes"] += [(name, *index, *boxes[index]) for index in np.ndindex(boxes.shape[:2])]
     write_table(output / "boxes.csv", ("video", "frame", "shape", "x0", "y0", "x1", "y1"), tables["boxes"])
     for split in ("test", "train"):
         write_table(output / f"{split}.csv", ("video", "appearance", "motion"), tables[split])
@@ -211,14 +211,14 @@ def make_toy_videos(
 
 @dataclass
 class ToyVideosArguments:
-    """Write a toy set of labelled H.264 videos."""
+    """Write the toy set of labelled H.264 videos."""
 
     output_dir: str = option("folder to write", "output/toy_videos")
-    num_train: int = option("videos to train on", 2000)
-    num_test: int = option("videos to test on", 512)
+    num_train: int = option("number of training videos", 2000)
+    num_test: int = option("number of test videos", 512)
     seed: int = option("seed of the set", 0)
     num_frames: int = option("frames per video", 16)
-    size: int = option("height and width in pixels", 32)
+    size: int = option("height and width (px)", 32)
 
 
 def main(command_line: Sequence[str] | None = None) -> None:

@@ -66,7 +66,7 @@ def joined(pieces) -> FeaturePiece:
 
 @torch.no_grad()
 def by_hand(model, processor, video, stride) -> torch.Tensor:
-    """Features of the whole decoded video, each time step from the window that keeps it."""
+    """Compute the features of the whole decoded video, each time step from the window that keeps it."""
     numbers = [*range(0, 38, 2), 36]  # the last frame is repeated
     clip = processor(decode_video(video, numbers), do_sample_frames=False)["pixel_values_videos"][0]
     steps = []

@@ -4,24 +4,12 @@ pytest tests/evaluation/test_features.py
 """
 
 import numpy as np
-import pytest
 import torch
 from accelerate import Accelerator
 
-from vjepa_hf import VJEPAVideoProcessor
 from vjepa_hf.evaluation.features import VideoFeatures, extract_features
 
 ACCELERATOR = Accelerator(cpu=True)
-
-
-@pytest.fixture
-def processor(tiny_config) -> VJEPAVideoProcessor:
-    return VJEPAVideoProcessor(crop_size=tiny_config.image_size, num_frames=tiny_config.num_frames, frame_step=2)
-
-
-@pytest.fixture(scope="module")
-def videos(toy_videos) -> list[str]:
-    return [str(path) for path in sorted(toy_videos.rglob("*.mp4"))[:4]]
 
 
 def test_features_equal_the_output_of_the_encoder_and_a_broken_video_leaves_a_gap(

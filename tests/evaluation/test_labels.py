@@ -11,7 +11,7 @@ from vjepa_hf.evaluation.labels import draw_labels, encode_labels, hold_out, rea
 
 
 def drawn(labels, fraction=1.0, seed=0, per_class=None) -> np.ndarray:
-    """Rows of a single draw."""
+    """Return the rows of a single draw."""
     return draw_labels(labels, [fraction], splits=1, seed=seed, per_class=per_class)[0].rows
 
 

@@ -10,27 +10,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from vjepa_hf import VJEPAVideoProcessor
 from vjepa_hf.evaluation.features import extract_features
 from vjepa_hf.evaluation.live_features import LiveFeatures
-from vjepa_hf.evaluation.views import AugmentedClips, augmentation
 
 ACCELERATOR = Accelerator(cpu=True)
-
-
-@pytest.fixture
-def processor(tiny_config) -> VJEPAVideoProcessor:
-    return VJEPAVideoProcessor(crop_size=tiny_config.image_size, num_frames=tiny_config.num_frames, frame_step=2)
-
-
-@pytest.fixture(scope="module")
-def videos(toy_videos) -> list[str]:
-    return [str(path) for path in sorted(toy_videos.rglob("*.mp4"))[:4]]
-
-
-@pytest.fixture
-def crops(processor) -> AugmentedClips:
-    return AugmentedClips(processor, augmentation("crop", (32, 32)), seed=3, views=(0, 1, 2))
 
 
 def test_cached_views_equal_the_live_views_of_the_first_epochs(tiny_model, crops, videos, tmp_path):

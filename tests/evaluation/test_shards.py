@@ -20,16 +20,6 @@ from vjepa_hf.evaluation.shards import encoder_fingerprint
 ACCELERATOR = Accelerator(cpu=True)
 
 
-@pytest.fixture
-def processor(tiny_config) -> VJEPAVideoProcessor:
-    return VJEPAVideoProcessor(crop_size=tiny_config.image_size, num_frames=tiny_config.num_frames, frame_step=2)
-
-
-@pytest.fixture(scope="module")
-def videos(toy_videos) -> list[str]:
-    return [str(path) for path in sorted(toy_videos.rglob("*.mp4"))[:4]]
-
-
 def test_tokens_on_disk_are_indexed_like_an_array(tiny_model, processor, videos, tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "SHARD_ROWS", 3)
     processor.num_clips = 2

@@ -1,4 +1,4 @@
-"""The example of action detection as users run it: on one process and two, from weights, tested on detected boxes.
+"""examples/detect_actions.py as users run it: on one and two processes, with and without weights, on detected boxes.
 
 pytest tests/examples/test_detect_actions.py
 """
@@ -53,7 +53,7 @@ def run(run_example, launcher, pretrained, toy_actions, output, *more):
 
 
 @pytest.mark.slow
-def test_training_gives_scores_a_picture_and_a_model_that_loads(run_example, pretrained, toy_actions, tmp_path):
+def test_a_run_writes_metrics_a_figure_and_a_model_that_loads(run_example, pretrained, toy_actions, tmp_path):
     output = tmp_path / "output"
     printed, result = run(run_example, ONE, pretrained, toy_actions, output)
     assert "epoch 2/2: loss" in printed and 0 <= result["mean_average_precision"] <= 1
@@ -71,13 +71,13 @@ def test_training_gives_scores_a_picture_and_a_model_that_loads(run_example, pre
     batch = collate_key_frames([KeyFrameClips(frames, find_videos(toy_actions / "train"), processor)[0]])
     logits = detector(batch["pixel_values_videos"], batch["boxes"], batch["box_mask"]).logits
     assert logits.shape == (1, len(frames[0].boxes), 12)
-    # The encoder was frozen.
+    # The encoder is frozen.
     before = VJEPAForPreTraining.from_pretrained(pretrained).vjepa.encoder.state_dict()
     assert all(before[name].equal(value) for name, value in detector.vjepa.encoder.state_dict().items())
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_encoder_too_and_test_every_key_frame_once(
+def test_two_processes_fine_tune_the_encoder_and_test_every_key_frame_once(
     run_example, pretrained, toy_actions, tmp_path
 ):
     options = ("--fine_tune", "--random_init", "--epochs", "1", "--batch_size", "2")

@@ -1,4 +1,4 @@
-"""Fine-tuning as users run it: from a pretrained folder to an answer of the pipeline.
+"""examples/finetune.py as users run it: from a pretrained folder to the output of the pipeline.
 
 pytest tests/examples/test_finetune.py
 """
@@ -17,7 +17,7 @@ import vjepa_hf
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
-    """A tiny pretraining folder, as examples/pretrain.py leaves one."""
+    """A tiny pretraining folder, like those of examples/pretrain.py."""
     folder = tmp_path_factory.mktemp("finetune") / "pretrain"
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
     config = vjepa_hf.VJEPAConfig(**sizes, num_frames=4, pred_hidden_size=16, pred_num_hidden_layers=1)
@@ -29,7 +29,7 @@ def pretrained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def class_folders(toy_videos, tmp_path_factory):
-    """Two classes as folders; one of the training videos is broken."""
+    """Two folders of classes; one of the training videos is broken."""
     root = tmp_path_factory.mktemp("classes")
     for split in ("train", "test"):
         for number, path in enumerate(sorted((toy_videos / split).glob("*.mp4"))[:8]):
@@ -41,17 +41,17 @@ def class_folders(toy_videos, tmp_path_factory):
 
 
 def options(pretrained, class_folders, output, **changes):
-    chosen = {"model": pretrained, "train_videos": class_folders / "train", "test_videos": class_folders / "test"}
-    chosen |= {"output_dir": output, "per_device_train_batch_size": 4, "num_train_epochs": 2, "seed": 0} | changes
-    return [word for key, value in chosen.items() for word in (f"--{key}", *str(value).split())]
+    values = {"model": pretrained, "train_videos": class_folders / "train", "test_videos": class_folders / "test"}
+    values |= {"output_dir": output, "per_device_train_batch_size": 4, "num_train_epochs": 2, "seed": 0} | changes
+    return [word for name, value in values.items() for word in (f"--{name}", *str(value).split())]
 
 
 @pytest.mark.slow
-def test_adapters_of_a_run_answer_in_the_pipeline(run_example, pretrained, class_folders, tmp_path):
+def test_a_run_with_adapters_works_in_the_pipeline(run_example, pretrained, class_folders, tmp_path):
     changes = {"method": "lora", "eval_strategy": "epoch", "validation_videos": class_folders / "test"}
     words = options(pretrained, class_folders, tmp_path / "run", **changes)
-    shown = run_example("accelerate", "launch", "examples/finetune.py", *words)
-    assert "broken.mp4" in shown.stderr
+    completed = run_example("accelerate", "launch", "examples/finetune.py", *words)
+    assert "broken.mp4" in completed.stderr
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["test_num_samples"] == result["validation_num_samples"] == 8
     assert [path.endswith("left/broken.mp4") for path in result["unreadable"]["train"]] == [True]
@@ -64,7 +64,7 @@ def test_adapters_of_a_run_answer_in_the_pipeline(run_example, pretrained, class
 
 @pytest.fixture
 def finetune():
-    """The example's `main` in this process, which saves the time to start another."""
+    """The `main` of the example in this process, which is faster than a new one."""
     import finetune
 
     def run(words):
@@ -80,10 +80,10 @@ def test_two_processes_with_half_the_batch_give_the_same_model(
     run_example, finetune, pretrained, class_folders, tmp_path
 ):
     (class_folders / "train" / "left" / "broken.mp4").rename(tmp_path / "broken.mp4")
-    chosen = {"dataloader_num_workers": 0, "save_strategy": "no", "learning_rate": 1e-3}
+    shared = {"dataloader_num_workers": 0, "save_strategy": "no", "learning_rate": 1e-3}
     try:
-        finetune(options(pretrained, class_folders, tmp_path / "1", per_device_train_batch_size=4, **chosen))
-        words = options(pretrained, class_folders, tmp_path / "2", per_device_train_batch_size=2, **chosen)
+        finetune(options(pretrained, class_folders, tmp_path / "1", per_device_train_batch_size=4, **shared))
+        words = options(pretrained, class_folders, tmp_path / "2", per_device_train_batch_size=2, **shared)
         run_example("accelerate", "launch", "--multi_gpu", "--num_processes", "2", "examples/finetune.py", *words)
     finally:
         (tmp_path / "broken.mp4").rename(class_folders / "train" / "left" / "broken.mp4")
@@ -93,7 +93,7 @@ def test_two_processes_with_half_the_batch_give_the_same_model(
     assert max((second[name] - tensor).abs().max() for name, tensor in first.items()) < 1e-4
 
 
-def test_every_option_of_the_recipe_works_and_a_stopped_run_resumes(finetune, pretrained, class_folders, tmp_path):
+def test_every_option_of_the_recipe_works_and_a_run_resumes_bit_exact(finetune, pretrained, class_folders, tmp_path):
     recipe = {"layer_decay": 0.75, "drop_path_rate": 0.2, "mixup_alpha": 0.8, "cutmix_alpha": 1.0, "num_clips": 2}
     recipe |= {"label_smoothing_factor": 0.1, "class_balance": "sampler", "dataloader_num_workers": 0}
     recipe |= {"rand_augment_magnitude": 7, "erase_probability": 0.25, "per_device_train_batch_size": 8}
@@ -115,7 +115,7 @@ def test_every_option_of_the_recipe_works_and_a_stopped_run_resumes(finetune, pr
         ({"method": "lora", "layer_decay": 0.5}, "layer_decay has no effect with method=lora"),
         ({"method": "frozen", "drop_path_rate": 0.1}, "drop_path_rate has no effect with method=frozen"),
         ({"label": "action"}, "train_videos has no column 'action' with labels, only video, label"),
-        ({"resume": ""}, "has no checkpoint; omit it to start a new run"),
+        ({"resume": ""}, "has no checkpoint; omit resume to start a new run"),
         ({"validation_video": "x"}, "unknown option 'validation_video'; did you mean 'validation_videos'"),
         ({"learning_rate": "fast"}, "learning_rate"),
         ({"mixup_alpha": -1}, "mixup_alpha must not be negative"),
@@ -134,7 +134,7 @@ def test_a_mistake_is_one_sentence_and_status_2(
     assert not (tmp_path / "run").exists()
 
 
-def test_options_of_the_trainer_stand_in_a_file_too(finetune, pretrained, class_folders, tmp_path):
+def test_a_file_may_have_options_of_the_trainer(finetune, pretrained, class_folders, tmp_path):
     lines = [f"model: {pretrained}", f"train_videos: {class_folders / 'train'}", "max_steps: 1", "learning_rate: 1e-3"]
     lines += ["per_device_train_batch_size: 2", "save_strategy: 'no'", "dataloader_num_workers: 0", "method: frozen"]
     (tmp_path / "run.yaml").write_text("\n".join(lines))

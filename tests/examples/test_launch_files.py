@@ -1,4 +1,4 @@
-"""The files a launcher reads: Accelerate's configs through Accelerate's own reader, the batch script through bash."""
+"""Files of launchers: configs of Accelerate read by Accelerate, and the batch script run by bash."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ def test_every_accelerate_config_is_tested():
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_accelerate_reads_the_config_as_meant(name):
+def test_accelerate_reads_the_config_correctly(name):
     config = load_config_from_file(str(CONFIGS / name))
     assert (config.distributed_type, config.num_machines, config.num_processes) == EXPECTED[name]
 
@@ -41,7 +41,7 @@ def test_launcher_accepts_the_config(name):
     assert args.mixed_precision == ("no" if name == "cpu.yaml" else "bf16")
 
 
-def test_accelerate_reader_catches_a_violation(tmp_path):
+def test_the_reader_of_accelerate_catches_a_violation(tmp_path):
     broken = tmp_path / "broken.yaml"
     broken.write_text((CONFIGS / "cpu.yaml").read_text() + "no_such_key: 1\n")
     with pytest.raises(ValueError, match="no_such_key"):
@@ -73,7 +73,7 @@ def test_shell_syntax_catches_a_violation(tmp_path):
 
 @pytest.fixture
 def fake_slurm(tmp_path):
-    """A PATH on which srun runs its command once, as node 3 of 4, and accelerate prints its arguments."""
+    """A PATH whose srun runs its command once, as node 3 of 4, and whose accelerate prints its arguments."""
     for name, body in {
         "scontrol": "printf 'node-a\\nnode-b\\n'",
         "srun": 'shift; SLURM_NODEID=3 exec "$@"',
@@ -97,7 +97,7 @@ def submitted_arguments(environment, *arguments) -> list[str]:
     )
 
 
-def test_batch_script_launches_every_node_and_keeps_paths_whole(fake_slurm, tmp_path):
+def test_batch_script_launches_every_node_and_accepts_paths_with_spaces(fake_slurm, tmp_path):
     arguments = submitted_arguments(fake_slurm, tmp_path / "a run", "--videos", "my videos")
     value = {name: arguments[arguments.index(name) + 1] for name in arguments if name.startswith("--")}
     assert value["--machine_rank"] == "3"
@@ -109,7 +109,7 @@ def test_batch_script_launches_every_node_and_keeps_paths_whole(fake_slurm, tmp_
     launch_command_parser().parse_args(arguments)
 
 
-def test_batch_script_resumes_a_run_that_has_checkpoints_and_starts_anew_one_that_died_before(fake_slurm, tmp_path):
+def test_batch_script_resumes_a_run_with_checkpoints_and_restarts_one_without(fake_slurm, tmp_path):
     (tmp_path / "checkpoints" / "unfinished_step_00000003").mkdir(parents=True)
     (tmp_path / "arguments.yaml").touch()
     assert submitted_arguments(fake_slurm, tmp_path)[-2] == "--overwrite_output_dir"

@@ -1,4 +1,4 @@
-"""The toy set is what it says: real H.264, a function of its seed, with true labels and boxes around the shapes."""
+"""The toy set is real H.264, a function of its seed, and has correct labels and boxes around the shapes."""
 
 import csv
 
@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
     return toy.make_toy_videos(tmp_path_factory.mktemp("toy"), num_train=6, num_test=4, num_frames=12, size=32)
 
 
-def test_every_listed_video_is_h264_of_the_asked_size(folder):
+def test_every_listed_video_is_h264_of_the_requested_size(folder):
     names = [row["video"] for split in ("train", "test") for row in read(folder / f"{split}.csv")]
     assert len(names) == len(set(names)) == 10
     for name in names:
@@ -42,7 +42,7 @@ def test_same_seed_same_bytes_another_seed_other_videos(folder, tmp_path):
     assert (folder / "train/000000.mp4").read_bytes() != (other / "train/000000.mp4").read_bytes()
 
 
-def test_a_video_does_not_depend_on_how_many_there_are(folder, tmp_path):
+def test_a_video_does_not_depend_on_the_number_of_videos(folder, tmp_path):
     fewer = toy.make_toy_videos(tmp_path, num_train=3, num_test=1, num_frames=12, size=32)
     for row in read(fewer / "train.csv") + read(fewer / "test.csv"):
         assert (fewer / row["video"]).read_bytes() == (folder / row["video"]).read_bytes()
@@ -59,16 +59,16 @@ def test_labels_are_balanced_and_independent_of_each_other():
 
 
 @pytest.mark.parametrize("motion", toy.MOTIONS)
-def test_every_box_moves_as_the_motion_label_says(motion):
+def test_every_box_moves_in_the_direction_of_the_motion_label(motion):
     _, boxes = toy.render_video(np.random.default_rng(3), "checked disk", motion, num_frames=48, size=64)
-    whole = ((boxes[..., :2] > 0) & (boxes[..., 2:] < 64)).all(axis=-1)  # not cut by the border
+    whole = ((boxes[..., :2] > 0) & (boxes[..., 2:] < 64)).all(axis=-1)  # not cropped by the border
     steps = np.diff((boxes[..., :2] + boxes[..., 2:]) / 2, axis=0)[whole[1:] & whole[:-1]]
     assert len(steps) > toy.FLOCK
     heading = 2 * np.pi * toy.MOTIONS.index(motion) / len(toy.MOTIONS)
     assert (steps @ [np.cos(heading), np.sin(heading)] > 0.8 * np.linalg.norm(steps, axis=1)).all()
 
 
-def test_the_boxes_hold_the_shapes_and_the_texture_changes_nothing_else():
+def test_boxes_contain_the_shapes_and_the_texture_changes_nothing_else():
     striped, boxes = toy.render_video(np.random.default_rng(1), "striped square", "east", num_frames=4, size=64)
     checked, _ = toy.render_video(np.random.default_rng(1), "checked square", "east", num_frames=4, size=64)
     assert boxes.shape == (4, toy.FLOCK, 4) and (boxes[..., 2:] > boxes[..., :2]).all()
@@ -82,16 +82,16 @@ def test_the_boxes_hold_the_shapes_and_the_texture_changes_nothing_else():
             assert not differs[~held].any()
 
 
-def test_where_a_shape_is_says_nothing_about_where_it_goes():
-    places = [
+def test_the_position_of_a_shape_does_not_reveal_its_direction():
+    centers = [
         toy.centers_on_torus(np.random.default_rng(index), heading=0.0, speed=0.09, num_frames=16)
         for index in range(500)
     ]
-    histogram, _ = np.histogram(np.array(places)[:, 0, -1], bins=5, range=(0, 1))  # x at the end of a way east
+    histogram, _ = np.histogram(np.array(centers)[:, 0, -1], bins=5, range=(0, 1))  # x after moving east
     assert histogram.min() > 70
 
 
-def test_no_video_can_be_told_by_its_brightness():
+def test_brightness_does_not_identify_a_video():
     means = [
         toy.render_video(np.random.default_rng(index), "striped disk", motion, num_frames=2, size=32)[0].mean()
         for index, motion in enumerate(toy.MOTIONS * 4)

@@ -1,4 +1,4 @@
-"""`examples/probe.py` in this process: what its options do to the files it leaves.
+"""examples/probe.py in this process: its options, and the files that it writes.
 
 pytest tests/examples/test_probe.py
 """
@@ -33,7 +33,7 @@ def model(tiny_pretraining_model, tmp_path) -> str:
 
 
 def words(options: dict) -> list[str]:
-    """The command line of some options; a value of True stands for itself."""
+    """Return the command line of options; the value True is omitted."""
     command_line = []
     for name, value in options.items():
         values = [] if value is True else value if isinstance(value, list) else [value]
@@ -48,37 +48,37 @@ def run(model: str, *lists: Path, **options) -> dict:
     return json.loads((options["output_dir"] / "result.json").read_text())
 
 
-def test_a_sweep_leaves_one_classifier_its_score_and_what_it_confuses(model, lists, tmp_path):
+def test_a_sweep_writes_one_classifier_its_metrics_and_its_confusions(model, lists, tmp_path):
     rates = {"learning_rate": [1e-3, 1e-4], "weight_decay": [0.0, 0.1], "num_pooler_layers": 4}
     result = run(model, *lists, output_dir=tmp_path / "probe", **rates)
     assert result["learning_rate"] in rates["learning_rate"] and result["weight_decay"] in rates["weight_decay"]
     assert 0 <= result["validation_accuracy"] <= 1
     assert result["top_1_interval"][0] <= result["top_1_accuracy"] <= result["top_1_interval"][1]
     assert set(result["per_class"]) == {"left", "right"} and result["num_samples"] == 8
-    left = {path.name for path in (tmp_path / "probe").iterdir()}
-    assert {"config.json", "model.safetensors", "confusion.csv", "confusion.png", "result.json"} <= left
-    assert "features" not in left
+    files = {path.name for path in (tmp_path / "probe").iterdir()}
+    assert {"config.json", "model.safetensors", "confusion.csv", "confusion.png", "result.json"} <= files
+    assert "features" not in files
     classifier = VJEPAForVideoClassification.from_pretrained(tmp_path / "probe")
     assert classifier.config.num_pooler_layers == 4
     encoder = VJEPAForPreTraining.from_pretrained(model).vjepa.encoder.state_dict()
     assert all(torch.equal(encoder[name], value) for name, value in classifier.vjepa.encoder.state_dict().items())
 
 
-def test_a_low_shot_table_has_mean_and_spread_and_reads_each_video_once(model, lists, tmp_path):
-    kept = {"features_dir": tmp_path / "kept", "label_fraction": [0.25, 0.5], "splits": 2}
-    result = run(model, *lists, output_dir=tmp_path / "probe", **kept)
+def test_a_low_shot_table_has_mean_and_std_and_encodes_each_video_once(model, lists, tmp_path):
+    options = {"features_dir": tmp_path / "probe" / "features", "label_fraction": [0.25, 0.5], "splits": 2}
+    result = run(model, *lists, output_dir=tmp_path / "probe", **options)
     assert {name: summary["splits"] for name, summary in result["summary"].items()} == {"25 %": 2, "50 %": 2}
     assert [record["train_videos"] for record in result["probes"]] == [4, 4, 8, 8]
     assert len({record["seed"] for record in result["probes"]}) == 2
-    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*.safetensors")}
-    assert len(made) == 2
-    again = run(model, *lists, output_dir=tmp_path / "probe", **kept)
-    assert again == result and made == {path: path.stat().st_mtime_ns for path in made}
+    times = {path: path.stat().st_mtime_ns for path in options["features_dir"].rglob("*.safetensors")}
+    assert len(times) == 2
+    again = run(model, *lists, output_dir=tmp_path / "probe", **options)
+    assert again == result and times == {path: path.stat().st_mtime_ns for path in times}
 
 
-def test_testing_a_classifier_again_gives_the_score_of_its_probe(model, lists, tmp_path, capsys):
-    several = {"num_clips": 2, "num_crops": 3}
-    result = run(model, *lists, output_dir=tmp_path / "probe", **several)
+def test_evaluate_only_gives_the_metrics_of_the_probe(model, lists, tmp_path, capsys):
+    views = {"num_clips": 2, "num_crops": 3}
+    result = run(model, *lists, output_dir=tmp_path / "probe", **views)
     weights = (tmp_path / "probe" / "model.safetensors").read_bytes()
     again = run(str(tmp_path / "probe"), test_videos=lists[1], evaluate_only=True, output_dir=tmp_path / "again")
     assert {name: again[name] for name in again if name != "random_init"}.items() <= result.items()
@@ -113,7 +113,7 @@ def test_class_names_come_from_folders(model, lists, toy_videos, tmp_path):
     assert config.id2label == {0: "hop", 1: "jump", 2: "skip"}
 
 
-def test_unreadable_videos_are_named_and_skipped(model, lists, tmp_path, capsys):
+def test_unreadable_videos_are_reported_and_skipped(model, lists, tmp_path, capsys):
     (tmp_path / "test.csv").write_text(lists[1].read_text() + f"{tmp_path / 'gone.mp4'},left\n")
     result = run(model, lists[0], tmp_path / "test.csv", output_dir=tmp_path / "probe")
     assert (result["test_videos"], result["unreadable_test_videos"], result["num_samples"]) == (9, 1, 8)
@@ -159,13 +159,13 @@ def test_a_mistake_is_one_sentence_and_status_2(model, lists, tmp_path, options,
 
 
 def commands_of(page: str) -> list[list[str]]:
-    """Options of every `examples/probe.py` in the shell blocks of a page."""
+    """Return the options of every `examples/probe.py` in the shell blocks of a page."""
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", page, re.DOTALL)).replace("\\\n", " ")
     return [shlex.split(line.split("examples/probe.py", 1)[1]) for line in blocks.splitlines() if "probe.py" in line]
 
 
-def refused(commands: list[list[str]]) -> list[str]:
-    """What the example says to command lines that it does not take."""
+def errors_of(commands: list[list[str]]) -> list[str]:
+    """Return the error messages of invalid command lines."""
     messages = []
     for command in commands:
         try:
@@ -175,15 +175,15 @@ def refused(commands: list[list[str]]) -> list[str]:
     return messages
 
 
-def test_every_command_on_the_pages_is_understood():
+def test_every_command_in_the_docs_is_valid():
     pages = [REPO / "README.md", REPO / "docs" / "probing.md", REPO / "examples" / "README.md"]
     commands = [command for page in pages for command in commands_of(page.read_text())]
     protocols = re.findall(r"^\|.*\| `(--[^|]*|the same.*)`", (REPO / "docs" / "probing.md").read_text(), re.MULTILINE)
     commands += [shlex.split(part) for row in protocols for part in row.split("`")[::2] if part.startswith("--")]
     assert len(commands) > 15
-    assert refused(commands) == []
+    assert errors_of(commands) == []
 
 
-def test_commands_catch_a_violation():
-    assert len(refused([["--clips", "8"], ["--epochs", "many"], ["MODEL"]])) == 3
+def test_the_check_of_commands_catches_a_violation():
+    assert len(errors_of([["--clips", "8"], ["--epochs", "many"], ["MODEL"]])) == 3
     assert commands_of("```bash\npython examples/probe.py --a \\\n    --b 1\n```") == [["--a", "--b", "1"]]

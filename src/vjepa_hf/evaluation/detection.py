@@ -483,13 +483,13 @@ def plot_detections(
     for axis in axes:
         axis.axis("off")
     titles = titles or [""] * len(frames)
-    for axis, frame, title, *boxes in zip(axes, frames, titles, detections, truths, strict=False):
+    for axis, frame, title, detected, truth in zip(axes, frames, titles, detections, truths, strict=False):
         height, width = frame.shape[1:]
         # Coordinates in the picture are in units of the frame, like the boxes.
         axis.imshow(frame.permute(1, 2, 0).numpy(), extent=(0, 1, 1, 0), aspect=height / width)
         axis.set(xlim=(0, 1), ylim=(1, 0))
         axis.set_title(title, fontsize=9)
-        _draw_boxes(axis, *boxes, names, threshold)
+        _draw_boxes(axis, detected, truth, names, threshold)
     legend = "green: correct, red: wrong, dashed: annotated, white: not detected"
     figure.suptitle(f"detections with a score of at least {threshold:g}; {legend}", fontsize=9)
     figure.savefig(path, dpi=100)

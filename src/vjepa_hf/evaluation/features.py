@@ -16,6 +16,8 @@ from ..model.video_processing_vjepa import VJEPAVideoProcessor
 from .shards import ShardedTokens, ShardFolder
 from .views import Clips, RegularClips, ViewDataset
 
+Row = tuple[int, torch.Tensor | VideoFailure]  # row of a video, and its clips or tokens
+
 
 @dataclass(frozen=True)
 class VideoFeatures:
@@ -75,14 +77,16 @@ class FrozenEncoder:
         self.model = model.to(accelerator.device).eval()
 
     @torch.no_grad()
-    def __call__(self, videos: Sequence[torch.Tensor], to: torch.device | str | None = None) -> list[torch.Tensor]:
-        """Return the tokens `(V, N, D)` of each video `(V, T, C, H, W)`, in float16 on `to` if it is given."""
+    def __call__(self, batch: Sequence[Row], to: torch.device | str | None = None) -> list[Row]:
+        """Replace the clips `(V, T, C, H, W)` of each row by tokens `(V, N, D)`, in float16 on `to` if it is given."""
+        videos = [clips for _, clips in batch if isinstance(clips, torch.Tensor)]
         tokens = []
-        for pixels in torch.cat(list(videos)).split(self.batch_size):
+        for pixels in torch.cat(videos).split(self.batch_size) if videos else ():
             with self.accelerator.autocast():
                 hidden_states = self.model(pixels.to(self.accelerator.device)).last_hidden_state
             tokens.append(hidden_states.to(to, torch.float16) if to else hidden_states.float())
-        return list(torch.cat(tokens).split([len(clips) for clips in videos]))
+        encoded = iter(torch.cat(tokens).split([len(clips) for clips in videos]) if videos else ())
+        return [(row, clips if isinstance(clips, VideoFailure) else next(encoded)) for row, clips in batch]
 
 
 def extract_features(
@@ -126,19 +130,9 @@ def extract_features(
         num_workers=num_workers,
         collate_fn=list,
     )
-    encoded = (item for batch in loader for item in _encode(encoder, batch))
+    encoded = (row for batch in loader for row in encoder(batch, to="cpu"))
     for shard in missing:
         shards.write(shard, dict(islice(encoded, len(shards.rows(shard)))))
     accelerator.wait_for_everyone()
     failures = shards.check()
     return VideoFeatures(ShardedTokens(shards.files, shards.rows_per_shard, shards.shape, set(failures)), failures)
-
-
-def _encode(
-    encoder: FrozenEncoder, batch: Sequence[tuple[int, torch.Tensor | VideoFailure]]
-) -> Iterator[tuple[int, torch.Tensor | VideoFailure]]:
-    """Yield the rows of a batch with tokens in place of clips."""
-    readable = [clips for _, clips in batch if isinstance(clips, torch.Tensor)]
-    tokens = iter(encoder(readable, to="cpu") if readable else [])
-    for row, clips in batch:
-        yield row, clips if isinstance(clips, VideoFailure) else next(tokens)

@@ -72,7 +72,8 @@ class LiveFeatures:
             collate_fn=list,
         )
         for batch in loader:
-            self.failures |= {row: pixels for row, pixels in batch if isinstance(pixels, VideoFailure)}
-            readable = {row: pixels[views] for row, pixels in batch if isinstance(pixels, torch.Tensor)}
-            if readable:
-                yield np.array(list(readable)), torch.stack(self.encoder(list(readable.values())))
+            self.failures |= {row: failure for row, failure in batch if isinstance(failure, VideoFailure)}
+            readable = [(row, pixels[views]) for row, pixels in batch if isinstance(pixels, torch.Tensor)]
+            encoded = {row: tokens for row, tokens in self.encoder(readable) if isinstance(tokens, torch.Tensor)}
+            if encoded:
+                yield np.array(list(encoded)), torch.stack(list(encoded.values()))

@@ -126,14 +126,12 @@ def _stack(samples: list[LabelledClip]) -> tuple[torch.Tensor, list[int]]:
 def nearest_neighbors(
     train: torch.Tensor, labels: torch.Tensor, test: torch.Tensor, num_labels: int, neighbors: int = NEIGHBORS
 ) -> torch.Tensor:
-    """Classify features `test` `(m, D)` by the votes of their nearest neighbors in `train` `(n, D)`.
-
-    A vote is weighted by the exponential of the cosine divided by `TEMPERATURE`.
+    """Classify features by the votes of their nearest neighbors, weighted by exp(cosine / `TEMPERATURE`).
 
     Args:
-        train: features `(n, D)`.
-        labels: class indices `(n,)` of `train`.
-        test: features `(m, D)`.
+        train: features `(n, D)` of the training videos.
+        labels: class indices `(n,)` of the training videos.
+        test: features `(m, D)` of the test videos.
         num_labels: number of classes.
         neighbors: number of neighbors that vote.
 
@@ -149,17 +147,9 @@ def nearest_neighbors(
 def linear_probe(
     train: torch.Tensor, labels: torch.Tensor, test: torch.Tensor, num_labels: int, ridge: float = RIDGE
 ) -> torch.Tensor:
-    """Classify features `test` `(m, D)` by ridge regression from standardized features to one-hot classes.
+    """Classify features by ridge regression from standardized features to one-hot classes.
 
-    Args:
-        train: features `(n, D)`.
-        labels: class indices `(n,)` of `train`.
-        test: features `(m, D)`.
-        num_labels: number of classes.
-        ridge: penalty per feature.
-
-    Returns:
-        class indices `(m,)`.
+    Arguments and result as in `nearest_neighbors`; `ridge` is the penalty per feature.
     """
     mean, deviation = train.mean(dim=0), train.std(dim=0, correction=0).clamp_min(torch.finfo(train.dtype).eps)
     train, test = (train - mean) / deviation, (test - mean) / deviation

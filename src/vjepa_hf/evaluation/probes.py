@@ -98,7 +98,7 @@ def train_heads(
     ]
     epoch_losses = []
     for epoch in range(epochs):
-        losses = []
+        losses: list[list[torch.Tensor]] = []
         row_batches = np.array_split(rows[order.permutation(len(rows))], num_batches)
         for batch, tokens in features.batches(row_batches, epoch, classifier.config.pooler_num_clips):
             tokens = tokens.flatten(1, 2).to(classifier.device, classifier.dtype)  # (B, num_clips * N, D)
