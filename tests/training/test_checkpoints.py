@@ -1,4 +1,4 @@
-"""Checkpoints are whole or absent, read only when they are what was written, and never executed.
+"""Checkpoints are complete or absent, are loaded only undamaged, and run no code.
 
 pytest tests/training/test_checkpoints.py
 """
@@ -70,8 +70,8 @@ def test_only_the_newest_checkpoints_are_kept_and_half_written_ones_do_not_count
     assert names(tmp_path) == ["step_00000010", "step_00000100"]
     assert load_checkpoint(run.accelerator, tmp_path).step == 100
     printed = capsys.readouterr().out
-    assert "continuing after step 100, from " in printed
-    assert "left out unfinished_step_00000200: it was not written to its end" in printed
+    assert "resuming after step 100, from " in printed
+    assert "skipped unfinished_step_00000200, which is incomplete" in printed
     run.save(tmp_path, 101, keep=2)
     left = ["step_00000100", "step_00000101", "step_00000300_mine"]
     assert sorted(os.listdir(tmp_path / "checkpoints")) == left
@@ -79,7 +79,7 @@ def test_only_the_newest_checkpoints_are_kept_and_half_written_ones_do_not_count
 
 def test_a_step_without_a_checkpoint_is_an_error_that_lists_those_that_are(run, tmp_path):
     run.save(tmp_path, 1, 2)
-    with pytest.raises(ValueError, match=r"no checkpoint of resume_step 3 .* there are \[1, 2\]"):
+    with pytest.raises(ValueError, match=r"no checkpoint of resume_step 3 .* choose one of \[1, 2\]"):
         load_checkpoint(run.accelerator, tmp_path, step=3)
     with pytest.raises(ValueError, match="no checkpoint to resume from"):
         load_checkpoint(run.accelerator, tmp_path / "nowhere")
@@ -101,10 +101,10 @@ def flip_a_bit(folder: Path) -> None:
 
 DAMAGES = {
     "cut": (cut, r"model.safetensors has \d+ of \d+ bytes"),
-    "bit": (flip_a_bit, "optimizer.bin has other content than was saved"),
+    "bit": (flip_a_bit, "the content of optimizer.bin has changed"),
     "lost": (lambda folder: (folder / "progress.json").unlink(), "progress.json is missing"),
     "more": (lambda folder: (folder / "custom_checkpoint_9.pkl").touch(), "custom_checkpoint_9.pkl was not saved"),
-    "half": (lambda folder: (folder / "manifest.json").unlink(), "no manifest.json, so it was not written to its end"),
+    "half": (lambda folder: (folder / "manifest.json").unlink(), "no manifest.json, so it is incomplete"),
     "text": (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json cannot be read"),
     "list": (lambda folder: (folder / "manifest.json").write_text('{"a": []}'), "manifest.json cannot be read"),
     "empty": (lambda folder: [file.unlink() for file in folder.iterdir()], "has no manifest.json"),
@@ -124,7 +124,7 @@ def test_a_damaged_checkpoint_is_an_error_that_names_the_one_before_and_how_to_t
     with pytest.raises(ValueError, match="--resume_step 1"):
         load_checkpoint(run.accelerator, tmp_path)
     harm(older)
-    with pytest.raises(ValueError, match="No older one is whole"):
+    with pytest.raises(ValueError, match="All older ones are damaged too"):
         load_checkpoint(run.accelerator, tmp_path)
 
 
@@ -199,7 +199,7 @@ def test_code_in_a_checkpoint_is_an_error_and_not_executed(tmp_path, name):
     else:
         torch.save(bomb, folder / name)
     sign(folder)
-    with pytest.raises(ValueError, match="none of it was executed"):
+    with pytest.raises(ValueError, match="contains code.*not executed"):
         load_checkpoint(run.accelerator, tmp_path)
     assert not (tmp_path / "executed").exists()
     with (folder / name).open("rb") as file:  # the bomb is live
@@ -230,7 +230,7 @@ def test_the_description_of_sharded_weights_may_name_nothing_else(tmp_path, name
     module, name = name.split()
     names = b"".join(b"\x8c" + bytes([len(word)]) + word.encode() for word in (module, name))  # SHORT_BINUNICODE
     (tmp_path / ".metadata").write_bytes(b"\x80\x04" + names + b"\x93.")  # protocol 4, STACK_GLOBAL, STOP
-    assert f"({module}.{name}); none of it was executed" in checkpoints._code_in_metadata(tmp_path)
+    assert f"contains code ({module}.{name})" in checkpoints._code_in_metadata(tmp_path)
     assert "antigravity" not in sys.modules
 
 
@@ -262,7 +262,9 @@ def no_file_above(size: int):
 def test_a_full_disk_names_the_folder_and_leaves_the_previous_checkpoint_newest(run, tmp_path, size):
     run.save(tmp_path, 1)
     with no_file_above(size):
-        with pytest.raises(OSError, match=r"step_00000002' could not be written: .*step_00000001 stays the newest"):
+        with pytest.raises(
+            OSError, match=r"cannot write the checkpoint .*step_00000002': .*The newest one is step_00000001"
+        ):
             run.save(tmp_path, 2)
     assert os.listdir(tmp_path / "checkpoints") == ["step_00000001"]
     assert load_checkpoint(run.accelerator, tmp_path).step == 1
@@ -277,7 +279,7 @@ def test_a_disk_that_fails_at_the_end_leaves_the_previous_checkpoint_newest(run,
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, call, fail)
-        with pytest.raises(OSError, match="could not be written: .*No space left.*step_00000001 stays the newest"):
+        with pytest.raises(OSError, match="cannot write .*No space left.*The newest one is step_00000001"):
             run.save(tmp_path, 2)
     assert os.listdir(tmp_path / "checkpoints") == ["step_00000001"]
     run.save(tmp_path, 2)
@@ -295,7 +297,7 @@ def test_a_folder_that_cannot_be_written_is_named(run, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:  # root may write everywhere, so permission bits would not do
         patch.setattr(os, "mkdir", refuse)
-        with pytest.raises(OSError, match="step_00000002' could not be written: .*Permission denied"):
+        with pytest.raises(OSError, match="cannot write the checkpoint .*step_00000002': .*Permission denied"):
             run.save(tmp_path, 2)
     assert load_checkpoint(run.accelerator, tmp_path).step == 1
 

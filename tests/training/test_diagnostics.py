@@ -1,4 +1,4 @@
-"""The health figures have the values that theory gives for known features, and alarms fire for collapse only.
+"""Health metrics have the theoretical values for known features; alarms report collapse and nothing else.
 
 pytest tests/training/test_diagnostics.py
 """
@@ -56,7 +56,7 @@ def outputs_of(features: torch.Tensor, predictions, target_masks) -> VJEPAForPre
     )
 
 
-# --- figures of tokens ---
+# --- metrics of tokens ---
 
 
 def test_constant_features_have_no_spread_and_one_direction():
@@ -109,7 +109,7 @@ def test_tokens_are_picked_evenly_from_all_mask_kinds_and_always_as_many():
     assert spread_tokens([second], 64).shape == (64, 4)
 
 
-# --- figures of a step ---
+# --- metrics of a step ---
 
 
 def test_a_copy_is_the_target_at_the_nearest_context_token():
@@ -142,11 +142,11 @@ def test_losses_by_mask_type_and_by_time_step_are_parts_of_the_loss(step):
     assert sums.shape == (2, 2, 2)
     torch.testing.assert_close(sums[0].sum(dim=1) / sums[1].sum(dim=1), torch.stack(outputs.losses))
     assert sums[1].sum(dim=1).tolist() == [mask.numel() for mask in target_masks]
-    figures = health(*step)
-    assert [figures["loss/mask_type_0"], figures["loss/mask_type_1"]] == pytest.approx(
+    metrics = health(*step)
+    assert [metrics["loss/mask_type_0"], metrics["loss/mask_type_1"]] == pytest.approx(
         [loss.item() for loss in outputs.losses]
     )
-    assert (figures["loss/mask_type_0"] + figures["loss/mask_type_1"]) / 2 == pytest.approx(outputs.loss.item())
+    assert (metrics["loss/mask_type_0"] + metrics["loss/mask_type_1"]) / 2 == pytest.approx(outputs.loss.item())
 
 
 def test_the_loss_of_a_time_step_is_that_of_its_tokens():
@@ -158,8 +158,8 @@ def test_the_loss_of_a_time_step_is_that_of_its_tokens():
 
 def test_time_steps_without_targets_are_left_out(tiny_pretraining_model, tiny_clip):
     masks = [torch.arange(16).repeat(2, 1)], [torch.arange(16, 32).repeat(2, 1)]
-    figures = health(tiny_pretraining_model, tiny_pretraining_model(tiny_clip, *masks), *masks)
-    assert "loss/time_0" not in figures and figures["loss/time_1"] == pytest.approx(figures["loss/mask_type_0"])
+    metrics = health(tiny_pretraining_model, tiny_pretraining_model(tiny_clip, *masks), *masks)
+    assert "loss/time_0" not in metrics and metrics["loss/time_1"] == pytest.approx(metrics["loss/mask_type_0"])
 
 
 def test_encoders_are_apart_by_what_one_of_them_learned(tiny_pretraining_model):
@@ -213,7 +213,7 @@ def test_distance_is_one_number_where_weights_are_sharded(tiny_pretraining_model
         torch.distributed.destroy_process_group()
 
 
-def test_figures_do_not_hold_the_graph_and_look_the_same_in_half_precision(step):
+def test_metrics_do_not_hold_the_graph_and_look_the_same_in_half_precision(step):
     model, outputs, *masks = step
     half = VJEPAForPreTrainingOutput(**outputs)
     half.predictions = tuple(prediction.bfloat16() for prediction in outputs.predictions)
@@ -224,7 +224,7 @@ def test_figures_do_not_hold_the_graph_and_look_the_same_in_half_precision(step)
 # --- alarms ---
 
 
-def figures_of(features: torch.Tensor, predictions: torch.Tensor, model, masks) -> dict[str, float]:
+def metrics_of(features: torch.Tensor, predictions: torch.Tensor, model, masks) -> dict[str, float]:
     target_masks = masks[1]
     taken = [take_tokens(predictions, mask) for mask in target_masks]
     return health(model, outputs_of(features, taken, target_masks), *masks)
@@ -239,7 +239,7 @@ def test_alarms_fire_for_collapse_and_are_silent_for_health(tiny_pretraining_mod
     near = healthy + 0.1 * normal(2, 32, 48, seed=2)
 
     def raised(features, predictions):
-        return names(alarms(figures_of(features, predictions, tiny_pretraining_model, masks)))
+        return names(alarms(metrics_of(features, predictions, tiny_pretraining_model, masks)))
 
     assert raised(healthy, near) == set()
     constant = healthy * 0.01 + normal(48)
@@ -252,17 +252,17 @@ def test_alarms_fire_for_collapse_and_are_silent_for_health(tiny_pretraining_mod
 
 @pytest.mark.parametrize("alarm", ALARMS, ids=[alarm.name for alarm in ALARMS])
 def test_an_alarm_stands_at_its_threshold(alarm: Alarm):
-    assert {other.figure for other in ALARMS} == HEALTHY.keys() and alarms(HEALTHY) == []
+    assert {other.metric for other in ALARMS} == HEALTHY.keys() and alarms(HEALTHY) == []
     for beyond in (alarm.low - 1e-3, alarm.high + 1e-3):
         if math.isfinite(beyond):
-            (warning,) = alarms(HEALTHY | {alarm.figure: beyond})
-            assert warning.startswith(f"{alarm.name}: {alarm.figure} {beyond:.3g} is ")
+            (warning,) = alarms(HEALTHY | {alarm.metric: beyond})
+            assert warning.startswith(f"{alarm.name}: {alarm.metric} {beyond:.3g} is ")
 
 
 def test_a_useless_predictor_is_no_alarm_before_the_learning_rate_has_peaked(step):
-    figures = health(*step) | {"loss_ratio": 2.0}
-    assert "useless-predictor" in names(alarms(figures))
-    assert "useless-predictor" not in names(alarms(figures, after_warmup=False))
+    metrics = health(*step) | {"loss_ratio": 2.0}
+    assert "useless-predictor" in names(alarms(metrics))
+    assert "useless-predictor" not in names(alarms(metrics, after_warmup=False))
 
 
 def test_an_alarm_names_what_is_not_finite():

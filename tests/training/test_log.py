@@ -47,7 +47,7 @@ def test_a_new_log_is_empty(accelerator, tmp_path):
 
 def test_the_summary_tells_clips_epochs_and_all_three_schedules_at_three_steps(accelerator, model):
     summary = run_summary(accelerator, tiny_arguments("--per_device_batch_size", "8"), num_videos=20, model=model)
-    assert "8 clips per step" in summary and "80 clips in 10 steps = 4.0 epochs" in summary
+    assert "global batch size 8 = 8 clips" in summary and "80 clips in 10 steps = 4.0 epochs" in summary
     for name in ("first step", "warm-up end step", "last step"):
         (line,) = (line for line in summary.splitlines() if line.startswith(name))
         assert "lr" in line and "weight decay" in line and "EMA momentum" in line

@@ -46,9 +46,9 @@ def test_compiled_code_is_shared_by_layers_and_does_not_depend_on_token_counts()
     assert set(model.state_dict()) == names
 
 
-def test_stochastic_depth_is_not_compiled_a_layer_at_a_time():
+def test_compiling_with_stochastic_depth_is_an_error():
     config = model_config(tiny_arguments("--model.drop_path_rate", "0.3"))
-    with pytest.raises(ValueError, match="drop_path_rate=0.3 does not go with compile"):
+    with pytest.raises(ValueError, match="drop_path_rate=0.3 does not work with compile"):
         compile_layers(VJEPAForPreTraining(config))
 
 
@@ -68,7 +68,7 @@ def test_compiled_layers_give_the_same_loss_and_gradients():
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
 
-def test_the_run_decides_model_processor_and_masks():
+def test_model_processor_and_masks_follow_the_arguments():
     masks = "[{type: multi_block, num_blocks: 4}, {type: random_tube, ratio: 0.9}, {type: random_tube, ratio: 0.5}]"
     args = tiny_arguments("--model.image_size", "[32, 48]", "--frame_step", "3", "--masks", masks)
     config = model_config(args)

@@ -106,7 +106,8 @@ def _readable(error: Exception) -> str:
 def _options(kind: type) -> _Options:
     """Return all options, those of groups after the others."""
     hints = get_type_hints(kind)
-    options, groups = {}, {}
+    options: _Options = {}
+    groups: _Options = {}
     for part in (part for part in dataclasses.fields(kind) if part.init):
         if dataclasses.is_dataclass(hints[part.name]):
             groups |= _options(hints[part.name])
