@@ -1,4 +1,4 @@
-"""The files a launcher reads: Accelerate's configs through Accelerate's own reader, the batch script through bash."""
+"""Launch files: Accelerate's configs, read by Accelerate, and the batch script, run by bash."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ def test_every_accelerate_config_is_tested():
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_accelerate_reads_the_config_as_meant(name):
+def test_accelerate_reads_the_config_as_expected(name):
     config = load_config_from_file(str(CONFIGS / name))
     assert (config.distributed_type, config.num_machines, config.num_processes) == EXPECTED[name]
 
@@ -48,7 +48,7 @@ def test_accelerate_reader_catches_a_violation(tmp_path):
         load_config_from_file(str(broken))
 
 
-def test_fsdp_shards_version_two_along_layers_that_exist():
+def test_fsdp_2_wraps_existing_layers():
     config = load_config_from_file(str(CONFIGS / "fsdp.yaml")).fsdp_config
     assert config["fsdp_version"] == 2
     layers = config["fsdp_transformer_layer_cls_to_wrap"].split(",")
@@ -73,7 +73,7 @@ def test_shell_syntax_catches_a_violation(tmp_path):
 
 @pytest.fixture
 def fake_slurm(tmp_path):
-    """A PATH on which srun runs its command once, as node 3 of 4, and accelerate prints its arguments."""
+    """Environment in which srun runs its command once, as node 3 of 4, and accelerate prints its arguments."""
     for name, body in {
         "scontrol": "printf 'node-a\\nnode-b\\n'",
         "srun": 'shift; SLURM_NODEID=3 exec "$@"',
@@ -109,7 +109,7 @@ def test_batch_script_launches_every_node_and_keeps_paths_whole(fake_slurm, tmp_
     launch_command_parser().parse_args(arguments)
 
 
-def test_batch_script_resumes_a_run_that_has_checkpoints_and_starts_anew_one_that_died_before(fake_slurm, tmp_path):
+def test_batch_script_resumes_runs_with_checkpoints_and_restarts_runs_without(fake_slurm, tmp_path):
     (tmp_path / "checkpoints" / "unfinished_step_00000003").mkdir(parents=True)
     (tmp_path / "arguments.yaml").touch()
     assert submitted_arguments(fake_slurm, tmp_path)[-2] == "--overwrite_output_dir"

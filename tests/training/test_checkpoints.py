@@ -22,7 +22,7 @@ from vjepa_hf.training.checkpoints import Progress, damage, list_checkpoints, lo
 
 
 class Run:
-    """A run without data: a model, an optimizer that has moments, an accelerator that knows both."""
+    """Run without data: a model, an optimizer with moments, and an accelerator that has prepared both."""
 
     def __init__(self) -> None:
         self.accelerator = Accelerator(cpu=True)
@@ -54,7 +54,7 @@ def names(folder: Path) -> list[str]:
     return [checkpoint.name for checkpoint in list_checkpoints(folder)]
 
 
-def test_a_checkpoint_brings_back_weights_optimizer_and_progress(run, tmp_path):
+def test_a_checkpoint_restores_weights_optimizer_and_progress(run, tmp_path):
     run.save(tmp_path, 3)
     saved = run.state()
     run.step()
@@ -63,7 +63,7 @@ def test_a_checkpoint_brings_back_weights_optimizer_and_progress(run, tmp_path):
     assert all(map(torch.equal, saved, run.state()))
 
 
-def test_only_the_newest_checkpoints_are_kept_and_half_written_ones_do_not_count(run, tmp_path, capsys):
+def test_only_the_newest_checkpoints_are_kept_and_incomplete_ones_do_not_count(run, tmp_path, capsys):
     run.save(tmp_path, 9, 10, 100, keep=2)
     for name in ("unfinished_step_00000200", "step_00000300_mine"):
         (tmp_path / "checkpoints" / name).mkdir()
@@ -77,7 +77,7 @@ def test_only_the_newest_checkpoints_are_kept_and_half_written_ones_do_not_count
     assert sorted(os.listdir(tmp_path / "checkpoints")) == left
 
 
-def test_a_step_without_a_checkpoint_is_an_error_that_lists_those_that_are(run, tmp_path):
+def test_a_step_without_a_checkpoint_is_an_error_that_lists_the_others(run, tmp_path):
     run.save(tmp_path, 1, 2)
     with pytest.raises(ValueError, match=r"no checkpoint of resume_step 3 .* choose one of \[1, 2\]"):
         load_checkpoint(run.accelerator, tmp_path, step=3)
@@ -112,7 +112,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize(("harm", "words"), DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_checkpoint_is_an_error_that_names_the_one_before_and_how_to_take_it(run, tmp_path, harm, words):
+def test_a_damaged_checkpoint_is_an_error_that_names_the_newest_intact_one(run, tmp_path, harm, words):
     run.save(tmp_path, 1, 2, 3)
     older, old, newest = list_checkpoints(tmp_path)
     assert damage(newest) is None
@@ -141,7 +141,7 @@ def test_going_back_sets_newer_checkpoints_aside_and_never_deletes_them(run, tmp
     run.save(tmp_path, 5)
     load_checkpoint(run.accelerator, tmp_path, step=4)
     shutil.copytree(tmp_path / "checkpoints" / "step_00000004", tmp_path / "checkpoints" / "step_00000003")
-    assert load_checkpoint(run.accelerator, tmp_path, step=3).step == 4  # the progress counts, not the name
+    assert load_checkpoint(run.accelerator, tmp_path, step=3).step == 4  # the progress file decides, not the name
 
 
 def test_a_checkpoint_that_the_run_did_not_write_is_set_aside_and_not_overwritten(run, tmp_path):
@@ -165,7 +165,7 @@ def test_a_checkpoint_of_another_model_is_an_error(run, tmp_path):
 
 
 class Bomb:
-    """A pickle of it makes a file when it is read by whoever executes what he reads."""
+    """Object whose pickle makes a folder when it is loaded unsafely."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -175,7 +175,7 @@ class Bomb:
 
 
 def sign(folder: Path) -> None:
-    """Write the manifest anew, as somebody would who wants his code to be executed."""
+    """Write a new manifest, as an attacker would."""
     (folder / "manifest.json").unlink()
     files = {str(file.relative_to(folder)): checkpoints._fingerprint(file) for file in checkpoints._files(folder)}
     (folder / "manifest.json").write_text(json.dumps(files))
@@ -190,7 +190,7 @@ def test_code_in_a_checkpoint_is_an_error_and_not_executed(tmp_path, name):
     run.accelerator.register_for_checkpointing(Counter())
     run.save(tmp_path, 1)
     (folder,) = list_checkpoints(tmp_path)
-    if name == "pytorch_model.bin":  # read where the other is missing
+    if name == "pytorch_model.bin":  # read if model.safetensors is missing
         (folder / "model.safetensors").unlink()
     (folder / name).parent.mkdir(exist_ok=True)
     bomb = Bomb(tmp_path / "executed")
@@ -207,7 +207,7 @@ def test_code_in_a_checkpoint_is_an_error_and_not_executed(tmp_path, name):
     assert (tmp_path / "executed").exists()
 
 
-def test_the_description_of_sharded_weights_that_torch_writes_is_accepted(tmp_path):
+def test_metadata_of_sharded_weights_from_torch_is_accepted(tmp_path):
     values = {"model": torch.nn.Linear(2, 2).state_dict(), "mean": torch.zeros(2, dtype=torch.bfloat16), "step": 3}
     torch.distributed.checkpoint.save(values, checkpoint_id=tmp_path / "weights", no_dist=True)
     assert (tmp_path / "weights" / ".metadata").exists()
@@ -223,10 +223,10 @@ def test_the_description_of_sharded_weights_that_torch_writes_is_accepted(tmp_pa
         "torch.distributed.checkpoint.filesystem pickle",
         "torch load",
         "pathlib os",
-        "antigravity open",  # what is not imported yet stays so
+        "antigravity open",  # modules that are not imported yet are not imported
     ],
 )
-def test_the_description_of_sharded_weights_may_name_nothing_else(tmp_path, name):
+def test_metadata_of_sharded_weights_with_other_names_is_rejected(tmp_path, name):
     module, name = name.split()
     names = b"".join(b"\x8c" + bytes([len(word)]) + word.encode() for word in (module, name))  # SHORT_BINUNICODE
     (tmp_path / ".metadata").write_bytes(b"\x80\x04" + names + b"\x93.")  # protocol 4, STACK_GLOBAL, STOP
@@ -235,7 +235,7 @@ def test_the_description_of_sharded_weights_may_name_nothing_else(tmp_path, name
 
 
 class Counter:
-    """Something else that is saved with a run."""
+    """Another object that is saved with a run."""
 
     def state_dict(self):
         return {"count": 1}
@@ -249,7 +249,7 @@ class Counter:
 
 @contextmanager
 def no_file_above(size: int):
-    """As with a full disk, files get only so long."""
+    """Limit the size of files, like a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
@@ -258,7 +258,7 @@ def no_file_above(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-@pytest.mark.parametrize("size", [100, 1000, 2000])  # bites in the weights, in the optimizer, in the random states
+@pytest.mark.parametrize("size", [100, 1000, 2000])  # fails in the weights, the optimizer, the random states
 def test_a_full_disk_names_the_folder_and_leaves_the_previous_checkpoint_newest(run, tmp_path, size):
     run.save(tmp_path, 1)
     with no_file_above(size):
@@ -286,7 +286,7 @@ def test_a_disk_that_fails_at_the_end_leaves_the_previous_checkpoint_newest(run,
     assert load_checkpoint(run.accelerator, tmp_path).step == 2
 
 
-def test_a_folder_that_cannot_be_written_is_named(run, tmp_path, monkeypatch):
+def test_a_folder_without_write_permission_is_named(run, tmp_path, monkeypatch):
     run.save(tmp_path, 1)
     make = os.mkdir
 
@@ -295,7 +295,7 @@ def test_a_folder_that_cannot_be_written_is_named(run, tmp_path, monkeypatch):
             raise PermissionError(13, "Permission denied", str(path))
         return make(path, *args, **kwargs)
 
-    with monkeypatch.context() as patch:  # root may write everywhere, so permission bits would not do
+    with monkeypatch.context() as patch:  # tests may run as root, who ignores permission bits
         patch.setattr(os, "mkdir", refuse)
         with pytest.raises(OSError, match="cannot write the checkpoint .*step_00000002': .*Permission denied"):
             run.save(tmp_path, 2)

@@ -5,26 +5,14 @@ pytest tests/training/test_output.py
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from tiny_run import tiny_arguments
-from vjepa_hf import VJEPAForPreTraining, VJEPAModel, VJEPAVideoProcessor
+from vjepa_hf import VJEPAModel, VJEPAVideoProcessor
 from vjepa_hf.training.output import export, prepare_output_dir
-from vjepa_hf.training.setup import make_processor, model_config
+from vjepa_hf.training.setup import make_processor
 
 
-@pytest.fixture
-def model() -> VJEPAForPreTraining:
-    torch.manual_seed(0)
-    return VJEPAForPreTraining(model_config(tiny_arguments()))
-
-
-@pytest.fixture
-def accelerator() -> Accelerator:
-    return Accelerator(cpu=True)
-
-
-def test_an_occupied_folder_is_left_alone_unless_told(accelerator, tmp_path):
+def test_a_folder_with_files_is_deleted_only_with_overwrite_output_dir(accelerator, tmp_path):
     folder = tmp_path / "run"
     prepare_output_dir(accelerator, tiny_arguments("--output_dir", str(folder)))
     assert (folder / "arguments.yaml").exists()
@@ -35,7 +23,7 @@ def test_an_occupied_folder_is_left_alone_unless_told(accelerator, tmp_path):
     assert not (folder / "old.txt").exists()
 
 
-def test_a_folder_that_holds_no_run_is_never_deleted(accelerator, tmp_path):
+def test_a_folder_that_is_not_a_run_is_never_deleted(accelerator, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ValueError, match="has no arguments.yaml, so it is not a run"):
         prepare_output_dir(accelerator, tiny_arguments("--output_dir", str(tmp_path), "--overwrite_output_dir"))

@@ -29,7 +29,7 @@ def make_guard(max_skipped_steps: int = 3, max_grad_norm_ratio: float | None = N
 
 
 def step(guard: RunGuard, loss: float = 1.0, encoder: float = 1.0, predictor: float = 1.0, passes: int = 1) -> bool:
-    """One optimizer step of two clips a pass."""
+    """Check an optimizer step with two clips per forward pass."""
     for number in range(passes):
         keys = [(0, 2 * number, 0), (0, 2 * number + 1, 0)]
         guard.watch({"video_names": ["a.mp4", "b.mp4"], "clip_keys": keys}, torch.tensor(loss))
@@ -69,7 +69,7 @@ def test_the_log_shows_the_mean_of_the_finite_losses_and_the_count():
 
 def test_exploding_gradients_are_skipped_once_the_median_is_known():
     guard, lenient = make_guard(max_grad_norm_ratio=5.0), make_guard()
-    assert step(guard, encoder=100.0)  # nothing to compare with yet
+    assert step(guard, encoder=100.0)  # no median yet
     for _ in range(NUM_PAST_NORMS):
         assert step(guard) and step(lenient)
     assert step(guard, encoder=4.9) and step(lenient, encoder=100.0)
@@ -98,7 +98,7 @@ def test_the_clips_of_a_skipped_step_are_listed_with_their_keys():
     assert [clip["clip_key"] for clip in skipped["clips"]] == [(0, 0, 0), (0, 1, 0), (0, 2, 0), (0, 3, 0)]
 
 
-def test_a_resumed_guard_decides_and_logs_as_one_that_was_never_stopped():
+def test_a_resumed_guard_makes_the_same_decisions():
     straight, first = (make_guard(max_grad_norm_ratio=5.0) for _ in range(2))
     for guard in (straight, first):
         for number in range(NUM_PAST_NORMS + 3):
@@ -112,7 +112,7 @@ def test_a_resumed_guard_decides_and_logs_as_one_that_was_never_stopped():
     assert straight.read() == resumed.read() and straight.state_dict() == resumed.state_dict()
 
 
-def test_a_run_that_gave_up_may_try_as_often_again():
+def test_a_resumed_run_starts_to_count_skipped_steps_again():
     guard = make_guard(max_skipped_steps=2)
     step(guard, loss=math.nan), step(guard, loss=math.nan)
     resumed = make_guard(max_skipped_steps=2)
@@ -127,12 +127,12 @@ def test_a_signal_stops_the_run_after_the_step(number):
     with guard.signals():
         assert step(guard) and guard.stop is None
         os.kill(os.getpid(), number)
-        assert guard.stop is None  # nothing happens in the middle of a step
+        assert guard.stop is None  # not in the middle of a step
         assert step(guard)
     assert guard.stop == f"received {number.name}" and not guard.gave_up
 
 
-def test_signals_mean_what_they_did_before_and_after_the_block():
+def test_signal_handlers_are_restored_after_the_block():
     received = []
     for number in STOP_SIGNALS:
         signal.signal(number, lambda number, frame: received.append(number))
@@ -145,7 +145,7 @@ def test_signals_mean_what_they_did_before_and_after_the_block():
     assert received == [signal.SIGTERM, STOP_SIGNALS[-1]]
 
 
-def test_a_worker_outlives_the_signal():
+def test_a_worker_ignores_the_signals():
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     ignore_stop_signals(0)
@@ -189,6 +189,6 @@ def test_training_imports_where_windows_lacks_resource_and_sigusr1():
     assert result.stdout == "['SIGTERM'] nan\n", result.stderr
 
 
-def test_a_run_that_fails_does_not_wait_for_workers_that_outlive_signals():
+def test_a_failed_run_does_not_wait_for_its_workers():
     result = subprocess.run([sys.executable, "-c", FAILING_RUN], capture_output=True, text=True, timeout=120)
     assert result.returncode == 1 and "fails while its worker waits" in result.stderr

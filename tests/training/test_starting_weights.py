@@ -17,7 +17,7 @@ from vjepa_hf.training.starting_weights import freeze_first_layers, inflate_chan
 
 @pytest.fixture
 def pretrained(tiny_pretraining_model):
-    """A model whose encoders differ, as after some training."""
+    """A model whose encoders differ, as after training."""
     with torch.no_grad():
         for parameter in tiny_pretraining_model.context_encoder.parameters():
             parameter.add_(0.01)
@@ -62,7 +62,7 @@ def test_one_encoder_becomes_both(pretrained, folder, part):
     assert "not loaded: predictor, " in report
 
 
-def test_the_predictor_alone_leaves_the_encoders_random(pretrained, folder):
+def test_loading_only_the_predictor_leaves_the_encoders_random(pretrained, folder):
     model = fresh(pretrained.config)
     before = copy.deepcopy(model.context_encoder)
     report = load_starting_weights(model, folder, ["predictor"])
@@ -70,7 +70,7 @@ def test_the_predictor_alone_leaves_the_encoders_random(pretrained, folder):
     assert "both encoders have random weights" in report
 
 
-def test_folders_of_every_model_of_ours_are_read(pretrained, tmp_path):
+def test_folders_of_every_model_class_are_read(pretrained, tmp_path):
     VJEPAModel(pretrained.config).save_pretrained(tmp_path / "features")
     VJEPAForVideoClassification(pretrained.config).save_pretrained(tmp_path / "classifier")
     model = fresh(pretrained.config)
@@ -132,9 +132,7 @@ def test_settings_that_do_not_change_shapes_must_agree_too(pretrained, folder):
 
 
 @pytest.mark.parametrize("num_channels", [1, 2, 4])
-def test_a_clip_with_equal_channels_keeps_its_features_whatever_their_number(
-    pretrained, folder, tiny_clip, num_channels
-):
+def test_grey_clips_keep_their_features_with_other_numbers_of_channels(pretrained, folder, tiny_clip, num_channels):
     model = fresh(pretrained.config, num_channels=num_channels).eval()
     assert f"adapted from 3 to {num_channels} channels" in load_starting_weights(model, folder)
     grey = tiny_clip[:, :, :1]
@@ -170,7 +168,7 @@ def test_frozen_layers_do_not_change_and_the_others_do(pretrained, tiny_clip):
     assert len(parameter_groups(encoder)[0]["params"]) == len(parameter_groups(encoder.layers[1])[0]["params"])
 
 
-def test_nothing_is_frozen_unless_asked_and_never_everything(pretrained):
+def test_zero_freezes_nothing_and_freezing_all_layers_is_an_error(pretrained):
     freeze_first_layers(pretrained, 0)
     assert all(parameter.requires_grad for parameter in pretrained.context_encoder.parameters())
     for number in (-1, 2):
