@@ -126,10 +126,10 @@ def thresholds(logs: dict[str, list[Row]]) -> list[str]:
     rows = []
     for alarm in diagnostics.ALARMS:
         low = np.isfinite(alarm.low)
-        cells = [alarm.name, f"{alarm.figure} {'<' if low else '>'} {alarm.low if low else alarm.high:g}"]
+        cells = [alarm.name, f"{alarm.metric} {'<' if low else '>'} {alarm.low if low else alarm.high:g}"]
         for lines in map(health_lines, logs.values()):
             counted = [row for row in lines if row["step"] > WARMUP_STEPS or not alarm.after_warmup]
-            worst = (min if low else max)((row[alarm.figure] for row in counted), default=np.nan)
+            worst = (min if low else max)((row[alarm.metric] for row in counted), default=np.nan)
             steps = [row["step"] for row in lines if alarm.name in raised(row)]
             cells.append(f"{worst:.2f}, {f'from step {steps[0]}' if steps else 'never'}")
         rows.append(cells)
@@ -138,7 +138,7 @@ def thresholds(logs: dict[str, list[Row]]) -> list[str]:
 
 # --- the plot ------------------------------------------------------------------------------------------------------
 
-LOW = {alarm.figure: alarm.low for alarm in diagnostics.ALARMS}
+LOW = {alarm.metric: alarm.low for alarm in diagnostics.ALARMS}
 STD = {"target_std": "target", "context_std": "context", "prediction_std": "prediction"}
 # Title -> curves with their labels, and a dotted line with its label.
 PANELS = {

@@ -2,11 +2,11 @@
 
     accelerate launch examples/pretrain.py
 
-makes a toy set if it is missing and learns on it within minutes on two CPU cores. On your own videos:
+makes a toy set and trains on it within minutes on two CPU cores. On your own videos:
 
     accelerate launch examples/pretrain.py --config examples/configs/vitl16.yaml --videos FOLDER --output_dir OUTPUT
 
-`--resume` continues a run, `--help` lists all arguments. `python`, `torchrun` and `srun` start it as well.
+`--resume` resumes a run, `--help` lists all options. `python`, `torchrun` and `srun` work too.
 """
 
 import subprocess
@@ -41,7 +41,7 @@ TOY_VIDEOS = Path("output/toy_videos")
 
 
 def toy_videos() -> Path:
-    """The list of the toy set, which is made if it is missing."""
+    """Return the list of the toy videos; make them if they are missing."""
     if not (TOY_VIDEOS / "train.csv").exists():
         subprocess.run([sys.executable, HERE / "make_toy_videos.py", "--output_dir", TOY_VIDEOS], check=True)
     return TOY_VIDEOS / "train.csv"
@@ -50,12 +50,12 @@ def toy_videos() -> Path:
 def main() -> None:
     # 1. Arguments: one YAML file, overridden by the command line.
     args = parse_arguments(default_config=HERE / "configs" / "tiny_cpu.yaml")
-    source, optimization, run = args.data, args.optimization, args.run
+    data, optimization, run = args.data, args.optimization, args.run
 
     # 2. Processes: the same script on one or many, on CPU or GPU.
     training.check_launcher()
     accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # without it, several processes on CPU would not know each other
+        cpu=not torch.accelerator.is_available(),  # else processes on CPUs are not connected
         gradient_accumulation_steps=optimization.gradient_accumulation_steps,
         mixed_precision=run.mixed_precision,
         log_with=run.report_to or None,
@@ -63,10 +63,10 @@ def main() -> None:
     )
     torch.set_num_threads(run.cpu_threads or torch.get_num_threads())
     with accelerator.main_process_first():
-        videos = source.videos or [toy_videos()]
-        videos = [load_videos(name, source.video_column, source.streaming) for name in videos]
+        sources = data.videos or [toy_videos()]
+        videos = [load_videos(source, data.video_column, data.streaming) for source in sources]
 
-    # 3. Model: context encoder and predictor learn, the target encoder is a moving average of the context encoder.
+    # 3. Model: context encoder and predictor train; the target encoder is a moving average of the context encoder.
     torch.manual_seed(run.seed)
     config = training.model_config(args)
     model = VJEPAForPreTraining(config)
@@ -77,13 +77,13 @@ def main() -> None:
         training.checkpoint_activations(model)
     if run.compile:
         training.compile_layers(model)
-    processor = training.make_processor(config, source)
+    processor = training.make_processor(config, data)
     model, optimizer = accelerator.prepare(model, make_optimizer(model, optimization))
     vjepa = accelerator.unwrap_model(model)
-    online = make_online_evaluation(accelerator, args.evaluation, processor, source.num_workers)
+    online = make_online_evaluation(accelerator, args.evaluation, processor, data.num_workers)
 
-    # 4. Resume: everything that decides the next step is in the checkpoint or is a function of the step.
-    inputs = InputLog(source.max_failed_share)
+    # 4. Resume: the state of the run is in the checkpoint; everything else is a function of the step.
+    inputs = InputLog(data.max_failed_share)
     guard = RunGuard(accelerator, run.max_skipped_steps, run.max_grad_norm_ratio)
     accelerator.register_for_checkpointing(inputs, guard)
     prepare_output_dir(accelerator, args)
@@ -91,14 +91,14 @@ def main() -> None:
 
     # 5. Data: clips and masks are functions of (seed, epoch, sample id); workers decode, augment and draw masks.
     loader = training.make_loader(accelerator, args, config, videos, progress, inputs)
-    augment = training.make_transform(training.frame_size(config), source) if source.augment_on_device else None
+    augment = training.make_transform(training.frame_size(config), data) if data.augment_on_device else None
     batches = training.ready_batches(loader, accelerator.device, processor, run.seed, augment)
     num_clips = training.global_batch_size(accelerator, optimization)
 
-    # 6. Loop: an optimizer step is one or more batches; each runs once for every mask type, and gradients add up.
+    # 6. Loop: an optimizer step has one or more batches, and each runs once per mask type; gradients add up.
     monitor = Monitor(accelerator, args, vjepa, inputs, guard, progress.step, online and online.metrics)
-    accelerator.print(run_summary(accelerator, args, None if source.streaming else len(loader.dataset), model))
-    with guard.signals():  # a signal to stop ends the run after its step
+    accelerator.print(run_summary(accelerator, args, None if data.streaming else len(loader.dataset), model))
+    with guard.signals():  # a stop signal ends the run after the current step
         for batch in monitor.batches(batches):
             values = hyperparameters(progress.step, optimization)
             set_hyperparameters(optimizer, values)
@@ -117,12 +117,12 @@ def main() -> None:
                     accelerator.unscale_gradients(optimizer)
                     norms = clip_gradients(vjepa, max_grad_norm(progress.step, optimization))
                     if not guard.accepts(norms):
-                        optimizer.zero_grad()  # an optimizer that finds no gradients changes nothing
+                        optimizer.zero_grad()  # without gradients, the optimizer changes nothing
                 optimizer.step()
                 optimizer.zero_grad()
             if not accelerator.sync_gradients:
-                continue  # the moving average must follow real optimizer steps only
-            if not guard.wrong:
+                continue  # update the moving average only after optimizer steps
+            if not guard.skip_reason:
                 vjepa.update_target_encoder(values["ema_momentum"])
             progress = progress.after_step(num_clips)
 
@@ -134,7 +134,7 @@ def main() -> None:
             if guard.stop:
                 break
 
-    # 8. Results: the curves, and the line that loads the model.
+    # 8. Results: plot the curves and print how to load the model.
     monitor.close()
     if accelerator.is_main_process:
         plot_curves(read_log(monitor.log.path), Path(run.output_dir) / "curves.png", title=run.output_dir)

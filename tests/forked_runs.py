@@ -1,5 +1,7 @@
-"""Pretraining runs in processes that are forked off a server which has imported everything, so that a run costs a
-second or two and not ten; and ways to make one die at an exact moment."""
+"""Pretraining runs in processes forked from a server that has imported everything, and ways to break them.
+
+A run starts in a second or two instead of ten.
+"""
 
 import json
 import math
@@ -42,26 +44,26 @@ TINY = {
     "save_steps": "3",
     "cpu_threads": "1",
 }
-# What Python tells an audit hook before it changes the file system.
+# Audit events before changes to the file system.
 FILE_EVENTS = {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "shutil.rmtree"}
 
 
 def command_line(**options) -> list[str]:
-    """The words of a tiny run, with other options or more of them; an option that is None is left out."""
+    """Return the command line of a tiny run with other or more options; None removes an option."""
     items = ((key, value) for key, value in (TINY | options).items() if value is not None)
     return [word for key, value in items for word in (f"--{key}", *str(value).split())]
 
 
 def die_after(seconds: float) -> None:
-    """Let this process die some time from now, as one dies whose machine fails: no handler runs."""
+    """Kill this process after some time, without running any handler."""
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL))
     timer.daemon = True
     timer.start()
 
 
 def get_signal_at_file_change(folder: str, number: int, received: int = signal.SIGKILL) -> None:
-    """Let this process get a signal right before the change of that number, from 1, to a file below a folder."""
-    left = [number]
+    """Send this process a signal just before change `number`, from 1, to a file below a folder."""
+    remaining = [number]
 
     def count(event: str, args: tuple) -> None:
         if (
@@ -69,15 +71,15 @@ def get_signal_at_file_change(folder: str, number: int, received: int = signal.S
             and str(args[0]).startswith(folder)
             and (event != "open" or args[1] not in ("r", "rb"))
         ):
-            left[0] -= 1
-            if left[0] == 0:
+            remaining[0] -= 1
+            if remaining[0] == 0:
                 os.kill(os.getpid(), received)
 
     sys.addaudithook(count)
 
 
 def run_main(words: Sequence[str], env: dict[str, str], output: str, prepare: Callable[[], None] | None) -> None:
-    """The body of a forked process: the script as it would run by itself, what it prints in a file."""
+    """Run the script in a forked process and write its output to a file."""
     stream = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
@@ -92,7 +94,7 @@ def run_main(words: Sequence[str], env: dict[str, str], output: str, prepare: Ca
 
 
 class ForkedRuns:
-    """Starts runs; `folder` holds what they print."""
+    """Starter of runs, which write their output to `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -101,7 +103,7 @@ class ForkedRuns:
         self.context.set_forkserver_preload(["forked_runs", "pretrain", "torch.distributed.checkpoint.state_dict"])
         paths = [str(REPO / "src"), str(REPO / "examples"), str(REPO / "tests")]
         before = dict(os.environ)
-        try:  # the server inherits this environment, and imports what is above on the first start
+        try:  # the server inherits this environment and imports the modules above when it starts
             os.environ.update(cpu_environment(folder) | {"PYTHONPATH": os.pathsep.join(paths)})
             multiprocessing.forkserver.ensure_running()
         finally:
@@ -109,7 +111,7 @@ class ForkedRuns:
             os.environ.update(before)
 
     def start(self, prepare: Callable[[], None] | None = None, processes: int = 1, env=None, **options) -> list:
-        """Start the processes of a run and do not wait for them. `prepare` runs in each, before the script."""
+        """Start the processes of a run without waiting for them. Each calls `prepare` before the script."""
         self.number += 1
         with socket.socket() as free:
             free.bind(("localhost", 0))
@@ -124,7 +126,7 @@ class ForkedRuns:
         return started
 
     def run(self, *arguments, timeout: float = 240, **options) -> list[int]:
-        """Exit codes of a run's processes; negative ones are signals."""
+        """Run to the end and return the exit codes of the processes; negative ones are signals."""
         started = self.start(*arguments, **options)
         end = time.monotonic() + timeout
         for process in started:
@@ -134,19 +136,19 @@ class ForkedRuns:
         return [process.exitcode for process in started]
 
     def finish(self, *arguments, **options) -> str:
-        """Run to the end and return what was printed; it is an error if a process fails."""
+        """Run to the end and return the output; fail if a process fails."""
         codes = self.run(*arguments, **options)
         assert set(codes) == {0}, f"{codes}\n{self.printed()[-6000:]}"
         return self.printed()
 
     def fail(self, *arguments, **options) -> str:
-        """Run, and return what was printed; it is an error if no process fails."""
+        """Run to the end and return the output; fail if no process fails."""
         codes = self.run(*arguments, **options)
         assert any(code > 0 for code in codes), f"{codes}\n{self.printed()[-6000:]}"
         return self.printed()
 
     def printed(self) -> str:
-        """What the last run printed."""
+        """Return the output of the last run."""
         return self._output().read_text()
 
     def _output(self) -> Path:
@@ -154,7 +156,7 @@ class ForkedRuns:
 
 
 def spoil_passes(first: int, last: int, rank: int = 0) -> None:
-    """Let forward passes of one process, counted from 1, see pixels that are not numbers."""
+    """Feed NaN to forward passes `first` to `last`, from 1, of one process."""
     from vjepa_hf.training import setup
 
     if int(os.environ.get("RANK", 0)) != rank:
@@ -180,7 +182,7 @@ FSDP = {
 
 
 def shard_on_cpu() -> None:
-    """Let accelerate shard with FSDP2 on a CPU too: all parts can, but it only ever asks for it on accelerators."""
+    """Make Accelerate shard with FSDP2 on a CPU. Every part can, but Accelerate does so on accelerators only."""
     from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedType
 

@@ -1,4 +1,4 @@
-"""What happens when a run is broken on purpose: killed, out of disk, fed with bad numbers, files or processes.
+"""Runs that are broken on purpose: killed, without disk space, with NaN, damaged files or dead processes.
 
 pytest tests/examples/test_faults.py
 """
@@ -51,13 +51,13 @@ def videos(toy_videos) -> Path:
 
 
 def log(output: Path) -> list[dict]:
-    """The rows of a log without the figures that come from a clock."""
+    """Return the rows of a log without the metrics that depend on time or memory."""
     rows = read_log(output / "log.jsonl")
     return [{name: value for name, value in row.items() if name not in WITHOUT_A_CLOCK} for row in rows]
 
 
 def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of a checkpoint: weights, moments of the optimizer."""
+    """Return every tensor of a checkpoint: weights and moments of the optimizer."""
     found = load_file(checkpoint / "model.safetensors")
     state = torch.load(checkpoint / "optimizer.bin", weights_only=True)["state"]
     return found | {f"{number}.{name}": value for number, values in state.items() for name, value in values.items()}
@@ -68,7 +68,7 @@ def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bo
 
 
 def assert_same_run(first: Path, second: Path) -> None:
-    """Log and last checkpoint are equal bit by bit."""
+    """Check that the logs and the last checkpoints are bit-equal."""
     assert log(first) == log(second)
     last = [list_checkpoints(folder)[-1] for folder in (first, second)]
     assert last[0].name == last[1].name and equal(*map(tensors, last))
@@ -79,7 +79,7 @@ def losses(output: Path) -> list[float]:
 
 
 def assert_same_to_rounding(first: Path, second: Path, tolerance: float = 2e-5) -> None:
-    """Losses and exported weights, those of the target encoder among them, are equal but for rounding."""
+    """Check that losses and exported weights, also of the target encoder, are equal to rounding."""
     assert losses(first) == pytest.approx(losses(second), abs=tolerance)
     a, b = (load_file(folder / "model.safetensors") for folder in (first, second))
     assert a.keys() == b.keys() and any(name.startswith("vjepa.encoder.") for name in a)
@@ -87,7 +87,7 @@ def assert_same_to_rounding(first: Path, second: Path, tolerance: float = 2e-5) 
 
 
 def without_last_checkpoint(run: Path, copy: Path) -> Path:
-    """A copy of a run as if it had stopped at its last checkpoint but one."""
+    """Copy a run without its last checkpoint."""
     shutil.copytree(run, copy)
     shutil.rmtree(list_checkpoints(copy)[-1])
     return copy
@@ -127,13 +127,13 @@ def test_a_run_killed_twenty_times_equals_the_uninterrupted_one_bit_by_bit(runs,
 
 TWO_PROCESSES = ("accelerate", "launch", "--multi_gpu", "--num_processes", "2")
 TORCHRUN = ("torchrun", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")
-# torchrun and accelerate hand on only some signals by themselves.
-HAND_ON = {"PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"}
+# By default, torchrun and accelerate forward only some signals.
+FORWARD_SIGNALS = {"PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"}
 
 
 @contextmanager
 def launched(launcher: Sequence[str], tmp_path: Path, env: dict[str, str] | None = None, **options):
-    """A run as a user starts it, in a process group of its own, with its output in `output.txt`."""
+    """Launch a run as a user does, in its own process group; write its output to `output.txt`."""
     program = [str(Path(sys.executable).parent / launcher[0]), *launcher[1:]]
     with (tmp_path / "output.txt").open("w") as output:
         process = subprocess.Popen(
@@ -153,7 +153,7 @@ def launched(launcher: Sequence[str], tmp_path: Path, env: dict[str, str] | None
 
 
 def wait_for_step(output_dir: Path, step: int, process: subprocess.Popen) -> None:
-    """Wait until a run has logged a step; a run that ends before is an error."""
+    """Wait until a run has logged a step; fail if the run ends before."""
     path = output_dir / "log.jsonl"
     while process.poll() is None:
         if path.exists() and any(row["step"] >= step for row in read_log(path)):
@@ -163,16 +163,14 @@ def wait_for_step(output_dir: Path, step: int, process: subprocess.Popen) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_between_rows_of_the_log_leaves_no_trace_in_weights_or_log(
-    runs, videos, uninterrupted, tmp_path, number
-):
+def test_a_run_stopped_between_log_rows_resumes_bit_by_bit(runs, videos, uninterrupted, tmp_path, number):
     output = tmp_path / "run"
     changes = {signal.SIGTERM: 19, signal.SIGUSR1: 31}[number]
     fate = partial(get_signal_at_file_change, str(output), changes, number)
     printed = runs.finish(fate, videos=videos, output_dir=output, **LONG)
     step = int(list_checkpoints(output)[-1].name.removeprefix("step_"))
-    assert f"received {number.name}: saved step {step} and stopped; continue with --config {output}" in printed
-    assert step % 3 and step % 4 and step < 90  # neither a row of the log nor a checkpoint was due
+    assert f"received {number.name}: saved step {step} and stopped; resume with --config {output}" in printed
+    assert step % 3 and step % 4 and step < 90  # the step has neither a log row nor a periodic checkpoint
     runs.finish(videos=videos, output_dir=output, resume="true", **LONG)
     assert_same_run(output, uninterrupted)
 
@@ -184,7 +182,7 @@ def ranks_of(process: subprocess.Popen) -> list[psutil.Process]:
 
 
 def ask_to_stop(process: subprocess.Popen) -> None:
-    """The launcher hands the signal on; workers of loaders get one too, from a scheduler that signals all of a job."""
+    """Signal the launcher, which forwards the signal, and the workers, as schedulers signal all processes of a job."""
     for worker in (worker for rank in ranks_of(process) for worker in rank.children()):
         worker.terminate()
     os.kill(process.pid, signal.SIGUSR1)
@@ -202,12 +200,12 @@ def kill_one_rank(process: subprocess.Popen) -> None:
     ],
     ids=["asked", "dead rank"],
 )
-def test_two_processes_end_together_and_one_goes_on_with_the_same_clips(
+def test_two_processes_stop_together_and_one_resumes_with_the_same_clips(
     runs, videos, uninterrupted, tmp_path, launcher, act, words
 ):
     output = tmp_path / "run"
     halves = LONG | {"per_device_batch_size": "2", "num_workers": "1"}
-    with launched(launcher, tmp_path, HAND_ON, videos=videos, output_dir=output, **halves) as process:
+    with launched(launcher, tmp_path, FORWARD_SIGNALS, videos=videos, output_dir=output, **halves) as process:
         wait_for_step(output, 6, process)
         act(process)
         process.wait(60)
@@ -218,7 +216,7 @@ def test_two_processes_end_together_and_one_goes_on_with_the_same_clips(
     assert_same_to_rounding(output, uninterrupted, 1e-3)
 
 
-# --- split otherwise ---
+# --- other processes ---
 
 
 @pytest.fixture(scope="module")
@@ -228,14 +226,14 @@ def straight(runs, videos, tmp_path_factory) -> Path:
     return output
 
 
-def test_a_run_goes_on_with_more_processes(runs, videos, straight, tmp_path):
+def test_a_run_resumes_with_more_processes(runs, videos, straight, tmp_path):
     output = without_last_checkpoint(straight, tmp_path / "run")
     halves = {"per_device_batch_size": "2", "processes": 2}
     runs.finish(videos=videos, output_dir=output, resume="true", **halves)
     assert_same_to_rounding(output, straight)
 
 
-def test_sharded_with_fsdp_the_run_is_the_same_and_goes_on_exactly(runs, videos, straight, tmp_path):
+def test_an_fsdp_run_is_equal_to_rounding_and_resumes_exactly(runs, videos, straight, tmp_path):
     output = tmp_path / "run"
     sharded = {"env": FSDP, "processes": 2, "per_device_batch_size": "2", "videos": videos}
     sharded |= {"eval_train_videos": videos, "eval_test_videos": videos, "eval_label": "appearance", "eval_steps": "3"}
@@ -250,10 +248,10 @@ def test_sharded_with_fsdp_the_run_is_the_same_and_goes_on_exactly(runs, videos,
     assert "was written with FSDP" in runs.fail(videos=videos, output_dir=output, resume="true")
 
 
-def test_what_a_launcher_asks_for_and_a_run_cannot_do_is_refused(runs, videos, tmp_path):
+def test_unsupported_launcher_settings_are_errors(runs, videos, tmp_path):
     options = {"videos": videos, "output_dir": tmp_path / "run"}
     assert "DeepSpeed is not supported" in runs.fail(env={"ACCELERATE_USE_DEEPSPEED": "true"}, **options)
-    assert "FSDP was asked for, but on cpu" in runs.fail(env=FSDP, processes=2, **options)
+    assert "Accelerate does not shard models on the device cpu" in runs.fail(env=FSDP, processes=2, **options)
     assert not (tmp_path / "run").exists()
 
 
@@ -286,11 +284,11 @@ def test_two_machines_make_one_run(videos, straight, tmp_path):
     assert_same_to_rounding(tmp_path / "run", straight)
 
 
-# --- bad numbers ---
+# --- NaN ---
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_step_that_is_not_finite_in_one_process_is_left_out_in_all(runs, videos, tmp_path, processes):
+def test_a_step_with_nan_in_one_process_is_skipped_in_all(runs, videos, tmp_path, processes):
     output = tmp_path / "run"
     split = {"processes": processes, "per_device_batch_size": str(4 // processes)}
     spoil = partial(spoil_passes, 3, 3, rank=processes - 1)
@@ -305,13 +303,11 @@ def test_a_step_that_is_not_finite_in_one_process_is_left_out_in_all(runs, video
     assert all(value.isfinite().all() for value in later.values())
 
 
-def test_too_many_bad_steps_save_the_run_and_end_it_and_it_goes_on(runs, videos, tmp_path):
+def test_too_many_skipped_steps_save_and_end_the_run_which_can_resume(runs, videos, tmp_path):
     output = tmp_path / "run"
     options = {"videos": videos, "output_dir": output, "max_skipped_steps": "2"}
     printed = runs.fail(partial(spoil_passes, 3, 100), **options)
-    assert (
-        "FloatingPointError: 2 steps in a row were skipped, the last because loss is nan. Step 4 is saved" in printed
-    )
+    assert "FloatingPointError: skipped 2 steps in a row, the last because loss is nan. Step 4 is saved" in printed
     assert [row["step"] for row in read_log(output / "skipped_steps.jsonl")] == [3, 4]
     runs.finish(resume="true", **options)
     assert [row["skipped_steps"] for row in log(output) if "loss" in row][-1] == 2
@@ -325,17 +321,17 @@ def limit_files(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-def test_a_full_disk_ends_the_run_and_leaves_what_was_saved(runs, videos, straight, tmp_path):
+def test_a_full_disk_ends_the_run_and_keeps_its_checkpoints(runs, videos, straight, tmp_path):
     output = without_last_checkpoint(straight, tmp_path / "run")
     options = {"videos": videos, "output_dir": output, "resume": "true"}
     printed = runs.fail(partial(limit_files, 100_000), **options)
-    assert f"the checkpoint '{output}/checkpoints/step_00000006' could not be written: " in printed
-    assert "step_00000003 stays the newest and is untouched. Make room" in printed
+    assert f"cannot write the checkpoint '{output}/checkpoints/step_00000006': " in printed
+    assert "The newest one is step_00000003. Free disk space" in printed
     runs.finish(**options)
     assert_same_run(output, straight)
 
 
-def test_a_damaged_checkpoint_ends_the_run_until_one_goes_back_by_choice(runs, videos, straight, tmp_path):
+def test_a_damaged_checkpoint_ends_the_run_until_resume_step_is_given(runs, videos, straight, tmp_path):
     output = tmp_path / "run"
     shutil.copytree(straight, output)
     weights = list_checkpoints(output)[-1] / "model.safetensors"
@@ -347,10 +343,10 @@ def test_a_damaged_checkpoint_ends_the_run_until_one_goes_back_by_choice(runs, v
     assert_same_run(output, straight)
 
 
-# --- other weights ---
+# --- initial weights ---
 
 
-def test_a_run_from_other_weights_says_what_it_took_and_leaves_frozen_layers_alone(runs, videos, straight, tmp_path):
+def test_a_run_reports_its_initial_weights_and_keeps_frozen_layers(runs, videos, straight, tmp_path):
     output = tmp_path / "run"
     options = {"videos": videos, "output_dir": output, "freeze_layers": "1"}
     parts = {"init_from": straight, "init_parts": "target_encoder predictor"}

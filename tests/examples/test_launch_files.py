@@ -48,7 +48,7 @@ def test_the_reader_of_accelerate_catches_a_violation(tmp_path):
         load_config_from_file(str(broken))
 
 
-def test_fsdp_shards_version_two_along_layers_that_exist():
+def test_fsdp_2_wraps_existing_layers():
     config = load_config_from_file(str(CONFIGS / "fsdp.yaml")).fsdp_config
     assert config["fsdp_version"] == 2
     layers = config["fsdp_transformer_layer_cls_to_wrap"].split(",")

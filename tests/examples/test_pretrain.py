@@ -1,9 +1,10 @@
-"""The examples as users run them: pretrain, resume, probe, pipeline; through each launcher; on one and two processes.
+"""Pretrain, resume, probe and classify as users do, with each launcher, on one and two processes.
 
 pytest tests/examples/test_pretrain.py
 """
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -30,6 +31,23 @@ def pretrain(run_example, launcher, toy_videos, output, *more: str, **changes: s
     return run_example(*launcher, "examples/pretrain.py", *command_line(**options), *more)
 
 
+def drop_last_checkpoint(output: Path) -> None:
+    """Put a finished run in the state of one that stopped at its last checkpoint but one."""
+    last = list_checkpoints(output)[-1]
+    last.rename(last.with_name("gone"))
+
+
+@pytest.fixture
+def damaged_videos(toy_videos, tmp_path) -> Path:
+    """A folder with five videos and one that is not a video."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for path in sorted((toy_videos / "train").glob("*.mp4"))[:5]:
+        shutil.copy(path, folder)
+    (folder / "broken.mp4").write_bytes(b"not a video")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def finished_run(run_example, toy_videos, tmp_path_factory) -> Path:
     """Six steps in one go, on one process of `accelerate launch`."""
@@ -44,21 +62,20 @@ def losses(output: Path) -> list[float]:
     return [row["loss"] for row in read_log(output / "log.jsonl") if "loss" in row]
 
 
-def difference(first: Path, second: Path) -> float:
+def weight_differences(first: Path, second: Path) -> torch.Tensor:
+    """Absolute differences of all exported weights of two runs."""
     a, b = (load_file(folder / "model.safetensors") for folder in (first, second))
     assert a.keys() == b.keys()
-    return max((a[name].double() - b[name].double()).abs().max().item() for name in a)
+    return torch.cat([(a[name].double() - b[name].double()).abs().flatten() for name in a])
 
 
 def assert_same_but_for_rounding(first: Path, second: Path) -> None:
-    """All but one weight in 10,000 within 1e-6, and none beyond 1e-4.
+    """Check that at most one weight in 10,000 differs by more than 1e-6, and none by 1e-4.
 
-    An entry of the gradient may cancel to 0 in one run and to 1e-10 in the other (the L1 loss adds up signs), and Adam
-    divides the first by nothing and the second by itself.
+    A gradient can be 0 in one run and 1e-10 in the other, because the L1 loss sums signs. Adam divides both by their
+    size, so that rounding becomes a step.
     """
-    a, b = (load_file(folder / "model.safetensors") for folder in (first, second))
-    assert a.keys() == b.keys()
-    differences = torch.cat([(a[name].double() - b[name].double()).abs().flatten() for name in a])
+    differences = weight_differences(first, second)
     assert (differences > 1e-6).double().mean() <= 1e-4 and differences.max() < 1e-4
 
 
@@ -75,14 +92,13 @@ def test_a_run_leaves_arguments_log_curves_checkpoints_and_a_model_that_loads(fi
         assert model(**processor(clip)).last_hidden_state.shape == (1, 32, 32)
 
 
-def test_a_resumed_run_equals_the_straight_one_bit_by_bit(run_example, toy_videos, finished_run, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_by_bit(run_example, toy_videos, finished_run, tmp_path):
     output = tmp_path / "run"
     pretrain(run_example, PYTHON, toy_videos, output)
-    last = list_checkpoints(output)[-1]
-    last.rename(last.with_name("gone"))
+    drop_last_checkpoint(output)
     pretrain(run_example, ACCELERATE, toy_videos, output, "--resume")
     assert losses(output) == losses(finished_run)
-    assert difference(output, finished_run) == 0
+    assert weight_differences(output, finished_run).max() == 0
 
 
 @pytest.mark.parametrize("launcher", [TWO_PROCESSES, TORCHRUN], ids=["accelerate", "torchrun"])
@@ -129,16 +145,11 @@ def test_a_random_encoder_is_the_baseline_of_a_probe(run_example, lists, finishe
     assert json.loads((tmp_path / "probe" / "result.json").read_text())["random_init"] is True
 
 
-def test_an_unreadable_video_is_named_once_and_too_many_end_the_run(run_example, toy_videos, tmp_path):
-    videos = tmp_path / "videos"
-    videos.mkdir()
-    for path in sorted((toy_videos / "train").glob("*.mp4"))[:3]:
-        (videos / path.name).write_bytes(path.read_bytes())
-    (videos / "broken.mp4").write_bytes(b"not a video")
-    options = {"videos": videos, "max_steps": "8", "save_steps": "8"}
+def test_an_unreadable_video_is_named_once_and_too_many_end_the_run(run_example, toy_videos, damaged_videos, tmp_path):
+    options = {"videos": damaged_videos, "max_steps": "8", "save_steps": "8"}
     result = pretrain(run_example, PYTHON, toy_videos, tmp_path / "run", max_failed_share="0.9", **options)
-    shown = result.stdout + result.stderr
-    assert shown.count("skipped an unreadable video") == 1 and "broken.mp4" in shown
+    printed = result.stdout + result.stderr
+    assert printed.count("skipped an unreadable video") == 1 and "broken.mp4" in printed
     last = [row for row in read_log(tmp_path / "run" / "log.jsonl") if "failed_videos" in row][-1]
     causes = {name: count for name, count in last.items() if name.startswith("failed_videos/")}
     assert last["failed_videos"] == sum(causes.values()) > 1 and len(causes) == 1
@@ -148,26 +159,20 @@ def test_an_unreadable_video_is_named_once_and_too_many_end_the_run(run_example,
     assert "max_failed_share=0.1" in failed.stderr
 
 
-def test_failures_of_a_resumed_run_are_those_of_the_straight_one(run_example, toy_videos, tmp_path):
-    videos = tmp_path / "videos"
-    videos.mkdir()
-    for path in sorted((toy_videos / "train").glob("*.mp4"))[:5]:
-        (videos / path.name).write_bytes(path.read_bytes())
-    (videos / "broken.mp4").write_bytes(b"not a video")
-    options = {"videos": videos, "max_failed_share": "0.9"}
+def test_a_resumed_run_has_the_failures_of_an_uninterrupted_one(run_example, toy_videos, damaged_videos, tmp_path):
+    options = {"videos": damaged_videos, "max_failed_share": "0.9"}
     pretrain(run_example, PYTHON, toy_videos, tmp_path / "straight", **options)
     pretrain(run_example, PYTHON, toy_videos, tmp_path / "run", **options)
-    last = list_checkpoints(tmp_path / "run")[-1]
-    last.rename(last.with_name("gone"))
+    drop_last_checkpoint(tmp_path / "run")
     result = pretrain(run_example, PYTHON, toy_videos, tmp_path / "run", "--resume", **options)
-    assert "skipped an" not in result.stdout + result.stderr  # named before the checkpoint, so not again
+    assert "skipped an" not in result.stdout + result.stderr  # reported before the checkpoint, so not again
     straight, resumed = (read_log(tmp_path / name / "log.jsonl") for name in ("straight", "run"))
     counts = [[row["failed_videos"] for row in rows if "failed_videos" in row] for rows in (straight, resumed)]
     assert counts[0] == counts[1] and counts[0][-1] > 0
 
 
 @pytest.mark.parametrize("launcher", [PYTHON, TWO_PROCESSES], ids=["one", "two"])
-def test_a_run_on_a_stream_goes_on_exactly(run_example, toy_videos, tmp_path, launcher):
+def test_a_run_on_a_stream_resumes_exactly(run_example, toy_videos, tmp_path, launcher):
     shards = tmp_path / "shards"
     shards.mkdir()
     for number in range(2):
@@ -178,22 +183,21 @@ def test_a_run_on_a_stream_goes_on_exactly(run_example, toy_videos, tmp_path, la
     options |= {"videos": f"{shards} {toy_videos / 'test.csv'}", "video_weights": "3 1"}
     pretrain(run_example, launcher, toy_videos, tmp_path / "straight", **options)
     pretrain(run_example, launcher, toy_videos, tmp_path / "run", **options)
-    last = list_checkpoints(tmp_path / "run")[-1]
-    last.rename(last.with_name("gone"))
+    drop_last_checkpoint(tmp_path / "run")
     pretrain(run_example, launcher, toy_videos, tmp_path / "run", "--resume", **options)
     assert losses(tmp_path / "run") == losses(tmp_path / "straight")
-    assert difference(tmp_path / "run", tmp_path / "straight") == 0
+    assert weight_differences(tmp_path / "run", tmp_path / "straight").max() == 0
 
 
 def test_augmenting_on_the_device_gives_the_same_run(run_example, toy_videos, tmp_path):
     options = {"max_steps": "2", "rand_augment_magnitude": "7", "erase_probability": "0.25", "clips_per_video": "2"}
     options |= {"color_jitter": "0.2 0.2 0.2 0.1", "mask_group_size": "4"}
-    for place in ("false", "true"):
-        pretrain(run_example, PYTHON, toy_videos, tmp_path / place, augment_on_device=place, **options)
+    for on_device in ("false", "true"):
+        pretrain(run_example, PYTHON, toy_videos, tmp_path / on_device, augment_on_device=on_device, **options)
     assert losses(tmp_path / "true") == losses(tmp_path / "false")
 
 
-def test_a_run_without_one_readable_video_ends_at_once(run_example, toy_videos, tmp_path):
+def test_a_run_without_readable_videos_stops_at_once(run_example, toy_videos, tmp_path):
     (tmp_path / "list.txt").write_text("gone.mp4\nnowhere.mp4\n")
     words = command_line(videos=tmp_path / "list.txt", output_dir=tmp_path / "run", num_workers="1")
     failed = run_example("python", "examples/pretrain.py", *words, expect_failure=True)

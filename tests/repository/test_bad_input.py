@@ -1,4 +1,4 @@
-"""What people get wrong, in one table: each mistake is an error that names field and value, and no file runs code.
+"""Wrong files, configurations, clips, masks, labels and videos are errors that name them, and no file runs code.
 
 pytest tests/repository/test_bad_input.py
 """
@@ -38,21 +38,21 @@ TINY = {
     "pred_num_hidden_layers": 1,
 }
 
-# --- YAML files: text -> what the message says beside the name of the file or the field ---
+# --- YAML files: text, and part of the error message ---
 
 YAML = [
     # not YAML, or not that kind of file
     ("a: b: c\n", "not a YAML file: mapping values are not allowed here"),
     ("\tmax_steps: 1\n", r"not a YAML file: .*character '\\t'"),
     (b"\xff\xfe\x00", "not a YAML file: 'utf-8' codec can't decode"),
-    ("- 3\n", "expected lines `key: value`, found a list"),
-    ("just words\n", "expected lines `key: value`, found a str"),
+    ("- 3\n", "expected lines `key: value`, got a list"),
+    ("just words\n", "expected lines `key: value`, got a str"),
     # keys
     ("max_stepz: 3\n", "run.yaml: unknown option 'max_stepz'; did you mean 'max_steps'"),
     ("1: 2\n", "unknown option '1'"),
     ("seed: 1\nseed: 2\n", "seed is given 2 times; keep one"),
     # types
-    ("seed:\n", "seed has no value; give one, or leave out the line"),
+    ("seed:\n", "seed has no value; give one, or delete the line"),
     ("seed: soon\n", "seed: Expected a int. Got value: soon"),
     ("seed: 3.5\n", "seed: Expected a int. Got value: 3.5"),
     ("seed: true\n", "seed: Expected a int. Got value: True"),
@@ -69,10 +69,10 @@ YAML = [
     ("learning_rate: -1\n", "learning_rate must be above 0 and finite, got -1"),
     ("start_learning_rate: .inf\n", "start_learning_rate must be 0 or more and finite, got inf"),
     ("weight_decay: -1\n", "weight_decay must be 0 or more and finite, got -1"),
-    ("ema_momentum: 1.5\n", r"ema_momentum must lie in \[0, 1\], got 1.5"),
-    ("final_ema_momentum: -0.1\n", r"final_ema_momentum must lie in \[0, 1\], got -0.1"),
+    ("ema_momentum: 1.5\n", r"ema_momentum must be in \[0, 1\], got 1.5"),
+    ("final_ema_momentum: -0.1\n", r"final_ema_momentum must be in \[0, 1\], got -0.1"),
     ("schedule_scale: 0\n", "schedule_scale must be above 0 and finite, got 0"),
-    ("max_grad_norm: 0\n", "max_grad_norm must be above 0; .inf never clips, got 0"),
+    ("max_grad_norm: 0\n", "max_grad_norm must be above 0, got 0"),
     ("predictor_learning_rate_scale: 0\n", "predictor_learning_rate_scale must be above 0"),
     ("gradient_accumulation_steps: 0\n", "gradient_accumulation_steps must be at least 1"),
     ("frame_step: 0\n", "frame_step must be at least 1, got 0"),
@@ -80,14 +80,14 @@ YAML = [
     ("num_workers: -2\n", "num_workers must be 0 or more and finite, got -2"),
     ("crop_scale: [0.3]\n", r"crop_scale must be two numbers, lower and upper, got \[0.3\]"),
     ("crop_scale: [0.9, 0.3]\n", r"crop scale must be two increasing fractions in \(0, 1\], got \(0.9, 0.3\)"),
-    ("flip_probability: 3\n", r"flip_probability must lie in \[0, 1\], got 3"),
+    ("flip_probability: 3\n", r"flip_probability must be in \[0, 1\], got 3"),
     ("rand_augment_magnitude: 11\n", r"magnitude=11.0 in \[0, 10\]"),
     ("color_jitter: [9, 9, 9, 9]\n", r"brightness must lie in \[0, 1\], got 9.0"),
     ("video_weights: [1, -1]\n", r"video_weights must be above 0 and finite, got \[1.0, -1.0\]"),
-    ("max_failed_share: 2\n", r"max_failed_share must lie in \[0, 1\], got 2"),
+    ("max_failed_share: 2\n", r"max_failed_share must be in \[0, 1\], got 2"),
     ("videos: [nowhere]\n", "videos 'nowhere' does not exist: give a folder of videos or a list of them"),
-    ("cpu_threads: 0\n", "cpu_threads must be above 0"),
-    ("seed: -1\n", "seed must not be negative, got -1"),
+    ("cpu_threads: 0\n", "cpu_threads must be at least 1"),
+    ("seed: -1\n", "seed must be 0 or more and finite, got -1"),
     # masks
     ("masks: []\n", r"masks must have at least one mask type, got \[\]"),
     ("masks: 8\n", "masks: Expected a list.* Got value: 8"),
@@ -109,7 +109,7 @@ YAML = [
         "context_steps=8 must be less than the 8 time",
     ),
     ("masks: [{type: random_tube, ratio: 1}]\n", "ratio=1 must lie between 0 and 1"),
-    ("mask_group_size: 0\n", "mask_group_size must be above 0"),
+    ("mask_group_size: 0\n", "mask_group_size must be at least 1"),
     # the model
     ("model: 3\n", "model: Expected a dict.* Got value: 3"),
     ("model: {hiden_size: 3}\n", "unknown option 'model.hiden_size'; did you mean 'model.hidden_size'"),
@@ -123,7 +123,7 @@ YAML = [
 
 
 def prepare(config: Path) -> None:
-    """What a run does with its file before it opens a video."""
+    """Read a run file and build everything that a run builds before it opens a video."""
     args = parse_arguments(["--config", str(config)])
     model = training.model_config(args)
     training.mask_sampler(args.masking, model.grid_size, seed=0)
@@ -141,13 +141,13 @@ def test_a_wrong_run_file_is_an_error_that_names_it(tmp_path, text, message):
         prepare(config)
 
 
-def test_a_right_run_file_is_none(tmp_path):
+def test_a_correct_run_file_is_not_an_error(tmp_path):
     (tmp_path / "run.yaml").write_text("seed: 1\nmax_grad_norm: .inf\nfps: null\nmask_group_size:\n")
     prepare(tmp_path / "run.yaml")
 
 
 @pytest.mark.parametrize("name", ["gone.yaml", "."])
-def test_a_run_file_that_is_none_is_named(tmp_path, name):
+def test_a_run_file_that_does_not_exist_is_an_error(tmp_path, name):
     with pytest.raises(ValueError, match="no such file; give the YAML file of a run"):
         parse_arguments(["--config", str(tmp_path / name)])
 
@@ -213,7 +213,7 @@ def models():
         (None, "exactly one of pixel_values_videos and tubelets|got NoneType"),
     ],
 )
-def test_wrong_clips_are_named_by_every_model(models, clips, message):
+def test_wrong_clips_are_errors_in_every_model(models, clips, message):
     masks = [torch.tensor([[0], [1]])], [torch.tensor([[2], [3]])]
     pretraining, classifier = models
     for call in (lambda: pretraining.vjepa(clips), lambda: classifier(clips), lambda: pretraining(clips, *masks)):
@@ -237,7 +237,7 @@ MASKS = [
 
 
 @pytest.mark.parametrize("mask, message", MASKS)
-def test_wrong_masks_are_named_as_context_and_as_target(models, mask, message):
+def test_wrong_masks_are_errors_that_name_the_mask(models, mask, message):
     model, good = models[0], torch.tensor([[5, 6], [7, 8]])
     with pytest.raises(ValueError, match=f"context_mask .*{message}"):
         model.vjepa(CLIPS, context_mask=mask)
@@ -267,12 +267,12 @@ def test_lists_of_masks_must_have_one_entry_per_mask_type(models):
         (["walk", "run"], "got list"),
     ],
 )
-def test_wrong_labels_are_named(models, labels, message):
+def test_wrong_labels_are_errors(models, labels, message):
     with pytest.raises(ValueError, match=message):
         models[1](CLIPS, labels=labels)
 
 
-def test_labels_that_pytorch_leaves_out_are_fine(models):
+def test_ignored_labels_are_not_an_error(models):
     assert models[1](CLIPS, labels=torch.tensor([2, -100])).loss.isfinite()
 
 
@@ -308,7 +308,7 @@ FRAMES = np.zeros((4, 32, 32, 3), dtype=np.uint8)
         ([FRAMES[0], FRAMES[0, :16]], "frames of a video differ in size"),
     ],
 )
-def test_wrong_arrays_are_named(processor, video, message):
+def test_wrong_arrays_are_errors(processor, video, message):
     with pytest.raises(ValueError, match=message):
         processor(video)
 
@@ -344,7 +344,7 @@ def test_an_address_in_a_list_that_cannot_be_read_is_named(address):
 
 
 class Evil:
-    """Leaves a file behind where it is unpickled."""
+    """Object that creates a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -362,7 +362,7 @@ def saved(models, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def folder(saved, tmp_path) -> Path:
-    """A copy of a saved model, to be damaged."""
+    """A copy of a saved model, for damage."""
     return Path(shutil.copytree(saved, tmp_path / "model"))
 
 
@@ -417,7 +417,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_folder_with_one_thing_wrong_is_an_error_that_names_it(folder, damage):
+def test_a_damaged_folder_is_an_error_that_names_the_damage(folder, damage):
     spoil, message = DAMAGES[damage]
     spoil(folder)
     for model_class in CLASSES:
@@ -425,14 +425,14 @@ def test_a_folder_with_one_thing_wrong_is_an_error_that_names_it(folder, damage)
             model_class.from_pretrained(folder)
 
 
-def test_a_missing_predictor_is_missing_as_a_whole_and_starts_anew(folder):
+def test_a_missing_predictor_gets_random_weights(folder):
     edit_weights(folder, lambda weights: [weights.pop(name) for name in list(weights) if "predictor" in name])
     model, info = VJEPAModel.from_pretrained(folder, output_loading_info=True)
     assert model.predictor is not None and all("predictor" in name for name in info["missing_keys"])
 
 
 def write_pickles(folder: Path, evil: Evil) -> None:
-    """Code in every place where a model's folder could hold a pickle."""
+    """Replace the weights by a pickle."""
     (folder / "model.safetensors").unlink()
     torch.save({"vjepa.encoder.norm.weight": evil}, folder / "pytorch_model.bin")
 
@@ -448,7 +448,7 @@ def write_plain_pickles(folder: Path, evil: Evil) -> None:
 
 
 @pytest.mark.parametrize("write", [write_pickles, write_old_pickles, write_plain_pickles])
-def test_no_pickle_in_a_folder_is_ever_executed(folder, tmp_path, write):
+def test_no_pickle_in_a_folder_is_executed(folder, tmp_path, write):
     mark = tmp_path / "executed"
     write(folder, Evil(mark))
     for model_class in CLASSES:
@@ -478,7 +478,7 @@ def test_no_pickle_is_executed_while_converting(tmp_path, old):
 
 
 def careless_loads(texts: dict[str, str]) -> list[str]:
-    """Lines that could run what a file holds."""
+    """Return the lines that could run code in a file."""
     risky = re.compile(
         r"torch\.load\((?!.*weights_only=True)|weights_only=False|pickle\.loads?\(|yaml\.(full_|unsafe_)?load\("
     )
@@ -487,7 +487,7 @@ def careless_loads(texts: dict[str, str]) -> list[str]:
     ]
 
 
-def test_nothing_here_loads_what_could_hold_code():
+def test_no_source_loads_files_unsafely():
     assert careless_loads(sources("src/**/*.py", "examples/*.py", "benchmarks/*.py", "studies/**/*.py")) == []
 
 
@@ -498,9 +498,9 @@ def test_careless_loads_catch_a_violation():
         assert careless_loads({"a.py": line}) == [], line
 
 
-# --- masks that a grid cannot have ---
+# --- masks ---
 
 
-def test_a_sampler_without_kinds_is_an_error():
+def test_a_sampler_without_mask_types_is_an_error():
     with pytest.raises(ValueError, match="masks is empty; give at least one mask type"):
         MaskSampler([], (2, 4, 4), seed=0)

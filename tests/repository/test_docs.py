@@ -124,8 +124,8 @@ def test_every_alarm_is_explained_and_its_threshold_is_the_one_in_force():
     assert headings == [alarm.name for alarm in ALARMS] + ["not-finite"]
     for alarm in ALARMS:
         side, limit = ("<", alarm.low) if alarm.high == float("inf") else (">", alarm.high)
-        assert f"| {alarm.name} | {alarm.figure} {side} {limit:g} |" in page
-    low = {alarm.figure: alarm.low for alarm in ALARMS}["target_std"]
+        assert f"| {alarm.name} | {alarm.metric} {side} {limit:g} |" in page
+    low = {alarm.metric: alarm.low for alarm in ALARMS}["target_std"]
     assert f"a `target_std` below {low} means that any two tokens have a cosine above {1 - low**2:g}" in " ".join(
         page.split()
     )

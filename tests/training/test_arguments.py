@@ -1,17 +1,16 @@
-"""One parser for every script: YAML, then the command line; a mistake is an error that names it.
+"""Options from YAML and the command line, and errors that name the mistake.
 
 pytest tests/training/test_arguments.py
 """
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import yaml
 from transformers import TrainingArguments
 
-from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, MultiBlockMask, make_mask
+from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, make_mask
 from vjepa_hf.training.arguments import PUBLISHED_MASKS, PretrainingArguments, option, parse, parse_arguments
 from vjepa_hf.training.setup import model_config
 
@@ -29,7 +28,7 @@ def test_the_command_line_overrides_the_file_and_the_file_the_defaults(tmp_path)
     )
     args = parse_arguments(["--config", str(path), "--max_steps", "9", "--model.hidden_size", "384"])
     assert args.optimization.max_steps == 9
-    assert args.optimization.learning_rate == 3e-4  # YAML reads it as text, for want of a dot
+    assert args.optimization.learning_rate == 3e-4  # PyYAML reads a number without a dot as text
     assert args.model == {"image_size": [32, 64], "layer_norm_eps": 1e-5, "hidden_size": 384}
     assert args.optimization.final_learning_rate == 1e-6
 
@@ -64,27 +63,10 @@ def test_saved_arguments_read_back_as_themselves(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, message",
-    [
-        ("max_stepz: 3\n", "config.yaml: unknown option 'max_stepz'; did you mean 'max_steps'"),
-        ("max_steps: soon\n", "config.yaml: max_steps: Expected a int. Got value: soon"),
-        ("short_video: loop\n", "short_video: Expected a Literal.'repeat_last', 'wrap', 'error'.. Got value: loop"),
-        ("- 3\n", "expected lines `key: value`, found a list"),
-        ("max_steps: 0\n", "max_steps must be at least 1, got 0"),
-        ("resume: maybe\n", "resume: Expected a bool. Got value: maybe"),
-        ("model: {hiden_size: 3}\n", "unknown option 'model.hiden_size'; did you mean 'model.hidden_size'"),
-    ],
-)
-def test_wrong_files_are_errors_that_name_the_key(tmp_path, text, message):
-    with pytest.raises(ValueError, match=message):
-        parse_arguments(["--config", str(config_file(tmp_path, text))])
-
-
-@pytest.mark.parametrize(
     "command_line, message",
     [
         (["--max_stepz", "3"], "unknown option 'max_stepz'; did you mean 'max_steps'"),
-        (["--max_step", "3"], "unknown option 'max_step'; did you mean 'max_steps'"),  # no guessing from a beginning
+        (["--max_step", "3"], "unknown option 'max_step'; did you mean 'max_steps'"),  # abbreviations are not accepted
         (["--hidden_size", "3"], "unknown option 'hidden_size'; did you mean 'model.hidden_size'"),
         (["--seed.x", "3"], "unknown option 'seed.x'"),
         (["more"], "nrecognized arguments: more"),
@@ -93,12 +75,12 @@ def test_wrong_files_are_errors_that_name_the_key(tmp_path, text, message):
         (["--warmup_steps", "100001"], r"warmup_steps must lie in \[0, max_steps=90000\], got 100001"),
         (["--color_jitter", "0.4", "0.4"], "color_jitter must be brightness, contrast, saturation and hue"),
         (["--clips_per_video", "0"], "clips_per_video must be at least 1"),
-        (["--seed", "-1"], "seed must not be negative, got -1"),
+        (["--seed", "-1"], "seed must be 0 or more and finite, got -1"),
         (["--save_steps", "0"], "save_steps must be at least 1"),
         (["--resume", "--overwrite_output_dir"], "exclude each other"),
         (["--resume_step", "3", "--overwrite_output_dir"], "exclude each other"),
         (["--max_skipped_steps", "0"], "max_skipped_steps must be at least 1"),
-        (["--max_grad_norm_ratio", "1"], "max_grad_norm_ratio must be more than 1, or None, got 1.0"),
+        (["--max_grad_norm_ratio", "1"], "max_grad_norm_ratio must be more than 1, got 1.0"),
         (["--init_parts", "predictor"], r"init_parts \['predictor'\] needs init_from"),
     ],
 )
@@ -107,7 +89,7 @@ def test_wrong_command_lines_are_errors_that_name_the_argument(command_line, mes
         parse_arguments(command_line)
 
 
-def test_how_a_run_was_started_is_not_told_to_the_next_start(tmp_path):
+def test_resuming_and_overwriting_are_not_saved(tmp_path):
     args = parse_arguments(["--resume_step", "3", "--save_steps", "7"])
     assert args.run.resume and args.run.resume_step == 3
     args.save(tmp_path / "arguments.yaml")
@@ -116,7 +98,7 @@ def test_how_a_run_was_started_is_not_told_to_the_next_start(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["arguments.yaml"]
 
 
-def test_domain_adaptation_keeps_the_average_at_one_momentum(repo):
+def test_domain_adaptation_has_a_constant_ema_momentum(repo):
     args = parse_arguments(["--config", str(repo / "examples" / "configs" / "domain_adaptation.yaml")])
     assert args.optimization.ema_momentum == args.optimization.final_ema_momentum
 
@@ -134,7 +116,7 @@ def test_every_shipped_config_parses_and_makes_a_model_configuration(repo):
     "name, hidden_size, layers, image_size, batch",
     [("vitl16", 1024, 24, 224, 3072), ("vith16", 1280, 32, 224, 3072), ("vith16_384", 1280, 32, 384, 2400)],
 )
-def test_published_runs_have_the_published_numbers(repo, name, hidden_size, layers, image_size, batch):
+def test_published_runs_have_the_published_settings(repo, name, hidden_size, layers, image_size, batch):
     args = parse_arguments(["--config", str(repo / "examples" / "configs" / f"{name}.yaml")])
     assert (args.model["hidden_size"], args.model["num_hidden_layers"]) == (hidden_size, layers)
     assert (args.model["num_attention_heads"], args.model["image_size"]) == (16, image_size)
@@ -164,7 +146,7 @@ class Options:
     names: list[str] | None = option("a list or nothing", None)
 
 
-def test_groups_have_flat_names_and_may_be_arguments_of_others(tmp_path):
+def test_options_of_groups_have_no_prefix(tmp_path):
     words = ["--videos", "3", "--label_ratio", "1", "0.2", "--output_dir", str(tmp_path), "--seed", "5"]
     options = parse(Options, words)
     assert (options.videos, options.label_ratio, options.names) == ("3", [1.0, 0.2], None)
@@ -172,7 +154,7 @@ def test_groups_have_flat_names_and_may_be_arguments_of_others(tmp_path):
     assert parse(Options, [*words, "--label_ratio"]).label_ratio == []
 
 
-def test_a_required_option_is_asked_for():
+def test_a_missing_required_option_is_an_error():
     with pytest.raises(ValueError, match="required.*: videos|'videos' is required"):
         parse(Options, [])
 
@@ -187,7 +169,7 @@ def test_help_lists_every_option_with_its_default(capsys):
     assert "model.hidden_size=1024" in text and "default: 90000" in text
 
 
-def test_a_script_answers_a_mistake_with_one_sentence(monkeypatch, capsys):
+def test_a_mistake_prints_one_sentence_and_exits(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["examples/pretrain.py", "--max_step", "3"])
     with pytest.raises(SystemExit) as end:
         parse_arguments()
@@ -195,23 +177,6 @@ def test_a_script_answers_a_mistake_with_one_sentence(monkeypatch, capsys):
     assert end.value.code == 2 and capsys.readouterr().err == sentence
 
 
-# --- files of version 0.1.0 ---
-
-
-def test_the_arguments_of_a_run_of_version_0_1_are_converted(repo):
-    args = parse_arguments(["--config", str(Path(__file__).with_name("arguments_0_1_0.yaml")), "--seed", "7"])
-    tiny = parse_arguments(["--config", str(repo / "examples" / "configs" / "tiny_cpu.yaml"), "--seed", "7"])
-    assert model_config(args).to_dict() == model_config(tiny).to_dict()
-    for name in ("data", "optimization", "evaluation", "run"):
-        assert getattr(args, name) == getattr(tiny, name)
-    assert [make_mask(settings) for settings in args.masking.masks] == [MultiBlockMask(0, context_steps=2)]
-
-
-def test_what_cannot_be_converted_says_what_to_write(tmp_path):
-    for line, message in {
-        "adam_beta2: 0.95": "adam_beta2 of version 0.1.0 is gone and always 0.999 now",
-        "mask_mode: packed": "mask_mode packed of version 0.1.0 is gone; write subsample",
-        "model: {}": "unknown option 'hidden_size'; did you mean 'model.hidden_size'",
-    }.items():
-        with pytest.raises(ValueError, match=message):
-            parse_arguments(["--config", str(config_file(tmp_path, f"hidden_size: 64\n{line}\n"))])
+def test_a_file_of_version_0_1_is_refused_with_the_new_place_of_its_options(tmp_path):
+    with pytest.raises(ValueError, match="unknown option 'image_size'; did you mean 'model.image_size'"):
+        parse_arguments(["--config", str(config_file(tmp_path, "image_size: [32]\nnum_frames: 8\n"))])

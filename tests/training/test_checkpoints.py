@@ -1,4 +1,4 @@
-"""Checkpoints are whole or absent, read only when they are what was written, and never executed.
+"""Checkpoints are complete or absent, are loaded only undamaged, and run no code.
 
 pytest tests/training/test_checkpoints.py
 """
@@ -22,7 +22,7 @@ from vjepa_hf.training.checkpoints import Progress, damage, list_checkpoints, lo
 
 
 class Run:
-    """A run without data: a model, an optimizer that has moments, an accelerator that knows both."""
+    """Run without data: a model, an optimizer with moments, and an accelerator that has prepared both."""
 
     def __init__(self) -> None:
         self.accelerator = Accelerator(cpu=True)
@@ -54,7 +54,7 @@ def names(folder: Path) -> list[str]:
     return [checkpoint.name for checkpoint in list_checkpoints(folder)]
 
 
-def test_a_checkpoint_brings_back_weights_optimizer_and_progress(run, tmp_path):
+def test_a_checkpoint_restores_weights_optimizer_and_progress(run, tmp_path):
     run.save(tmp_path, 3)
     saved = run.state()
     run.step()
@@ -63,23 +63,23 @@ def test_a_checkpoint_brings_back_weights_optimizer_and_progress(run, tmp_path):
     assert all(map(torch.equal, saved, run.state()))
 
 
-def test_only_the_newest_checkpoints_are_kept_and_half_written_ones_do_not_count(run, tmp_path, capsys):
+def test_only_the_newest_checkpoints_are_kept_and_incomplete_ones_do_not_count(run, tmp_path, capsys):
     run.save(tmp_path, 9, 10, 100, keep=2)
     for name in ("unfinished_step_00000200", "step_00000300_mine"):
         (tmp_path / "checkpoints" / name).mkdir()
     assert names(tmp_path) == ["step_00000010", "step_00000100"]
     assert load_checkpoint(run.accelerator, tmp_path).step == 100
     printed = capsys.readouterr().out
-    assert "continuing after step 100, from " in printed
-    assert "left out unfinished_step_00000200: it was not written to its end" in printed
+    assert "resuming after step 100, from " in printed
+    assert "skipped unfinished_step_00000200, which is incomplete" in printed
     run.save(tmp_path, 101, keep=2)
     left = ["step_00000100", "step_00000101", "step_00000300_mine"]
     assert sorted(os.listdir(tmp_path / "checkpoints")) == left
 
 
-def test_a_step_without_a_checkpoint_is_an_error_that_lists_those_that_are(run, tmp_path):
+def test_a_step_without_a_checkpoint_is_an_error_that_lists_the_others(run, tmp_path):
     run.save(tmp_path, 1, 2)
-    with pytest.raises(ValueError, match=r"no checkpoint of resume_step 3 .* there are \[1, 2\]"):
+    with pytest.raises(ValueError, match=r"no checkpoint of resume_step 3 .* choose one of \[1, 2\]"):
         load_checkpoint(run.accelerator, tmp_path, step=3)
     with pytest.raises(ValueError, match="no checkpoint to resume from"):
         load_checkpoint(run.accelerator, tmp_path / "nowhere")
@@ -101,10 +101,10 @@ def flip_a_bit(folder: Path) -> None:
 
 DAMAGES = {
     "cut": (cut, r"model.safetensors has \d+ of \d+ bytes"),
-    "bit": (flip_a_bit, "optimizer.bin has other content than was saved"),
+    "bit": (flip_a_bit, "the content of optimizer.bin has changed"),
     "lost": (lambda folder: (folder / "progress.json").unlink(), "progress.json is missing"),
     "more": (lambda folder: (folder / "custom_checkpoint_9.pkl").touch(), "custom_checkpoint_9.pkl was not saved"),
-    "half": (lambda folder: (folder / "manifest.json").unlink(), "no manifest.json, so it was not written to its end"),
+    "half": (lambda folder: (folder / "manifest.json").unlink(), "no manifest.json, so it is incomplete"),
     "text": (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json cannot be read"),
     "list": (lambda folder: (folder / "manifest.json").write_text('{"a": []}'), "manifest.json cannot be read"),
     "empty": (lambda folder: [file.unlink() for file in folder.iterdir()], "has no manifest.json"),
@@ -112,7 +112,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize(("harm", "words"), DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_checkpoint_is_an_error_that_names_the_one_before_and_how_to_take_it(run, tmp_path, harm, words):
+def test_a_damaged_checkpoint_is_an_error_that_names_the_newest_intact_one(run, tmp_path, harm, words):
     run.save(tmp_path, 1, 2, 3)
     older, old, newest = list_checkpoints(tmp_path)
     assert damage(newest) is None
@@ -124,7 +124,7 @@ def test_a_damaged_checkpoint_is_an_error_that_names_the_one_before_and_how_to_t
     with pytest.raises(ValueError, match="--resume_step 1"):
         load_checkpoint(run.accelerator, tmp_path)
     harm(older)
-    with pytest.raises(ValueError, match="No older one is whole"):
+    with pytest.raises(ValueError, match="All older ones are damaged too"):
         load_checkpoint(run.accelerator, tmp_path)
 
 
@@ -141,7 +141,7 @@ def test_going_back_sets_newer_checkpoints_aside_and_never_deletes_them(run, tmp
     run.save(tmp_path, 5)
     load_checkpoint(run.accelerator, tmp_path, step=4)
     shutil.copytree(tmp_path / "checkpoints" / "step_00000004", tmp_path / "checkpoints" / "step_00000003")
-    assert load_checkpoint(run.accelerator, tmp_path, step=3).step == 4  # the progress counts, not the name
+    assert load_checkpoint(run.accelerator, tmp_path, step=3).step == 4  # the progress file decides, not the name
 
 
 def test_a_checkpoint_that_the_run_did_not_write_is_set_aside_and_not_overwritten(run, tmp_path):
@@ -165,7 +165,7 @@ def test_a_checkpoint_of_another_model_is_an_error(run, tmp_path):
 
 
 class Bomb:
-    """A pickle of it makes a file when it is read by whoever executes what he reads."""
+    """Object whose pickle makes a folder when it is loaded unsafely."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -175,7 +175,7 @@ class Bomb:
 
 
 def sign(folder: Path) -> None:
-    """Write the manifest anew, as somebody would who wants his code to be executed."""
+    """Write a new manifest, as an attacker would."""
     (folder / "manifest.json").unlink()
     files = {str(file.relative_to(folder)): checkpoints._fingerprint(file) for file in checkpoints._files(folder)}
     (folder / "manifest.json").write_text(json.dumps(files))
@@ -190,7 +190,7 @@ def test_code_in_a_checkpoint_is_an_error_and_not_executed(tmp_path, name):
     run.accelerator.register_for_checkpointing(Counter())
     run.save(tmp_path, 1)
     (folder,) = list_checkpoints(tmp_path)
-    if name == "pytorch_model.bin":  # read where the other is missing
+    if name == "pytorch_model.bin":  # read if model.safetensors is missing
         (folder / "model.safetensors").unlink()
     (folder / name).parent.mkdir(exist_ok=True)
     bomb = Bomb(tmp_path / "executed")
@@ -199,7 +199,7 @@ def test_code_in_a_checkpoint_is_an_error_and_not_executed(tmp_path, name):
     else:
         torch.save(bomb, folder / name)
     sign(folder)
-    with pytest.raises(ValueError, match="none of it was executed"):
+    with pytest.raises(ValueError, match="contains code.*not executed"):
         load_checkpoint(run.accelerator, tmp_path)
     assert not (tmp_path / "executed").exists()
     with (folder / name).open("rb") as file:  # the bomb is live
@@ -207,7 +207,7 @@ def test_code_in_a_checkpoint_is_an_error_and_not_executed(tmp_path, name):
     assert (tmp_path / "executed").exists()
 
 
-def test_the_description_of_sharded_weights_that_torch_writes_is_accepted(tmp_path):
+def test_metadata_of_sharded_weights_from_torch_is_accepted(tmp_path):
     values = {"model": torch.nn.Linear(2, 2).state_dict(), "mean": torch.zeros(2, dtype=torch.bfloat16), "step": 3}
     torch.distributed.checkpoint.save(values, checkpoint_id=tmp_path / "weights", no_dist=True)
     assert (tmp_path / "weights" / ".metadata").exists()
@@ -223,19 +223,19 @@ def test_the_description_of_sharded_weights_that_torch_writes_is_accepted(tmp_pa
         "torch.distributed.checkpoint.filesystem pickle",
         "torch load",
         "pathlib os",
-        "antigravity open",  # what is not imported yet stays so
+        "antigravity open",  # modules that are not imported yet are not imported
     ],
 )
-def test_the_description_of_sharded_weights_may_name_nothing_else(tmp_path, name):
+def test_metadata_of_sharded_weights_with_other_names_is_rejected(tmp_path, name):
     module, name = name.split()
     names = b"".join(b"\x8c" + bytes([len(word)]) + word.encode() for word in (module, name))  # SHORT_BINUNICODE
     (tmp_path / ".metadata").write_bytes(b"\x80\x04" + names + b"\x93.")  # protocol 4, STACK_GLOBAL, STOP
-    assert f"({module}.{name}); none of it was executed" in checkpoints._code_in_metadata(tmp_path)
+    assert f"contains code ({module}.{name})" in checkpoints._code_in_metadata(tmp_path)
     assert "antigravity" not in sys.modules
 
 
 class Counter:
-    """Something else that is saved with a run."""
+    """Another object that is saved with a run."""
 
     def state_dict(self):
         return {"count": 1}
@@ -249,7 +249,7 @@ class Counter:
 
 @contextmanager
 def no_file_above(size: int):
-    """As with a full disk, files get only so long."""
+    """Limit the size of files, like a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
@@ -258,11 +258,13 @@ def no_file_above(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-@pytest.mark.parametrize("size", [100, 1000, 2000])  # bites in the weights, in the optimizer, in the random states
+@pytest.mark.parametrize("size", [100, 1000, 2000])  # fails in the weights, the optimizer, the random states
 def test_a_full_disk_names_the_folder_and_leaves_the_previous_checkpoint_newest(run, tmp_path, size):
     run.save(tmp_path, 1)
     with no_file_above(size):
-        with pytest.raises(OSError, match=r"step_00000002' could not be written: .*step_00000001 stays the newest"):
+        with pytest.raises(
+            OSError, match=r"cannot write the checkpoint .*step_00000002': .*The newest one is step_00000001"
+        ):
             run.save(tmp_path, 2)
     assert os.listdir(tmp_path / "checkpoints") == ["step_00000001"]
     assert load_checkpoint(run.accelerator, tmp_path).step == 1
@@ -277,14 +279,14 @@ def test_a_disk_that_fails_at_the_end_leaves_the_previous_checkpoint_newest(run,
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, call, fail)
-        with pytest.raises(OSError, match="could not be written: .*No space left.*step_00000001 stays the newest"):
+        with pytest.raises(OSError, match="cannot write .*No space left.*The newest one is step_00000001"):
             run.save(tmp_path, 2)
     assert os.listdir(tmp_path / "checkpoints") == ["step_00000001"]
     run.save(tmp_path, 2)
     assert load_checkpoint(run.accelerator, tmp_path).step == 2
 
 
-def test_a_folder_that_cannot_be_written_is_named(run, tmp_path, monkeypatch):
+def test_a_folder_without_write_permission_is_named(run, tmp_path, monkeypatch):
     run.save(tmp_path, 1)
     make = os.mkdir
 
@@ -293,9 +295,9 @@ def test_a_folder_that_cannot_be_written_is_named(run, tmp_path, monkeypatch):
             raise PermissionError(13, "Permission denied", str(path))
         return make(path, *args, **kwargs)
 
-    with monkeypatch.context() as patch:  # root may write everywhere, so permission bits would not do
+    with monkeypatch.context() as patch:  # tests may run as root, who ignores permission bits
         patch.setattr(os, "mkdir", refuse)
-        with pytest.raises(OSError, match="step_00000002' could not be written: .*Permission denied"):
+        with pytest.raises(OSError, match="cannot write the checkpoint .*step_00000002': .*Permission denied"):
             run.save(tmp_path, 2)
     assert load_checkpoint(run.accelerator, tmp_path).step == 1
 

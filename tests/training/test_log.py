@@ -1,4 +1,4 @@
-"""Logs that resume without doubles, throughput, and what a run reports.
+"""Log files of a resumed run, throughput, and the monitor.
 
 pytest tests/training/test_log.py
 """
@@ -7,29 +7,16 @@ import json
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from tiny_run import tiny_arguments
-from vjepa_hf import VJEPAForPreTraining
 from vjepa_hf.data.input_log import InputLog
 from vjepa_hf.data.videos import VideoFailure
 from vjepa_hf.training.log import Monitor, RunLog, Throughput, join_mask_types, memory_gib, read_log, run_summary
 from vjepa_hf.training.run_guard import RunGuard
-from vjepa_hf.training.setup import mask_sampler, model_config
+from vjepa_hf.training.setup import mask_sampler
 
 
-@pytest.fixture
-def model() -> VJEPAForPreTraining:
-    torch.manual_seed(0)
-    return VJEPAForPreTraining(model_config(tiny_arguments()))
-
-
-@pytest.fixture
-def accelerator() -> Accelerator:
-    return Accelerator(cpu=True)
-
-
-def test_a_resumed_log_drops_the_steps_it_will_write_again(accelerator, tmp_path):
+def test_a_resumed_log_drops_repeated_steps(accelerator, tmp_path):
     args = tiny_arguments("--output_dir", str(tmp_path))
     log = RunLog(accelerator, args, first_step=0)
     for step in (1, 2, 3):
@@ -45,15 +32,15 @@ def test_a_new_log_is_empty(accelerator, tmp_path):
     assert read_log(tmp_path / "log.jsonl") == []
 
 
-def test_the_summary_tells_clips_epochs_and_all_three_schedules_at_three_steps(accelerator, model):
+def test_the_summary_has_clips_epochs_and_schedules_at_three_steps(accelerator, model):
     summary = run_summary(accelerator, tiny_arguments("--per_device_batch_size", "8"), num_videos=20, model=model)
-    assert "8 clips per step" in summary and "80 clips in 10 steps = 4.0 epochs" in summary
+    assert "global batch size 8 = 8 clips" in summary and "80 clips in 10 steps = 4.0 epochs" in summary
     for name in ("first step", "warm-up end step", "last step"):
         (line,) = (line for line in summary.splitlines() if line.startswith(name))
         assert "lr" in line and "weight decay" in line and "EMA momentum" in line
 
 
-def test_throughput_passes_every_batch_and_starts_anew_after_a_reading():
+def test_throughput_yields_every_batch_and_restarts_after_read():
     throughput = Throughput()
     assert list(throughput.timed([1, 2, 3])) == [1, 2, 3]
     throughput.clips = 6
@@ -70,10 +57,10 @@ def test_utilization_is_the_fraction_of_the_matmul_rate():
     assert throughput.read()["matmul_utilization"] == 0.0
 
 
-def test_a_matmul_rate_that_was_measured_in_a_slow_moment_is_measured_again():
+def test_a_matmul_rate_that_the_run_exceeds_is_measured_again():
     rates = iter([1e12, 4e12])
     throughput = Throughput(lambda: next(rates))
-    for expected in (0.25, 0.5, 0.5):  # of the first rate; twice that is beyond it; the second one stays
+    for expected in (0.25, 0.5, 0.5):  # of 1e12; then 2e12 exceeds it, and 4e12 stays
         throughput.started -= 100.0
         throughput.flops = 25 * 10**12 if expected == 0.25 else 200 * 10**12
         assert throughput.read()["matmul_utilization"] == pytest.approx(expected, rel=1e-2)
@@ -98,7 +85,7 @@ def make_batch(names: list[str], masks: tuple, failures: list[VideoFailure]) -> 
     }
 
 
-def test_a_monitor_logs_progress_health_and_evaluation_when_told(accelerator, model, tmp_path):
+def test_a_monitor_logs_progress_health_and_evaluation_at_their_intervals(accelerator, model, tmp_path):
     words = "--max_steps 4 --logging_steps 2 --health_steps 4 --eval_steps 3 --save_steps 100".split()
     args = tiny_arguments(*words, "--output_dir", str(tmp_path))
     inputs, guard = InputLog(0.9), RunGuard(accelerator, max_skipped_steps=9)

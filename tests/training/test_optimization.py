@@ -1,4 +1,4 @@
-"""Schedules, parameter groups, the values of a step, clipping.
+"""Schedules, parameter groups, hyperparameters of a step, gradient clipping.
 
 pytest tests/training/test_optimization.py
 """
@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiny_run import tiny_arguments
-from vjepa_hf import VJEPAForPreTraining
 from vjepa_hf.training.optimization import (
     clip_gradients,
     ema_momentum,
@@ -24,7 +23,6 @@ from vjepa_hf.training.optimization import (
     set_hyperparameters,
     weight_decay,
 )
-from vjepa_hf.training.setup import model_config
 
 RATES = {"start": 0.5, "peak": 1.0, "final": 0.0, "schedule_scale": 1.0}
 
@@ -78,21 +76,21 @@ RUNS = st.integers(1, 400).flatmap(
 
 
 @given(RUNS, VALUES, VALUES, VALUES)
-def test_learning_rate_lies_between_its_values_and_falls_or_rises_to_one_side(run, start, peak, final):
+def test_learning_rate_is_monotonic_between_its_values(run, start, peak, final):
     steps, warmup, step, scale = run
     at = partial(
         learning_rate, max_steps=steps, warmup_steps=warmup, start=start, peak=peak, final=final, schedule_scale=scale
     )
     assert min(start, peak, final) - 1e-9 <= at(step) <= max(start, peak, final) + 1e-9
-    way = peak - start if step + 2 < warmup else final - peak
+    direction = peak - start if step + 2 < warmup else final - peak
     if step + 1 >= warmup or step + 2 < warmup:
-        assert (at(step + 1) - at(step)) * way >= -1e-9  # never back
+        assert (at(step + 1) - at(step)) * direction >= -1e-9
     if step + 1 == warmup:
         assert at(step) == pytest.approx(peak)
 
 
 @given(RUNS, VALUES, VALUES)
-def test_weight_decay_and_momentum_go_one_way_between_their_values(run, start, final):
+def test_weight_decay_and_momentum_are_monotonic_between_their_values(run, start, final):
     steps, _, step, scale = run
     for schedule in (weight_decay, ema_momentum):
         at = partial(schedule, max_steps=steps, start=start, final=final, schedule_scale=scale)
@@ -103,7 +101,7 @@ def test_weight_decay_and_momentum_go_one_way_between_their_values(run, start, f
 
 
 @given(RUNS, VALUES, VALUES)
-def test_a_stretched_schedule_is_that_of_a_longer_run(run, start, final):
+def test_a_stretched_schedule_equals_the_schedule_of_a_longer_run(run, start, final):
     steps, warmup, step, scale = run
     longer = int(scale * steps)
     values = {"start": start, "final": final}
@@ -119,19 +117,13 @@ def test_a_stretched_schedule_is_that_of_a_longer_run(run, start, final):
 # Optimizer
 
 
-@pytest.fixture
-def model() -> VJEPAForPreTraining:
-    torch.manual_seed(0)
-    return VJEPAForPreTraining(model_config(tiny_arguments()))
-
-
 def test_biases_and_vectors_are_not_decayed_and_the_target_encoder_is_not_trained(model):
     decayed, plain = parameter_groups(model)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert all(names[id(parameter)].endswith("bias") or parameter.ndim == 1 for parameter in plain["params"])
     assert all(parameter.ndim > 1 for parameter in decayed["params"])
-    found = {names[id(parameter)] for group in (decayed, plain) for parameter in group["params"]}
-    assert found == {name for name in names.values() if not name.startswith("vjepa.encoder.")}
+    trained = {names[id(parameter)] for group in (decayed, plain) for parameter in group["params"]}
+    assert trained == {name for name in names.values() if not name.startswith("vjepa.encoder.")}
 
 
 def test_every_step_sets_its_own_values(model):
@@ -145,7 +137,7 @@ def test_every_step_sets_its_own_values(model):
         assert decayed["weight_decay"] == values["weight_decay"] > 0 == plain["weight_decay"]
 
 
-def test_the_predictor_learns_faster_where_asked(model):
+def test_the_predictor_can_have_its_own_learning_rate(model):
     optimization = tiny_arguments("--predictor_learning_rate_scale", "5").optimization
     optimizer = make_optimizer(model, optimization)
     set_hyperparameters(optimizer, hyperparameters(3, optimization))
@@ -161,7 +153,7 @@ def test_clipping_starts_after_the_warmup_unless_told_otherwise():
     assert max_grad_norm(0, tiny_arguments("--clip_after_warmup", "false").optimization) == 10.0
 
 
-def test_encoder_and_predictor_are_clipped_each_by_itself(model):
+def test_encoder_and_predictor_are_clipped_separately(model):
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             parameter.grad = torch.full_like(parameter, 1e-6 if name.startswith("vjepa.predictor") else 1.0)

@@ -1,55 +1,43 @@
-"""The folder of a run: made, resumed from, exported to.
+"""Output folder of a run: create, resume, export.
 
 pytest tests/training/test_output.py
 """
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from tiny_run import tiny_arguments
-from vjepa_hf import VJEPAForPreTraining, VJEPAModel, VJEPAVideoProcessor
+from vjepa_hf import VJEPAModel, VJEPAVideoProcessor
 from vjepa_hf.training.output import export, prepare_output_dir
-from vjepa_hf.training.setup import make_processor, model_config
+from vjepa_hf.training.setup import make_processor
 
 
-@pytest.fixture
-def model() -> VJEPAForPreTraining:
-    torch.manual_seed(0)
-    return VJEPAForPreTraining(model_config(tiny_arguments()))
-
-
-@pytest.fixture
-def accelerator() -> Accelerator:
-    return Accelerator(cpu=True)
-
-
-def test_an_occupied_folder_is_left_alone_unless_told(accelerator, tmp_path):
+def test_a_folder_with_files_is_deleted_only_with_overwrite_output_dir(accelerator, tmp_path):
     folder = tmp_path / "run"
     prepare_output_dir(accelerator, tiny_arguments("--output_dir", str(folder)))
     assert (folder / "arguments.yaml").exists()
-    with pytest.raises(ValueError, match="is not empty: add --resume"):
+    with pytest.raises(ValueError, match="is not empty; add --resume"):
         prepare_output_dir(accelerator, tiny_arguments("--output_dir", str(folder)))
     (folder / "old.txt").write_text("old")
     prepare_output_dir(accelerator, tiny_arguments("--output_dir", str(folder), "--overwrite_output_dir"))
     assert not (folder / "old.txt").exists()
 
 
-def test_a_folder_that_holds_no_run_is_never_deleted(accelerator, tmp_path):
+def test_a_folder_that_is_not_a_run_is_never_deleted(accelerator, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ValueError, match="holds no run"):
+    with pytest.raises(ValueError, match="has no arguments.yaml, so it is not a run"):
         prepare_output_dir(accelerator, tiny_arguments("--output_dir", str(tmp_path), "--overwrite_output_dir"))
     assert (tmp_path / "thesis.tex").exists()
 
 
-def test_resume_without_a_checkpoint_is_an_error_and_no_fresh_start(accelerator, tmp_path):
+def test_resume_without_a_checkpoint_is_an_error_and_not_a_new_run(accelerator, tmp_path):
     with pytest.raises(ValueError, match="no checkpoint to resume from"):
         prepare_output_dir(accelerator, tiny_arguments("--output_dir", str(tmp_path), "--resume"))
 
 
-def test_processes_that_do_not_know_each_other_are_refused(accelerator, tmp_path, monkeypatch):
+def test_processes_that_are_not_connected_are_refused(accelerator, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="2 processes were launched but each knows of 1"):
+    with pytest.raises(ValueError, match="WORLD_SIZE=2, but torch.distributed is not initialized"):
         prepare_output_dir(accelerator, tiny_arguments("--output_dir", str(tmp_path / "run")))
 
 

@@ -1,4 +1,4 @@
-"""Steps whose numbers are wrong are left out and counted, too many end the run, and so does a signal.
+"""Bad steps are skipped and counted, too many of them end the run, and so does a signal.
 
 pytest tests/training/test_run_guard.py
 """
@@ -13,7 +13,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from vjepa_hf.training.run_guard import NORMS_REMEMBERED, STOP_SIGNALS, RunGuard, leave_stop_signals_to_the_run
+from vjepa_hf.training.run_guard import NUM_PAST_NORMS, STOP_SIGNALS, RunGuard, ignore_stop_signals
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def make_guard(max_skipped_steps: int = 3, max_grad_norm_ratio: float | None = N
 
 
 def step(guard: RunGuard, loss: float = 1.0, encoder: float = 1.0, predictor: float = 1.0, passes: int = 1) -> bool:
-    """One optimizer step of two clips a pass."""
+    """Check an optimizer step with two clips per forward pass."""
     for number in range(passes):
         keys = [(0, 2 * number, 0), (0, 2 * number + 1, 0)]
         guard.watch({"video_names": ["a.mp4", "b.mp4"], "clip_keys": keys}, torch.tensor(loss))
@@ -38,22 +38,22 @@ def step(guard: RunGuard, loss: float = 1.0, encoder: float = 1.0, predictor: fl
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("where", ["loss", "encoder", "predictor"])
-def test_a_number_that_is_not_finite_is_left_out_wherever_it_is(where, value):
+def test_a_step_with_nan_or_inf_is_skipped(where, value):
     guard = make_guard()
     assert step(guard)
     assert not step(guard, **{where: value})
-    assert guard.wrong == f"{where} is {value}" and guard.stop is None
-    assert step(guard) and guard.wrong is None
+    assert guard.skip_reason == f"{where} is {value}" and guard.stop is None
+    assert step(guard) and guard.skip_reason is None
     assert guard.skipped_steps == 1
 
 
-def test_only_so_many_in_a_row_end_the_run():
+def test_too_many_skipped_steps_in_a_row_end_the_run():
     guard = make_guard(max_skipped_steps=3)
     for loss in (math.nan, math.nan, 1.0, math.nan, math.nan):
         step(guard, loss=loss)
     assert guard.stop is None and guard.skipped_steps == 4
     step(guard, loss=math.nan)
-    assert guard.gave_up and "3 steps in a row were skipped, the last because loss is nan" in guard.stop
+    assert guard.gave_up and "skipped 3 steps in a row, the last because loss is nan" in guard.stop
 
 
 def test_the_log_shows_the_mean_of_the_finite_losses_and_the_count():
@@ -67,50 +67,52 @@ def test_the_log_shows_the_mean_of_the_finite_losses_and_the_count():
     assert math.isnan(guard.read()["loss"])
 
 
-def test_a_leap_of_the_gradients_is_left_out_where_asked_once_the_usual_norm_is_known():
+def test_exploding_gradients_are_skipped_once_the_median_is_known():
     guard, lenient = make_guard(max_grad_norm_ratio=5.0), make_guard()
-    assert step(guard, encoder=100.0)  # nothing to compare with yet
-    for _ in range(NORMS_REMEMBERED):
+    assert step(guard, encoder=100.0)  # no median yet
+    for _ in range(NUM_PAST_NORMS):
         assert step(guard) and step(lenient)
     assert step(guard, encoder=4.9) and step(lenient, encoder=100.0)
     assert not step(guard, encoder=5.1)
-    assert guard.wrong.startswith("encoder 5.1 is more than max_grad_norm_ratio=5.0 times 1, the median of the 100")
+    assert guard.skip_reason.startswith(
+        "encoder 5.1 is more than max_grad_norm_ratio=5.0 times 1, the median of the last 100 steps"
+    )
     assert not step(guard, predictor=5.1)
 
 
-def test_what_was_left_out_is_not_what_the_next_steps_are_compared_with():
+def test_skipped_steps_do_not_change_the_median():
     guard = make_guard(max_skipped_steps=1000, max_grad_norm_ratio=5.0)
-    for _ in range(NORMS_REMEMBERED):
+    for _ in range(NUM_PAST_NORMS):
         step(guard)
-    for _ in range(2 * NORMS_REMEMBERED):
+    for _ in range(2 * NUM_PAST_NORMS):
         assert not step(guard, encoder=6.0)
 
 
-def test_the_clips_of_a_step_that_was_left_out_are_told_with_their_keys():
+def test_the_clips_of_a_skipped_step_are_listed_with_their_keys():
     guard = make_guard()
     step(guard)
     step(guard, loss=math.nan, passes=2)
-    found = guard.skipped_step()
-    assert found["wrong"] == "loss is nan" and math.isnan(found["loss"]) and found["encoder"] == 1.0
-    assert [clip["video"] for clip in found["clips"]] == ["a.mp4", "b.mp4"] * 2
-    assert [clip["clip_key"] for clip in found["clips"]] == [(0, 0, 0), (0, 1, 0), (0, 2, 0), (0, 3, 0)]
+    skipped = guard.skipped_step()
+    assert skipped["reason"] == "loss is nan" and math.isnan(skipped["loss"]) and skipped["encoder"] == 1.0
+    assert [clip["video"] for clip in skipped["clips"]] == ["a.mp4", "b.mp4"] * 2
+    assert [clip["clip_key"] for clip in skipped["clips"]] == [(0, 0, 0), (0, 1, 0), (0, 2, 0), (0, 3, 0)]
 
 
-def test_a_resumed_guard_decides_and_logs_as_one_that_was_never_stopped():
+def test_a_resumed_guard_makes_the_same_decisions():
     straight, first = (make_guard(max_grad_norm_ratio=5.0) for _ in range(2))
     for guard in (straight, first):
-        for number in range(NORMS_REMEMBERED + 3):
+        for number in range(NUM_PAST_NORMS + 3):
             step(guard, loss=1.0 + number % 7, encoder=1.0 + number % 5)
         step(guard, loss=math.nan)
     resumed = make_guard(max_grad_norm_ratio=5.0)
     resumed.load_state_dict(first.state_dict())
     for values in ({"encoder": 14.0}, {"encoder": 16.0}, {"loss": 0.1}, {"loss": math.nan}):
         assert step(straight, **values) == step(resumed, **values)
-        assert straight.wrong == resumed.wrong
+        assert straight.skip_reason == resumed.skip_reason
     assert straight.read() == resumed.read() and straight.state_dict() == resumed.state_dict()
 
 
-def test_a_run_that_gave_up_may_try_as_often_again():
+def test_a_resumed_run_starts_to_count_skipped_steps_again():
     guard = make_guard(max_skipped_steps=2)
     step(guard, loss=math.nan), step(guard, loss=math.nan)
     resumed = make_guard(max_skipped_steps=2)
@@ -125,12 +127,12 @@ def test_a_signal_stops_the_run_after_the_step(number):
     with guard.signals():
         assert step(guard) and guard.stop is None
         os.kill(os.getpid(), number)
-        assert guard.stop is None  # nothing happens in the middle of a step
+        assert guard.stop is None  # not in the middle of a step
         assert step(guard)
     assert guard.stop == f"received {number.name}" and not guard.gave_up
 
 
-def test_signals_mean_what_they_did_before_and_after_the_block():
+def test_signal_handlers_are_restored_after_the_block():
     received = []
     for number in STOP_SIGNALS:
         signal.signal(number, lambda number, frame: received.append(number))
@@ -143,10 +145,10 @@ def test_signals_mean_what_they_did_before_and_after_the_block():
     assert received == [signal.SIGTERM, STOP_SIGNALS[-1]]
 
 
-def test_a_worker_outlives_the_signal():
+def test_a_worker_ignores_the_signals():
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
-    leave_stop_signals_to_the_run(0)
+    ignore_stop_signals(0)
     for number in STOP_SIGNALS:
         os.kill(os.getpid(), number)
 
@@ -154,10 +156,10 @@ def test_a_worker_outlives_the_signal():
 FAILING_RUN = """
 import torch
 from accelerate import Accelerator
-from vjepa_hf.training.run_guard import RunGuard, leave_stop_signals_to_the_run
+from vjepa_hf.training.run_guard import RunGuard, ignore_stop_signals
 
 guard = RunGuard(Accelerator(cpu=True), max_skipped_steps=1)
-loader = torch.utils.data.DataLoader(range(9), num_workers=1, worker_init_fn=leave_stop_signals_to_the_run)
+loader = torch.utils.data.DataLoader(range(9), num_workers=1, worker_init_fn=ignore_stop_signals)
 with guard.signals():
     batches = iter(loader)
     next(batches)
@@ -187,6 +189,6 @@ def test_training_imports_where_windows_lacks_resource_and_sigusr1():
     assert result.stdout == "['SIGTERM'] nan\n", result.stderr
 
 
-def test_a_run_that_fails_does_not_wait_for_workers_that_outlive_signals():
+def test_a_failed_run_does_not_wait_for_its_workers():
     result = subprocess.run([sys.executable, "-c", FAILING_RUN], capture_output=True, text=True, timeout=120)
     assert result.returncode == 1 and "fails while its worker waits" in result.stderr

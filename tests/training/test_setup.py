@@ -1,4 +1,4 @@
-"""Model, masks, processor and batches from the arguments of a run.
+"""Model, masks, processor and batches follow the arguments of a run.
 
 pytest tests/training/test_setup.py
 """
@@ -46,9 +46,9 @@ def test_compiled_code_is_shared_by_layers_and_does_not_depend_on_token_counts()
     assert set(model.state_dict()) == names
 
 
-def test_stochastic_depth_is_not_compiled_a_layer_at_a_time():
+def test_compiling_with_stochastic_depth_is_an_error():
     config = model_config(tiny_arguments("--model.drop_path_rate", "0.3"))
-    with pytest.raises(ValueError, match="drop_path_rate=0.3 does not go with compile"):
+    with pytest.raises(ValueError, match="drop_path_rate=0.3 does not work with compile"):
         compile_layers(VJEPAForPreTraining(config))
 
 
@@ -68,7 +68,7 @@ def test_compiled_layers_give_the_same_loss_and_gradients():
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
 
-def test_the_run_decides_model_processor_and_masks():
+def test_model_processor_and_masks_follow_the_arguments():
     masks = "[{type: multi_block, num_blocks: 4}, {type: random_tube, ratio: 0.9}, {type: random_tube, ratio: 0.5}]"
     args = tiny_arguments("--model.image_size", "[32, 48]", "--frame_step", "3", "--masks", masks)
     config = model_config(args)
@@ -108,7 +108,7 @@ def test_batches_are_normalized_and_augmented_as_in_the_workers():
 
 
 def write_gradients(rank: int, processes: int, port: int, folder: Path) -> None:
-    """Write loss and gradients of one step over two clips: of all mask types at once, and one after the other."""
+    """Write loss and gradients of one step over two clips, for all mask types jointly and one by one."""
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)}
     os.environ |= {"WORLD_SIZE": str(processes)}
     torch.set_num_threads(1)
@@ -121,9 +121,9 @@ def write_gradients(rank: int, processes: int, port: int, folder: Path) -> None:
 
     def gradients() -> dict[str, torch.Tensor]:
         parameters = accelerator.unwrap_model(model).named_parameters()
-        found = {name: weight.grad.clone() for name, weight in parameters if weight.grad is not None}
+        copies = {name: weight.grad.clone() for name, weight in parameters if weight.grad is not None}
         model.zero_grad()
-        return found
+        return copies
 
     loss = model(clips, context_masks, target_masks).loss
     accelerator.backward(loss)
@@ -142,7 +142,7 @@ def write_gradients(rank: int, processes: int, port: int, folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.invariant
 @pytest.mark.parametrize("processes", [1, 2])
-def test_mask_types_one_after_the_other_give_the_gradients_of_all_at_once(processes, tmp_path):
+def test_mask_types_one_by_one_give_the_joint_gradients(processes, tmp_path):
     context = torch.multiprocessing.get_context("spawn")
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -153,13 +153,13 @@ def test_mask_types_one_after_the_other_give_the_gradients_of_all_at_once(proces
         process.start()
     for process in started:
         process.join()
-    answers = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in ranks]
-    for answer in answers:
-        (loss, joint), (mean, separate) = answer["joint"], answer["separate"]
+    results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in ranks]
+    for result in results:
+        (loss, joint), (mean, separate) = result["joint"], result["separate"]
         torch.testing.assert_close(mean, loss)
         assert joint.keys() == separate.keys() and any("mask_tokens" in name for name in joint)
         for name, gradient in joint.items():
             torch.testing.assert_close(separate[name], gradient, msg=name)
-    for answer in answers:  # averaged over processes
-        for name, gradient in answers[0]["separate"][1].items():
-            torch.testing.assert_close(answer["separate"][1][name], gradient, msg=name)
+    for result in results:  # averaged over processes
+        for name, gradient in results[0]["separate"][1].items():
+            torch.testing.assert_close(result["separate"][1][name], gradient, msg=name)

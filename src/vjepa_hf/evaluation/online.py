@@ -17,7 +17,7 @@ from ..data.sources import load_videos
 from ..model.modeling_vjepa import VJEPAModel
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
 from ..training.arguments import EvaluationArguments
-from ..training.run_guard import leave_stop_signals_to_the_run
+from ..training.run_guard import ignore_stop_signals
 from .labels import read_labels
 
 NEIGHBORS = 20
@@ -103,7 +103,7 @@ class OnlineEvaluation:
             self.batch_size,
             num_workers=self.num_workers,
             collate_fn=_stack,
-            worker_init_fn=leave_stop_signals_to_the_run,
+            worker_init_fn=ignore_stop_signals,
             generator=torch.Generator(),  # a loader draws a seed, by default from the global generator of the run
         )
         encoded: list[tuple[torch.Tensor, int]] = []

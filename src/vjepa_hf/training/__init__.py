@@ -1,16 +1,16 @@
-"""Train: arguments, optimization, checkpoints, log and health of a run.
+"""Training: arguments, optimization, checkpoints, log and health of a run.
 
-- `arguments`: the arguments of a run, from YAML and the command line
-- `checkpoints`: write checkpoints atomically, read them only when undamaged
-- `diagnostics`: health metrics and alarms that tell learning from collapse
+- `arguments`: arguments from YAML and the command line
+- `checkpoints`: write checkpoints atomically, load only undamaged ones
+- `diagnostics`: health metrics, and alarms that distinguish learning from collapse
 - `finetuning`: batches and parameter groups for fine-tuning with the Trainer
-- `flops`: count the FLOPs of a step, measure the matmul throughput of a device
-- `log`: the log of a run, its throughput and memory
+- `flops`: FLOPs of a step, matmul throughput of a device
+- `log`: log, throughput and memory of a run
 - `optimization`: parameter groups, schedules, gradient clipping
-- `output`: the output folder of a run: create, resume, export
-- `run_guard`: skip steps with NaN or exploding gradients, stop on signals
-- `setup`: build model, masks, processor and loader from the arguments
-- `starting_weights`: start from other weights, strictly; freeze layers
+- `output`: output folder of a run: create, resume, export
+- `run_guard`: skip steps with NaN, inf or exploding gradients, stop on signals
+- `setup`: model, processor and loader of a run
+- `starting_weights`: initial weights from a saved model, frozen layers
 """
 
 from .arguments import parse_arguments

@@ -1,11 +1,13 @@
-"""Checkpoints of a run: whole or absent when written, read only when they are still what was written.
+"""Checkpoints of a run: written atomically, and loaded only if every byte is what was saved.
 
-A checkpoint is a folder `step_...` with what `accelerate` saves, the progress of the run, and a manifest of sizes and
-hashes. Beside it may lie an `unfinished_...` one, which a run died over, and `set_aside_...` ones, which a user chose
-not to go on from; neither is ever read, and the second kind is never deleted.
+A checkpoint is a folder `step_...` with the state that Accelerate saves, the progress of the run, and a manifest of
+sizes and hashes. Next to it may be `unfinished_...` folders of runs that died while saving, and `set_aside_...`
+folders of checkpoints that the user skipped. Neither is ever loaded, and the latter are never deleted.
 """
 
 import hashlib
+import io
+import itertools
 import json
 import pickle
 import shutil
@@ -31,47 +33,49 @@ SHARDED_WEIGHTS = "pytorch_model_fsdp_0"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: optimizer steps taken, and clips drawn by all processes together."""
+    """Progress of a run: number of optimizer steps, and of clips drawn by all processes."""
 
     step: int = 0
     clips: int = 0
 
     def after_step(self, clips: int) -> "Progress":
-        """The progress after one more optimizer step."""
+        """Return the progress after one more optimizer step over `clips` clips."""
         return Progress(self.step + 1, self.clips + clips)
 
 
 def list_checkpoints(output_dir: str | Path) -> list[Path]:
-    """Checkpoints of a run, oldest first. Half-written ones bear another name until they are whole."""
+    """Return the checkpoints of a run, oldest first. Incomplete ones have other names."""
     folders = (Path(output_dir) / "checkpoints").glob("step_*")
     return sorted((folder for folder in folders if folder.name.removeprefix("step_").isdigit()), key=_step_of)
 
 
 def find_checkpoint(output_dir: str | Path, step: int | None = None) -> Path:
-    """The newest checkpoint of a run, or that of a step.
+    """Return the newest checkpoint of a run, or the one of a step.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such checkpoint.
     """
     checkpoints = {_step_of(folder): folder for folder in list_checkpoints(output_dir)}
     if not checkpoints:
         raise ValueError(
-            f"no checkpoint to resume from in output_dir {str(output_dir)!r}: start without --resume, with "
-            "--overwrite_output_dir where one died before its first checkpoint"
+            f"no checkpoint to resume from in output_dir {str(output_dir)!r}; start without --resume, and with "
+            "--overwrite_output_dir if a run died there before its first checkpoint"
         )
     if step is not None and step not in checkpoints:
-        raise ValueError(f"no checkpoint of resume_step {step} in {str(output_dir)!r}; there are {list(checkpoints)}")
+        raise ValueError(
+            f"no checkpoint of resume_step {step} in {str(output_dir)!r}; choose one of {list(checkpoints)}"
+        )
     return checkpoints[max(checkpoints) if step is None else step]
 
 
 def save_checkpoint(accelerator: Accelerator, output_dir: str | Path, progress: Progress, keep: int) -> None:
-    """Save everything a resumed run needs, then drop all but the newest `keep` checkpoints. All processes call it.
+    """Save everything a resumed run needs, then delete all but the newest `keep` checkpoints. All processes call it.
 
-    The folder gets its name only once it is whole and on the disk, so whatever happens while saving leaves the
-    previous one newest.
+    The folder gets its name only when it is complete and on the disk. If saving fails, the previous checkpoint is the
+    newest.
 
     Raises:
-        OSError: the folder cannot be written; names the folder and the cause.
+        OSError: the folder cannot be written.
     """
     folder = Path(output_dir) / "checkpoints" / f"step_{progress.step:08d}"
     unfinished = folder.with_name(f"unfinished_{folder.name}")
@@ -86,10 +90,11 @@ def save_checkpoint(accelerator: Accelerator, output_dir: str | Path, progress: 
             _publish(unfinished, folder, progress)
             _drop_old(output_dir, keep)
     except (OSError, RuntimeError, SafetensorError) as error:
-        shutil.rmtree(unfinished, ignore_errors=True)  # leaves the space to whoever mends this
+        shutil.rmtree(unfinished, ignore_errors=True)
+        newest = [f"The newest one is {path.name}." for path in list_checkpoints(output_dir)[-1:]]
         raise OSError(
-            f"the checkpoint {str(folder)!r} could not be written: {error}. {_newest(output_dir)} Make room or mend "
-            "the folder, then continue with --resume"
+            f"cannot write the checkpoint {str(folder)!r}: {error}. {newest[0] if newest else 'There is no other.'} "
+            "Free disk space or fix permissions, then rerun with --resume"
         ) from error
     accelerator.wait_for_everyone()
 
@@ -99,7 +104,7 @@ def _publish(unfinished: Path, folder: Path, progress: Progress) -> None:
     manifest = {str(file.relative_to(unfinished)): _fingerprint(file) for file in _files(unfinished)}
     (unfinished / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
     settle(unfinished)
-    if folder.exists():  # it was not written by this run since it was resumed, so it is not this run's to delete
+    if folder.exists():  # written before this run was resumed, or by another run
         _set_aside(folder)
     unfinished.rename(folder)
     flush(folder.parent)
@@ -107,138 +112,126 @@ def _publish(unfinished: Path, folder: Path, progress: Progress) -> None:
 
 def _drop_old(output_dir: str | Path, keep: int) -> None:
     for old in list_checkpoints(output_dir)[:-keep]:
-        # A name of its own first: a run that dies here leaves no half of a checkpoint that looks whole.
+        # Rename it first: a run that dies here must not leave half a checkpoint under its name.
         shutil.rmtree(old.rename(old.with_name(f"unfinished_{old.name}")))
 
 
-def _newest(output_dir: str | Path) -> str:
-    checkpoints = list_checkpoints(output_dir)
-    return f"{checkpoints[-1].name} stays the newest and is untouched." if checkpoints else "There is none before it."
-
-
 def load_checkpoint(accelerator: Accelerator, output_dir: str | Path, step: int | None = None) -> Progress:
-    """Load the newest checkpoint, or that of a step, into what `accelerator.prepare` returned. All processes call it.
+    """Load the newest checkpoint, or the one of a step, into the prepared objects. All processes call it.
 
-    Newer ones than the chosen are set aside. No code that a file may hold is executed.
+    Newer checkpoints are set aside. Code in a file is not executed.
 
     Raises:
-        ValueError: the checkpoint is not byte by byte what was saved, holds code, or does not fit the run; the message
-            names the newest one that is whole, and how to continue from it.
+        ValueError: the checkpoint is damaged (names the newest undamaged one), contains code, or does not fit the run.
     """
     folder = find_checkpoint(output_dir, step)
     sharded = accelerator.distributed_type == DistributedType.FSDP
-    problem = [_why_not(folder, sharded) if accelerator.is_main_process else None]
-    (problem,) = broadcast_object_list(problem)
+    (problem,) = broadcast_object_list([_problem(folder, sharded) if accelerator.is_main_process else None])
     if problem:
         raise ValueError(problem)
     try:
         states = folder / f"random_states_{accelerator.process_index}.pkl"
         if states.exists():
-            load(states)  # `load_state` goes on without a word where it cannot read them
-        # By itself it would execute what stands in the states of registered objects.
+            load(states)  # `load_state` ignores files that it cannot read
+        # Without it, Accelerate executes code in the states of registered objects.
         with patch_environment(TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"):
             accelerator.load_state(str(folder))
     except pickle.UnpicklingError as error:
-        raise ValueError(f"checkpoint {str(folder)!r} holds more than numbers; none of it was executed") from error
+        raise ValueError(f"checkpoint {str(folder)!r} contains code, which was not executed") from error
     except RuntimeError as error:
         raise ValueError(f"checkpoint {str(folder)!r} does not fit the arguments of this run: {error}") from error
-    accelerator.step = 0  # checkpoints lie between optimizer steps, whatever the accumulation was then and is now
+    accelerator.step = 0  # gradient accumulation starts with a new optimizer step
     progress = Progress(**json.loads((folder / PROGRESS_FILE).read_text()))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        print(f"continuing after step {progress.step}, from {folder}")
-        _tell_about_newer(folder, progress)
+        print(f"resuming after step {progress.step}, from {folder}")
+        _set_newer_aside(folder, progress)
     accelerator.wait_for_everyone()
     return progress
 
 
-def _tell_about_newer(folder: Path, progress: Progress) -> None:
-    for half in sorted(folder.parent.glob("unfinished_step_*")):
-        if int(half.name.rpartition("_")[2]) > progress.step:
-            print(f"left out {half.name}: it was not written to its end")
+def _set_newer_aside(folder: Path, progress: Progress) -> None:
+    for unfinished in sorted(folder.parent.glob("unfinished_step_*")):
+        if int(unfinished.name.rpartition("_")[2]) > progress.step:
+            print(f"skipped {unfinished.name}, which is incomplete")
     for newer in list_checkpoints(folder.parent.parent):
         if _step_of(newer) > progress.step:
-            print(f"set aside, not deleted: {_set_aside(newer)}")
+            print(f"renamed {newer.name} to {_set_aside(newer).name}")
 
 
 def damage(folder: str | Path) -> str | None:
-    """What is wrong with a checkpoint, in words; None when it is byte by byte what was saved."""
+    """Return what is wrong with a checkpoint, or None if every byte is what was saved."""
     folder = Path(folder)
     try:
         manifest = json.loads((folder / MANIFEST_FILE).read_text())
         records = {name: (record["bytes"], record["sha256"]) for name, record in manifest.items()}
     except FileNotFoundError:
-        return f"it has no {MANIFEST_FILE}, so it was not written to its end"
+        return f"it has no {MANIFEST_FILE}, so it is incomplete"
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return f"its {MANIFEST_FILE} cannot be read ({error})"
-    found = {str(file.relative_to(folder)) for file in _files(folder)} - {MANIFEST_FILE}
-    for name in sorted(found ^ set(records)):
+    names = {str(file.relative_to(folder)) for file in _files(folder)} - {MANIFEST_FILE}
+    for name in sorted(names ^ set(records)):
         return f"{name} is missing" if name in records else f"{name} was not saved with it"
     for name, (size, sha256) in records.items():
         file = folder / name
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size} of {size} bytes"
         if _fingerprint(file)["sha256"] != sha256:
-            return f"{name} has other content than was saved"
+            return f"the content of {name} has changed"
     return None
 
 
-def _why_not(folder: Path, sharded: bool) -> str | None:
-    """Why a checkpoint is not loaded, and what to do; None when it may be."""
-    wrong = damage(folder)
-    if wrong is None and sharded != (folder / SHARDED_WEIGHTS).is_dir():
-        written, here = ("without", "with") if sharded else ("with", "without")
-        return f"checkpoint {str(folder)!r} was written {written} FSDP: continue from it as it was, not {here} FSDP"
-    if wrong is None:
-        return _code_in_metadata(folder)
-    older = [other for other in list_checkpoints(folder.parent.parent) if _step_of(other) < _step_of(folder)]
-    whole = next((other for other in reversed(older) if damage(other) is None), None)
-    if whole is None:
-        remedy = "No older one is whole, so there is nothing to continue from: start in another folder"
-    else:
+def _problem(folder: Path, sharded: bool) -> str | None:
+    """Return why a checkpoint cannot be loaded and what to do, or None."""
+    if wrong := damage(folder):
+        older = [other for other in list_checkpoints(folder.parent.parent) if _step_of(other) < _step_of(folder)]
+        intact = next((other for other in reversed(older) if damage(other) is None), None)
         remedy = (
-            f"The newest one before it that is whole is {whole.name}: continue from it with --resume_step "
-            f"{_step_of(whole)}, which sets this one aside"
+            "All older ones are damaged too; start a new run in another folder"
+            if intact is None
+            else f"The newest undamaged one before it is {intact.name}; resume from it with "
+            f"--resume_step {_step_of(intact)}, which sets this one aside"
         )
-    return f"checkpoint {str(folder)!r} is damaged: {wrong}. {remedy}"
+        return f"checkpoint {str(folder)!r} is damaged: {wrong}. {remedy}"
+    if sharded != (folder / SHARDED_WEIGHTS).is_dir():
+        written, here = ("without", "with") if sharded else ("with", "without")
+        return f"checkpoint {str(folder)!r} was written {written} FSDP, but this run is {here} it; launch it {written}"
+    return _code_in_metadata(folder)
 
 
 class _MetadataReader(pickle.Unpickler):
-    """Reader of the `.metadata` of sharded weights, a pickle that `torch.distributed.checkpoint` reads unchecked.
+    """Reader of the `.metadata` of sharded weights, a pickle that `torch.distributed.checkpoint` loads unchecked.
 
-    Only dtypes, layouts, sizes, paths, and torch's own dataclasses and enums of that file are created.
+    It creates dtypes, layouts, sizes, paths, and the dataclasses and enums that torch defines for this file.
     """
 
     def find_class(self, module: str, name: str) -> Any:
-        found = getattr(sys.modules.get(module), name, None)  # imports nothing, follows no dots
-        if isinstance(found, torch.dtype) or found is torch.serialization._get_layout:
-            return found
-        if isinstance(found, type):
-            of_torch = module in (filesystem.__name__, metadata.__name__)
+        value = getattr(sys.modules.get(module), name, None)  # imports nothing, follows no dots
+        if isinstance(value, torch.dtype) or value is torch.serialization._get_layout:
+            return value
+        if isinstance(value, type):
+            described = module in (filesystem.__name__, metadata.__name__)
             if (
-                issubclass(found, (torch.Size, PurePath))
-                or of_torch
-                and (is_dataclass(found) or issubclass(found, Enum))
+                issubclass(value, torch.Size | PurePath)
+                or described
+                and (is_dataclass(value) or issubclass(value, Enum))
             ):
-                return found
+                return value
         raise pickle.UnpicklingError(f"{module}.{name}")
 
 
 def _code_in_metadata(folder: Path) -> str | None:
     for file in folder.rglob(".metadata"):
-        with file.open("rb") as stream:
-            try:
-                _MetadataReader(stream).load()
-            except pickle.UnpicklingError as error:
-                return f"{str(file)!r} holds more than a description of weights ({error}); none of it was executed"
+        try:
+            _MetadataReader(io.BytesIO(file.read_bytes())).load()
+        except pickle.UnpicklingError as error:
+            return f"{str(file)!r} contains code ({error}), which was not executed"
     return None
 
 
 def _set_aside(folder: Path) -> Path:
-    number = 0
-    while (other := folder.with_name(f"set_aside_{number}_{folder.name}")).exists():
-        number += 1
-    return folder.rename(other)
+    names = (folder.with_name(f"set_aside_{number}_{folder.name}") for number in itertools.count())
+    return folder.rename(next(path for path in names if not path.exists()))
 
 
 def _step_of(folder: Path) -> int:

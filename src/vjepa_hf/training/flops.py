@@ -1,9 +1,9 @@
-"""FLOPs of a clip, computed from sizes, and the matmul throughput that this device reaches.
+"""FLOPs of a training step, computed from sizes, and the measured matmul throughput of a device.
 
-FLOPs are those of matmuls; a multiplication and an addition are two. `clip_flops` counts what the mathematics needs:
-work that is done twice, such as scores that fused attention recomputes in its backward pass, does not count.
+Only matmuls count; a multiplication and an addition are two FLOPs. Recomputed work does not count, such as the scores
+that fused attention computes again in its backward pass.
 
-Needed FLOPs over time and over the measured matmul throughput are the `matmul_utilization` of the log. It is not MFU,
+`matmul_utilization` in the log is the FLOP/s of the run divided by the measured matmul throughput. It is not MFU,
 which divides by the peak that the vendor states.
 """
 
@@ -16,7 +16,7 @@ import torch
 
 from ..model.configuration_vjepa import VJEPAConfig
 
-# Sides of the square matrices of `matmul_rate`: large enough to reach full throughput, small enough to take moments.
+# Side of the square matrices of `matmul_rate`: large enough for full throughput, small enough to be fast.
 SIDE = {"cpu": 1024, "cuda": 8192}
 
 
@@ -29,8 +29,8 @@ class ClipFlops:
         context: forward passes of the context encoder.
         predictor: forward passes of the predictor.
         backward: backward passes of the context encoder and the predictor.
-        attention: the part of `context` and `predictor` that is attention with a backward pass; fused attention
-            recomputes half of it there.
+        attention: part of `context` and `predictor` in attention with a backward pass; fused attention recomputes
+            half of it there.
     """
 
     target: int
@@ -118,21 +118,21 @@ def matmul_rate(
 ) -> float:
     """Measure the FLOP/s of a matmul of large square matrices, the best of a few repeats.
 
-    It depends on what else runs on the device, and on a CPU on the threads of this process.
+    It depends on the other programs on the device, and on a CPU on the number of threads of this process.
     """
     device = torch.device(device)
     side = SIDE.get(device.type, 4096)
-    # Random numbers: a GPU multiplies equal ones faster than any that a model has.
+    # Random numbers, because a GPU multiplies constant matrices faster.
     generator = torch.Generator(device).manual_seed(0)
     left, right = torch.rand(2, side, side, device=device, generator=generator).to(dtype)
     left @ right.T
     times = []
     for _ in range(repeats):
         _wait_for(device)
-        began = clock()
+        started = clock()
         left @ right.T
         _wait_for(device)
-        times.append(clock() - began)
+        times.append(clock() - started)
     return 2 * side**3 / min(times)
 
 

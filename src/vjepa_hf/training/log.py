@@ -1,4 +1,4 @@
-"""What a run reports: log, throughput, memory, health and evaluation."""
+"""Log of a run: losses, throughput, memory, health and evaluation."""
 
 import json
 import math
@@ -14,7 +14,6 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from ..data.input_log import InputLog
-from ..data.videos import VideoFailure
 from ..files import whole_file
 from ..model.modeling_vjepa import VJEPAForPreTraining, VJEPAForPreTrainingOutput, VJEPAModel
 from .arguments import PretrainingArguments
@@ -22,7 +21,7 @@ from .diagnostics import alarms, health
 from .flops import matmul_rate, step_flops
 from .optimization import hyperparameters
 from .run_guard import RunGuard
-from .setup import callable_in_parts
+from .setup import callable_in_parts, global_batch_size
 
 SKIPPED_STEPS_FILE = "skipped_steps.jsonl"
 
@@ -30,21 +29,19 @@ SKIPPED_STEPS_FILE = "skipped_steps.jsonl"
 def run_summary(
     accelerator: Accelerator, args: PretrainingArguments, num_videos: int | None, model: torch.nn.Module
 ) -> str:
-    """Describe a run in a few lines, so that a wrong setting is seen before it costs a day.
-
-    `num_videos` is None for streams, which do not know it.
-    """
+    """Describe the size and the schedules of a run in a few lines. `num_videos` is None for streams."""
     optimization = args.optimization
     num_parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    batch = optimization.per_device_batch_size, accelerator.num_processes, optimization.gradient_accumulation_steps
-    clips = math.prod(batch) * optimization.max_steps
+    batch_size = global_batch_size(accelerator, optimization)
+    num_clips = batch_size * optimization.max_steps
     lines = [
         f"{'streamed' if num_videos is None else f'{num_videos:,}'} videos, {num_parameters:,} trained parameters",
         f"{accelerator.num_processes} processes, device {accelerator.device.type}, mixed precision "
         f"{accelerator.mixed_precision}",
-        f"{math.prod(batch)} clips per step = {batch[0]} per device x {batch[1]} processes x {batch[2]} accumulated",
-        f"{clips:,} clips in {optimization.max_steps:,} steps"
-        + ("" if num_videos is None else f" = {clips / num_videos:.1f} epochs"),
+        f"global batch size {batch_size} = {optimization.per_device_batch_size} clips x {accelerator.num_processes} "
+        f"processes x {optimization.gradient_accumulation_steps} accumulation steps",
+        f"{num_clips:,} clips in {optimization.max_steps:,} steps"
+        + ("" if num_videos is None else f" = {num_clips / num_videos:.1f} epochs"),
     ]
     last = optimization.max_steps - 1
     for name, step in (("first", 0), ("warm-up end", min(optimization.warmup_steps, last)), ("last", last)):
@@ -56,15 +53,15 @@ def run_summary(
     return "\n".join(lines)
 
 
-# Health metrics that are printed; the log has all of them.
-SHOWN_HEALTH = ("target_std", "context_std", "target_rank", "loss_ratio", "copy_ratio", "encoder_distance")
+# Health metrics to print; the log has all of them.
+PRINTED_HEALTH = ("target_std", "context_std", "target_rank", "loss_ratio", "copy_ratio", "encoder_distance")
 
 
 class RunLog:
-    """Progress bar, trackers, and log files with one JSON object per line, all written by the main process.
+    """Progress bar, trackers and log files of the main process.
 
-    Metrics go to `log.jsonl`, skipped steps and their clips to `skipped_steps.jsonl`. A resumed run first drops the
-    lines that it will write again.
+    `log.jsonl` has metrics, `skipped_steps.jsonl` the skipped steps with their clips, one JSON object per line. A
+    resumed run first deletes the lines of the steps that it repeats.
     """
 
     def __init__(self, accelerator: Accelerator, args: PretrainingArguments, first_step: int) -> None:
@@ -94,10 +91,10 @@ class RunLog:
             with path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
                 file.flush()
-                os.fsync(file.fileno())  # a checkpoint that outlives the machine finds its log
+                os.fsync(file.fileno())  # as for checkpoints: both survive a power failure
 
     def write_progress(self, step: int, metrics: dict[str, float]) -> None:
-        """Record the metrics of a step, and show the most important ones in the progress bar."""
+        """Record the metrics of a step and show the main ones in the progress bar."""
         self.write(step, metrics)
         self.bar.set_postfix_str(
             f"loss {metrics['loss']:.4f}, {metrics['clips_per_second']:.1f} clips/s, "
@@ -106,24 +103,19 @@ class RunLog:
         )
 
     def write_health(self, step: int, metrics: dict[str, float], alarms: Sequence[str]) -> None:
-        """Record the health line of a step and print it, with its alarms."""
+        """Record the health or evaluation metrics of a step; print the main ones and the alarms."""
         self.write(step, metrics)
-        shown = [name for name in SHOWN_HEALTH if name in metrics] or metrics
-        self.say(f"step {step} health: " + ", ".join(f"{name} {metrics[name]:.3g}" for name in shown))
+        names = [name for name in PRINTED_HEALTH if name in metrics] or metrics
+        self.print(f"step {step} health: " + ", ".join(f"{name} {metrics[name]:.3g}" for name in names))
         for alarm in alarms:
-            self.say(f"WARNING {alarm}")
+            self.print(f"WARNING {alarm}")
 
     def write_skipped(self, step: int, skipped: dict[str, Any]) -> None:
-        """Report a skipped step, and record the result of `RunGuard.skipped_step`."""
+        """Record and print a skipped step, given the result of `RunGuard.skipped_step`."""
         self._append(self.skipped_path, {"step": step} | skipped)
-        self.say(f"skipped step {step}: {skipped['wrong']}; its clips are in {self.skipped_path.name}")
+        self.print(f"skipped step {step}: {skipped['reason']}; its clips are in {self.skipped_path.name}")
 
-    def name_failures(self, failures: Sequence[VideoFailure]) -> None:
-        """Print the unreadable videos that `InputLog.gather` returns, each once."""
-        for failure in failures:
-            self.say(f"skipped an unreadable video, {failure.video}: {failure.cause}")
-
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Print a line above the progress bar."""
         if self.accelerator.is_main_process:
             self.bar.write(text)
@@ -134,24 +126,24 @@ class RunLog:
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """Return all rows of a `log.jsonl`, without a last one that a killed run did not finish."""
+    """Return all rows of a `log.jsonl`, except an incomplete last one of a killed run."""
     lines = Path(path).read_text().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _cut_log(path: Path, last_step: int) -> None:
-    """Keep the rows up to a step."""
+    """Keep the rows up to a step, and create the file if it does not exist."""
     rows = [row for row in read_log(path) if row["step"] <= last_step] if path.exists() else []
     with whole_file(path) as unfinished:
         unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 class Throughput:
-    """Clips per second, fraction of the time spent waiting for data, and matmul utilization since the last reading.
+    """Meter of clips per second, the fraction of time spent waiting for data, and matmul utilization.
 
     Args:
-        measure_matmul_rate: returns the FLOP/s of large matmuls on the device of this process, see `run_matmul_rate`.
-            It is called at the start, and again if a run exceeds the rate: something else used the device then.
+        measure_matmul_rate: function that returns the FLOP/s of large matmuls, see `run_matmul_rate`. It is called
+            again when a run exceeds the rate, because something else was using the device then.
     """
 
     def __init__(self, measure_matmul_rate: Callable[[], float] = lambda: math.inf) -> None:
@@ -162,36 +154,32 @@ class Throughput:
         self.started, self.waited, self.clips, self.flops = time.perf_counter(), 0.0, 0, 0
 
     def timed(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """Pass batches through and measure the wait for each."""
-        batches = iter(batches)
-        while True:
-            asked = time.perf_counter()
-            batch = next(batches, None)
-            self.waited += time.perf_counter() - asked
-            if batch is None:
-                return
+        """Yield the batches and measure the time to get each."""
+        started = time.perf_counter()
+        for batch in batches:
+            self.waited += time.perf_counter() - started
             yield batch
+            started = time.perf_counter()
 
     def read(self) -> dict[str, float]:
         """Return `clips_per_second`, `data_wait` and `matmul_utilization` since the last call."""
         elapsed = time.perf_counter() - self.started
-        metrics = {"clips_per_second": self.clips / elapsed, "data_wait": self.waited / elapsed}
         rate = self.flops / elapsed
         if rate > self.matmul_rate:
             self.matmul_rate = max(rate, self.measure_matmul_rate())
-        metrics["matmul_utilization"] = rate / self.matmul_rate
+        metrics = {"clips_per_second": self.clips / elapsed, "data_wait": self.waited / elapsed}
         self._reset()
-        return metrics
+        return metrics | {"matmul_utilization": rate / self.matmul_rate}
 
 
 def run_matmul_rate(accelerator: Accelerator) -> float:
-    """Measure the FLOP/s of large matmuls on the device of this process, in the precision of the run."""
+    """Measure the FLOP/s of large matmuls on the device and in the precision of the run."""
     dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16}
     return matmul_rate(accelerator.device, dtypes.get(accelerator.mixed_precision, torch.float32))
 
 
 def memory_gib(device: torch.device) -> float:
-    """Return the peak memory so far in GiB: of the GPU, or of this process on a CPU (nan on Windows)."""
+    """Return the peak memory in GiB of the GPU, or on a CPU of this process (nan on Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     try:
@@ -203,18 +191,18 @@ def memory_gib(device: torch.device) -> float:
 
 
 class Monitor:
-    """Log of a run: its progress, throughput, inputs, health and evaluation, each when the arguments say so.
+    """Logger of progress, throughput, unreadable videos, health and evaluation, at the intervals of the arguments.
 
-    All processes call its methods, since metrics are gathered over them.
+    All processes call its methods, because metrics are gathered.
 
     Args:
         accelerator: accelerator of the run.
         args: arguments of the run.
         model: model without the wrappers of Accelerate.
-        inputs: log of the unreadable videos.
-        guard: guard that watches losses and gradient norms.
+        inputs: log of unreadable videos.
+        guard: guard of losses and gradient norms.
         first_step: number of optimizer steps before this start of the run.
-        evaluate: returns metrics of the encoder on labelled videos.
+        evaluate: function that returns metrics of the encoder on labelled videos.
     """
 
     def __init__(
@@ -233,7 +221,7 @@ class Monitor:
         self.throughput = Throughput(lambda: run_matmul_rate(accelerator))
 
     def batches(self, batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Pass the batches of this process through; record the wait, the FLOPs and the unreadable videos."""
+        """Yield the batches of this process; record waiting time, FLOPs and unreadable videos."""
         for batch in self.throughput.timed(batches):
             self.inputs.update(batch)
             self.throughput.clips += len(batch["clip_keys"]) * self.accelerator.num_processes
@@ -252,27 +240,28 @@ class Monitor:
 
         Args:
             step: number of the step, from 1.
-            values: learning rate, weight decay and momentum of the step.
+            values: learning rate, weight decay and EMA momentum of the step.
             batch: last batch of the step.
-            outputs: outputs of the model for it, one for each mask type.
+            outputs: outputs of the model for this batch, one for each mask type.
         """
-        run, last = self.args.run, step == self.args.optimization.max_steps
+        run, is_last = self.args.run, step == self.args.optimization.max_steps
         self.log.bar.update()
-        if self.guard.wrong:
+        if self.guard.skip_reason:
             self.log.write_skipped(step, self.guard.skipped_step())
-        logs = last or step % run.logging_steps == 0 or step % run.save_steps == 0
+        logs = is_last or step % run.logging_steps == 0 or step % run.save_steps == 0
         if logs or self.guard.stop:
-            self.log.name_failures(self.inputs.gather())
+            for failure in self.inputs.gather():
+                self.log.print(f"skipped an unreadable video, {failure.video}: {failure.cause}")
         if logs:
             metrics = self.guard.read() | self.throughput.read()
             metrics["memory_gib"] = memory_gib(self.accelerator.device)
             self.log.write_progress(step, metrics | values | self.inputs.metrics())
-        if (last or step % run.health_steps == 0) and not self.guard.wrong:
+        if (is_last or step % run.health_steps == 0) and not self.guard.skip_reason:
             masks = batch["context_masks"], batch["target_masks"]
             metrics = health(self.model, join_mask_types(outputs), *masks, self.accelerator.gather)
             after_warmup = step > self.args.optimization.warmup_steps
             self.log.write_health(step, metrics, alarms(metrics, after_warmup))
-        if self.evaluate is not None and (last or step % self.args.evaluation.eval_steps == 0):
+        if self.evaluate is not None and (is_last or step % self.args.evaluation.eval_steps == 0):
             with callable_in_parts(self.model):
                 self.log.write_health(step, self.evaluate(self.model.vjepa), alarms=[])
 
@@ -282,7 +271,7 @@ class Monitor:
 
 
 def join_mask_types(outputs: Sequence[VJEPAForPreTrainingOutput]) -> VJEPAForPreTrainingOutput:
-    """Return outputs of one mask type each as those of all mask types, without the mean loss."""
+    """Join outputs for one mask type each into one output for all mask types, without the mean loss."""
     names = ("losses", "predictions", "targets", "context_hidden_states")
     joined: dict[str, Any] = {name: tuple(output[name][0] for output in outputs) for name in names}
     return VJEPAForPreTrainingOutput(target_hidden_state=outputs[0].target_hidden_state, **joined)

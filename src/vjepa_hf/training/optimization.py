@@ -11,14 +11,14 @@ from .arguments import OptimizationArguments
 
 
 def _cosine(progress: float, start: float, final: float) -> float:
-    """Half a cosine from `start` at progress 0 to `final` at progress 1 and beyond."""
+    """Follow half a cosine from `start` at progress 0 to `final` at progress 1 and later."""
     return final + (start - final) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
 def learning_rate(
     step: int, *, max_steps: int, warmup_steps: int, start: float, peak: float, final: float, schedule_scale: float
 ) -> float:
-    """Linear from `start` to `peak` over `warmup_steps`, then half a cosine down to `final`."""
+    """Return the learning rate: linear from `start` to `peak` in `warmup_steps`, then half a cosine to `final`."""
     position, length = step + 1, int(schedule_scale * max_steps)
     if position < warmup_steps:
         return start + (peak - start) * position / warmup_steps
@@ -26,24 +26,26 @@ def learning_rate(
 
 
 def weight_decay(step: int, *, max_steps: int, start: float, final: float, schedule_scale: float) -> float:
-    """Half a cosine from `start` to `final`."""
+    """Return the weight decay: half a cosine from `start` to `final`."""
     return _cosine((step + 1) / max(1, int(schedule_scale * max_steps)), start, final)
 
 
 def ema_momentum(step: int, *, max_steps: int, start: float, final: float, schedule_scale: float) -> float:
-    """Linear from `start` to `final`: the fraction of the target encoder that the update of a step keeps."""
+    """Return the fraction of the target encoder that an update keeps: linear from `start` to `final`."""
     return start + (final - start) * min(1.0, step / (schedule_scale * max_steps))
 
 
 def parameter_groups(module: torch.nn.Module, learning_rate_scale: float = 1.0) -> list[dict[str, Any]]:
-    """Return the trainable parameters in two groups for AdamW: biases and 1-D parameters are never decayed.
+    """Return two groups of trainable parameters for AdamW: with weight decay, and biases and 1-D parameters without.
 
-    Mask tokens have more than one dimension and are decayed, as in the released runs. `decay` and
-    `learning_rate_scale` of a group are read by `set_hyperparameters`.
+    Mask tokens have more than one dimension and are decayed, as in the released runs. `set_hyperparameters` reads
+    `decay` and `learning_rate_scale`.
     """
-    named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
-    plain = [parameter for name, parameter in named if name.endswith("bias") or parameter.ndim == 1]
-    decayed = [parameter for name, parameter in named if not (name.endswith("bias") or parameter.ndim == 1)]
+    decayed: list[torch.nn.Parameter] = []
+    plain: list[torch.nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            (plain if name.endswith("bias") or parameter.ndim == 1 else decayed).append(parameter)
     return [
         {"params": decayed, "decay": True, "learning_rate_scale": learning_rate_scale},
         {"params": plain, "decay": False, "learning_rate_scale": learning_rate_scale, "weight_decay": 0.0},
@@ -51,19 +53,15 @@ def parameter_groups(module: torch.nn.Module, learning_rate_scale: float = 1.0) 
 
 
 def make_optimizer(model: VJEPAForPreTraining, optimization: OptimizationArguments) -> torch.optim.AdamW:
-    """Return AdamW over `parameter_groups`, whose values `set_hyperparameters` sets at every step."""
+    """Return AdamW over the `parameter_groups` of context encoder and predictor."""
     groups = parameter_groups(model.context_encoder)
     groups += parameter_groups(model.vjepa.get_submodule("predictor"), optimization.predictor_learning_rate_scale)
-    return torch.optim.AdamW(
-        groups,
-        lr=optimization.start_learning_rate,
-        fused=True,
-    )
+    return torch.optim.AdamW(groups, lr=optimization.start_learning_rate, fused=True)
 
 
 def hyperparameters(step: int, optimization: OptimizationArguments) -> dict[str, float]:
     """Return `learning_rate`, `weight_decay` and `ema_momentum` of a step, counted from 0."""
-    layout: dict[str, Any] = {"max_steps": optimization.max_steps, "schedule_scale": optimization.schedule_scale}
+    length: dict[str, Any] = {"max_steps": optimization.max_steps, "schedule_scale": optimization.schedule_scale}
     return {
         "learning_rate": learning_rate(
             step,
@@ -71,33 +69,37 @@ def hyperparameters(step: int, optimization: OptimizationArguments) -> dict[str,
             start=optimization.start_learning_rate,
             peak=optimization.learning_rate,
             final=optimization.final_learning_rate,
-            **layout,
+            **length,
         ),
         "weight_decay": weight_decay(
-            step, start=optimization.weight_decay, final=optimization.final_weight_decay, **layout
+            step, start=optimization.weight_decay, final=optimization.final_weight_decay, **length
         ),
         "ema_momentum": ema_momentum(
-            step, start=optimization.ema_momentum, final=optimization.final_ema_momentum, **layout
+            step, start=optimization.ema_momentum, final=optimization.final_ema_momentum, **length
         ),
     }
 
 
 def set_hyperparameters(optimizer: torch.optim.Optimizer, values: dict[str, float]) -> None:
-    """Write the values of a step into the groups made by `parameter_groups`."""
+    """Set learning rate and weight decay of the groups made by `parameter_groups`."""
     for group in optimizer.param_groups:
         group["lr"] = values["learning_rate"] * group["learning_rate_scale"]
         group["weight_decay"] = values["weight_decay"] if group["decay"] else 0.0
 
 
 def max_grad_norm(step: int, optimization: OptimizationArguments) -> float:
-    """Return the norm to clip at in a step; inf while there is no clipping."""
-    off = optimization.clip_after_warmup and step < optimization.warmup_steps
-    return math.inf if off else optimization.max_grad_norm
+    """Return the maximum gradient norm of a step; inf means no clipping."""
+    never = optimization.clip_after_warmup and step < optimization.warmup_steps
+    return math.inf if never else optimization.max_grad_norm
 
 
 def clip_gradients(model: VJEPAForPreTraining, max_norm: float) -> dict[str, torch.Tensor]:
     """Clip the unscaled gradients of context encoder and predictor separately; return their norms before clipping."""
-    parts = {"context_encoder": model.context_encoder, "predictor": model.vjepa.get_submodule("predictor")}
-    clip = torch.nn.utils.clip_grad_norm_
-    norms = {f"{name}_grad_norm": clip(part.parameters(), max_norm) for name, part in parts.items()}
-    return {name: norm.full_tensor() if isinstance(norm, DTensor) else norm for name, norm in norms.items()}
+    norms = {}
+    for name, part in (
+        ("context_encoder", model.context_encoder),
+        ("predictor", model.vjepa.get_submodule("predictor")),
+    ):
+        norm = torch.nn.utils.clip_grad_norm_(part.parameters(), max_norm)
+        norms[f"{name}_grad_norm"] = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    return norms

@@ -20,24 +20,24 @@ ARGUMENTS_FILE = "arguments.yaml"
 
 
 def prepare_output_dir(accelerator: Accelerator, args: PretrainingArguments) -> None:
-    """Create the folder of a run and write its arguments there; keep existing files unless told otherwise.
+    """Create the folder of a run and write its arguments there. All processes call it.
 
     Raises:
-        ValueError: the folder holds something and neither `resume` nor `overwrite_output_dir` is set; or there is
-            nothing to resume from, or nothing that a run wrote and that could be overwritten; or several processes
-            were launched that do not know each other, or should share out a model and cannot.
+        ValueError: the folder is not empty and neither `resume` nor `overwrite_output_dir` is set; there is no
+            checkpoint to resume from; the folder to overwrite is not one of a run; or the launched processes are not
+            connected, or cannot shard the model.
     """
     launched = int(os.environ.get("WORLD_SIZE", 1))
     if launched != accelerator.num_processes:
         raise ValueError(
-            f"{launched} processes were launched but each knows of {accelerator.num_processes}, so all would write "
-            "the same folder: this device has no way to join them; launch one process"
+            f"WORLD_SIZE={launched}, but torch.distributed is not initialized on this device, so all processes would "
+            "write to output_dir. Launch a single process"
         )
     sharded = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
     if sharded and launched > 1 and accelerator.distributed_type != DistributedType.FSDP:
         raise ValueError(
-            f"FSDP was asked for, but on {accelerator.device.type} accelerate does not share out a model and would "
-            "give every process all of it: launch without FSDP"
+            f"Accelerate does not shard models on the device {accelerator.device.type}, so every process would hold "
+            "the whole model. Launch without FSDP"
         )
     output_dir = Path(args.run.output_dir)
     if accelerator.is_main_process:
@@ -46,12 +46,15 @@ def prepare_output_dir(accelerator: Accelerator, args: PretrainingArguments) -> 
             find_checkpoint(output_dir, args.run.resume_step)
         elif occupied and not args.run.overwrite_output_dir:
             raise ValueError(
-                f"output_dir {str(output_dir)!r} is not empty: add --resume to continue that run, "
+                f"output_dir {str(output_dir)!r} is not empty; add --resume to resume its run, "
                 "--overwrite_output_dir to delete it, or choose another folder"
             )
         elif occupied:
             if not (output_dir / ARGUMENTS_FILE).exists():
-                raise ValueError(f"output_dir {str(output_dir)!r} holds no run, so it is not deleted; do it yourself")
+                raise ValueError(
+                    f"output_dir {str(output_dir)!r} has no {ARGUMENTS_FILE}, so it is not a run and is not deleted; "
+                    "delete it yourself"
+                )
             shutil.rmtree(output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
         args.save(output_dir / ARGUMENTS_FILE)
@@ -59,21 +62,17 @@ def prepare_output_dir(accelerator: Accelerator, args: PretrainingArguments) -> 
 
 
 def starting_point(accelerator: Accelerator, run: RunArguments) -> Progress:
-    """Return the progress that a run starts from: none, or that of the checkpoint that `resume` loads.
-
-    Raises:
-        ValueError: as `checkpoints.load_checkpoint`.
-    """
+    """Load a checkpoint if the run resumes, see `load_checkpoint`. Return the progress that the run starts from."""
     return load_checkpoint(accelerator, run.output_dir, run.resume_step) if run.resume else Progress()
 
 
 def export(accelerator: Accelerator, model: torch.nn.Module, processor: Any, output_dir: str | Path) -> None:
-    """Write the model and its processor to the top of the run's folder, for `from_pretrained`. All processes call it.
+    """Write the model and its processor to `output_dir`, for `from_pretrained`. All processes call it.
 
-    Files appear under their names only once they are whole.
+    Files get their names only when they are complete.
 
     Raises:
-        OSError: the folder cannot be written; names the folder and the cause.
+        OSError: the folder cannot be written.
     """
     state = accelerator.get_state_dict(model)
     if not accelerator.is_main_process:
@@ -88,7 +87,9 @@ def export(accelerator: Accelerator, model: torch.nn.Module, processor: Any, out
         unfinished.rmdir()
     except (OSError, SafetensorError) as error:
         shutil.rmtree(unfinished, ignore_errors=True)
-        raise OSError(f"the model could not be exported to {str(output_dir)!r}: {error}") from error
+        raise OSError(
+            f"cannot export the model to {str(output_dir)!r}: {error}. Free disk space or fix permissions"
+        ) from error
 
 
 def finish(accelerator: Accelerator, args: PretrainingArguments, guard: RunGuard, progress: Progress) -> None:
@@ -98,13 +99,13 @@ def finish(accelerator: Accelerator, args: PretrainingArguments, guard: RunGuard
         FloatingPointError: too many steps in a row were skipped.
     """
     folder = Path(args.run.output_dir)
-    go_on = f"continue with --config {folder / ARGUMENTS_FILE} --resume true"
+    how_to_resume = f"resume with --config {folder / ARGUMENTS_FILE} --resume"
     if guard.stop is None:
         accelerator.print(f'wrote curves.png; load the encoder: VJEPAModel.from_pretrained("{folder}")')
     elif guard.gave_up:
         raise FloatingPointError(
-            f"{guard.stop}. Step {progress.step} is saved, and the clips of these steps stand in "
-            f"{folder / SKIPPED_STEPS_FILE}: look at them, lower learning_rate or use mixed_precision bf16; {go_on}"
+            f"{guard.stop}. Step {progress.step} is saved. Inspect the clips listed in {folder / SKIPPED_STEPS_FILE}, "
+            f"lower learning_rate or use mixed_precision bf16; then {how_to_resume}"
         )
     else:
-        accelerator.print(f"{guard.stop}: saved step {progress.step} and stopped; {go_on}")
+        accelerator.print(f"{guard.stop}: saved step {progress.step} and stopped; {how_to_resume}")

@@ -1,4 +1,4 @@
-"""Build the model, processor and batches of a pretraining run from its arguments."""
+"""Model, processor and batches of a pretraining run, made from its arguments."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,48 +32,44 @@ from ..model.modeling_vjepa import VJEPALayer
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
 from .arguments import DataArguments, MaskArguments, OptimizationArguments, PretrainingArguments
 from .checkpoints import Progress
-from .run_guard import leave_stop_signals_to_the_run
+from .run_guard import ignore_stop_signals
 
-# --- model ---------------------------------------------------------------------------------------------------------
-
-# Videos tried in place of an unreadable one before the run stops.
+# Number of unreadable videos in a row, each replaced by another, after which the run stops.
 MAX_DECODE_ATTEMPTS = 10
 
 
+# --- model -----------------------------------------------------------------------------------------------------------
+
+
 def model_config(args: PretrainingArguments) -> VJEPAConfig:
-    """Return the configuration that a run asks for, with one mask token for each mask type unless `model` says so."""
+    """Return the configuration of the model; unless `model` sets it, there is one mask token for each mask type."""
     return VJEPAConfig(**{"pred_num_mask_tokens": len(args.masking.masks)} | args.model)
 
 
 def frame_size(config: VJEPAConfig) -> tuple[int, int]:
-    """Return height and width of a frame in pixels; `image_size` may be one number for both."""
+    """Return height and width of a frame in pixels."""
     sides = config.image_size
     return (sides, sides) if isinstance(sides, int) else (sides[0], sides[1])
 
 
 def compile_layers(model: PreTrainedModel, backend: str = "inductor") -> None:
-    """Compile the transformer layers in place, for any number of tokens; they compile when they are first used.
+    """Compile the transformer layers in place, for any number of tokens; the names of weights do not change.
 
-    All layers of a kind share their compiled code, so what is compiled does not grow with depth. Weights keep their
-    names, and everything around the layers stays as it is.
+    Layers of one shape share their compiled code, so compile time does not grow with depth.
 
     Raises:
-        ValueError: with stochastic depth, whose probability would make every layer a kind of its own.
+        ValueError: the model has stochastic depth, with which every layer would compile separately.
     """
     if model.config.drop_path_rate:
-        raise ValueError(
-            f"drop_path_rate={model.config.drop_path_rate} does not go with compile; set one of them to 0"
-        )
+        raise ValueError(f"drop_path_rate={model.config.drop_path_rate} does not work with compile; set it to 0")
     for module in model.modules():
         if isinstance(module, VJEPALayer):
             module.compile(dynamic=True, backend=backend)
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:
-    """Recompute the activations of each layer in the backward pass: less memory, more time.
-
-    transformers 5.23 renamed the method of the model; version 6 removes the old name.
-    """
+    """Recompute the activations of each layer in the backward pass: less memory, more time."""
+    # transformers 5.23 renamed the method, and version 6 removes the old name.
     if hasattr(model, "activation_checkpointing_enable"):
         model.activation_checkpointing_enable()
     else:
@@ -81,7 +77,7 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
 
 
 def make_processor(config: VJEPAConfig, data: DataArguments) -> VJEPAVideoProcessor:
-    """Return the processor that makes clips as in training: same size, number of frames and frame step."""
+    """Return the processor that makes clips of the same size, number of frames and frame step as in training."""
     height, width = frame_size(config)
     return VJEPAVideoProcessor(
         crop_size={"height": height, "width": width},
@@ -94,20 +90,17 @@ def make_processor(config: VJEPAConfig, data: DataArguments) -> VJEPAVideoProces
 
 
 def mask_sampler(masking: MaskArguments, grid_size: tuple[int, int, int], seed: int) -> MaskSampler:
-    """Return the sampler of the masks that a run asks for, on the token grid (t, h, w) of its clips."""
+    """Return the mask sampler of a run, for clips with the token grid (t, h, w)."""
     return MaskSampler([make_mask(settings) for settings in masking.masks], grid_size, seed, masking.mask_mode)
 
 
-# --- input ---------------------------------------------------------------------------------------------------------
+# --- input -----------------------------------------------------------------------------------------------------------
 
 
 def make_transform(size: tuple[int, int], data: DataArguments) -> Chain:
-    """Return the augmentation that a run asks for, to clips of (H, W) pixels."""
-    scale, aspect_ratio = (
-        (data.crop_scale[0], data.crop_scale[1]),
-        (data.crop_aspect_ratio[0], data.crop_aspect_ratio[1]),
-    )
-    transforms: list[Transform] = [RandomResizedCropFlip(size, scale, aspect_ratio, data.flip_probability)]
+    """Return the augmentation of a run, which makes clips of (H, W) pixels."""
+    (low, high), (narrow, wide) = data.crop_scale, data.crop_aspect_ratio
+    transforms: list[Transform] = [RandomResizedCropFlip(size, (low, high), (narrow, wide), data.flip_probability)]
     if data.color_jitter:
         transforms.append(ColorJitter(*data.color_jitter))
     if data.rand_augment_magnitude is not None:
@@ -116,7 +109,7 @@ def make_transform(size: tuple[int, int], data: DataArguments) -> Chain:
 
 
 def global_batch_size(accelerator: Accelerator, optimization: OptimizationArguments) -> int:
-    """Return the global batch size: clips of one optimizer step, over all processes."""
+    """Return the number of clips per optimizer step, over all processes."""
     passes = optimization.gradient_accumulation_steps * accelerator.num_processes
     return optimization.per_device_batch_size * passes
 
@@ -129,7 +122,7 @@ def make_loader(
     progress: Progress,
     inputs: InputLog,
 ) -> torch.utils.data.DataLoader:
-    """Return the batches of this process from the current step to the last, see `data.PretrainingCollator`."""
+    """Return the loader of the batches of this process for all remaining steps, see `data.PretrainingCollator`."""
     data, optimization, run = args.data, args.optimization, args.run
     weights = data.video_weights or None
     videos = None if data.streaming else mix_videos(sources, weights, run.seed)
@@ -149,7 +142,7 @@ def make_loader(
         clips_per_video=data.clips_per_video,
     )
     options = {"num_workers": data.num_workers, "pin_memory": accelerator.device.type == "cuda"}
-    options |= {"worker_init_fn": leave_stop_signals_to_the_run}
+    options |= {"worker_init_fn": ignore_stop_signals}
     if videos is None:
         stream = ClipStream(
             sources, weights, reader, sampler, collate, data.shuffle_buffer, MAX_DECODE_ATTEMPTS, inputs.shard_states
@@ -166,14 +159,14 @@ def ready_batches(
     seed: int,
     augment: Transform | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Move the batches of `make_loader` to the device, augment their clips there if asked, and normalize them.
+    """Move batches to the device and normalize their clips.
 
     Args:
-        batches: as `data.PretrainingCollator` makes them.
-        device: of the model.
-        processor: has the mean and the standard deviation to normalize with.
+        batches: batches of `make_loader`.
+        device: device of the model.
+        processor: processor with the mean and standard deviation of pixels.
         seed: seed of the run, for the augmentation.
-        augment: augmentation that the workers have not done.
+        augment: augmentation to apply on the device, if workers do not augment.
     """
     for batch in batches:
         batch = send_to_device(batch, device, non_blocking=True)
@@ -183,12 +176,12 @@ def ready_batches(
         yield batch | {"pixel_values_videos": normalize(clips, processor.image_mean, processor.image_std)}
 
 
-# --- processes -----------------------------------------------------------------------------------------------------
+# --- processes -------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def gradient_sync(accelerator: Accelerator, model: torch.nn.Module, last_mask_type: bool) -> Iterator[None]:
-    """Average gradients over processes only in the last backward pass of an optimizer step."""
+    """Average gradients over processes in the last backward pass of an optimizer step only."""
     if accelerator.sync_gradients and not last_mask_type:
         with accelerator.no_sync(model):
             yield
@@ -198,7 +191,7 @@ def gradient_sync(accelerator: Accelerator, model: torch.nn.Module, last_mask_ty
 
 @contextmanager
 def callable_in_parts(model: torch.nn.Module) -> Iterator[None]:
-    """Allow calls of submodules, also where a run shards the model: only the whole model gathers its weights."""
+    """Allow calls of submodules of a model that FSDP may shard: FSDP gathers weights for the whole model only."""
     if isinstance(model, FSDPModule):
         model.unshard()
     yield
@@ -207,13 +200,12 @@ def callable_in_parts(model: torch.nn.Module) -> Iterator[None]:
 
 
 def check_launcher() -> None:
-    """Refuse a launcher setting that a run does not support, before it costs time.
+    """Check that the launcher does not use DeepSpeed, which is not supported.
 
     Raises:
-        ValueError: DeepSpeed.
+        ValueError: the launcher uses DeepSpeed.
     """
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
         raise ValueError(
-            "DeepSpeed is not supported: to share the memory of a model out over GPUs use FSDP2, which is in PyTorch, "
-            "with examples/accelerate/fsdp.yaml"
+            "DeepSpeed is not supported. To shard a model over GPUs, launch with examples/accelerate/fsdp.yaml (FSDP2)"
         )

@@ -1,7 +1,4 @@
-"""Load initial weights from a saved model, strictly, and freeze layers.
-
-A folder is one that `save_pretrained` wrote: the result of a run, or a converted checkpoint.
-"""
+"""Initial weights from a saved model, loaded strictly, and frozen layers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +12,7 @@ from ..model.modeling_vjepa import VJEPAForPreTraining
 from ..model.tubelets import resize_positions
 
 PARTS = ("context_encoder", "target_encoder", "predictor")
-# Prefixes of the names of each part, in the files of all our models.
+# Prefix of the names of weights, in all our models -> part.
 _PREFIXES = {
     "context_encoder.": "context_encoder",
     "vjepa.encoder.": "target_encoder",
@@ -25,7 +22,7 @@ _PREFIXES = {
     "pooler.": "pooler",
     "classifier.": "classifier",
 }
-# Fields that change what a model computes but not the shapes of its weights.
+# Fields that change the output of a model but not the shapes of its weights.
 _SILENT_FIELDS = {
     "encoder": ("num_attention_heads", "hidden_act", "layer_norm_eps"),
     "predictor": ("pred_num_attention_heads", "hidden_act", "layer_norm_eps"),
@@ -35,50 +32,53 @@ PROJECTION, POSITIONS = "embeddings.projection.weight", "position_embeddings"
 
 @torch.no_grad()
 def load_starting_weights(model: VJEPAForPreTraining, folder: str | Path, parts: Sequence[str] = ()) -> str:
-    """Copy parts of a saved model into a new one; return a report of what was loaded and what was not.
+    """Load parts of a saved model into a new one; return a report of the loaded and the skipped parts.
 
-    An encoder that is not among them becomes a copy of the one that is. The tubelet embedding is adapted to another
-    number of channels (`inflate_channels`) and the tables of positions to another grid; nothing else may differ.
+    If only one encoder is loaded, the other becomes a copy of it. The tubelet embedding is adapted to another number
+    of channels (`inflate_channels`) and position tables to another grid; all other shapes must be equal.
 
     Args:
-        model: takes the weights.
-        folder: written by `save_pretrained`.
-        parts: of `PARTS`; empty for all that the folder holds.
+        model: model to load weights into.
+        folder: folder that `save_pretrained` wrote: a run or a converted checkpoint.
+        parts: parts to load, from `PARTS`; empty for all in the folder.
 
     Raises:
-        ValueError: the folder is none, lacks a part, or has tensors that are missing, unexpected or of another shape;
-            all of them are named.
+        ValueError: the folder is not a saved model, lacks a part, or does not fit; the message lists every missing,
+            unexpected or misshapen tensor.
     """
-    config, found = _read(Path(folder))
-    wanted = [part for part in PARTS if part in (parts or found)]
+    config, saved = _read(Path(folder))
     for part in parts:
-        if part not in PARTS or part not in found:
-            raise ValueError(f"init_parts: {part!r} is not in {str(folder)!r}, which holds {', '.join(found)}")
-    targets: dict[str, torch.nn.Module] = {
+        if part not in PARTS or part not in saved:
+            raise ValueError(f"init_parts: {part!r} is not in {str(folder)!r}; choose from {', '.join(saved)}")
+    wanted = [part for part in PARTS if part in (parts or saved)]
+    modules: dict[str, torch.nn.Module] = {
         "context_encoder": model.context_encoder,
         "target_encoder": model.vjepa.encoder,
         "predictor": model.vjepa.get_submodule("predictor"),
     }
-    problems: list[str] = []
     notes: list[str] = []
-    ready: dict[str, dict[str, torch.Tensor]] = {}
+    problems: list[str] = []
+    weights: dict[str, dict[str, torch.Tensor]] = {}
     for part in wanted:
-        _check_fields(part, config, model.config, problems)
-        own = targets[part].state_dict()
-        ready[part] = {name: _fit(name, tensor, config, model.config, notes) for name, tensor in found[part].items()}
-        problems += [f"{part}.{name} is missing" for name in own.keys() - ready[part].keys()]
-        problems += [f"{part}.{name} is unexpected" for name in ready[part].keys() - own.keys()]
-        problems += [
-            f"{part}.{name} has the shape {tuple(tensor.shape)} and not {tuple(own[name].shape)}"
-            for name, tensor in ready[part].items()
-            if name in own and tensor.shape != own[name].shape
-        ]
+        weights[part] = {name: _fit(name, tensor, config, model.config, notes) for name, tensor in saved[part].items()}
+        problems += _silent_differences(part, config, model.config)
+        problems += _differences(part, weights[part], modules[part].state_dict())
     if problems:
         raise ValueError(f"init_from {str(folder)!r} does not fit this model: {'; '.join(sorted(problems))}")
-    for part, tensors in ready.items():
-        targets[part].load_state_dict(tensors)
-    copies = _copy_to_the_other_encoder(targets, wanted)
-    return "\n".join([f"weights of {folder}:", *_report(wanted, found), *copies, *dict.fromkeys(notes)])
+    for part in wanted:
+        modules[part].load_state_dict(weights[part])
+    lines = [f"  loaded {part}, {len(saved[part])} tensors" for part in wanted]
+    lines += [f"  not loaded: {part}, {len(tensors)} tensors" for part, tensors in saved.items() if part not in wanted]
+    encoders = [part for part in wanted if part != "predictor"]
+    if len(encoders) == 1:
+        (other,) = {"context_encoder", "target_encoder"} - {*encoders}
+        modules[other].load_state_dict(weights[encoders[0]])
+        lines.append(f"  {other} is a copy of {encoders[0]}")
+    if not encoders:
+        lines.append("  both encoders have random weights")
+    if "predictor" not in wanted:
+        lines.append("  predictor has random weights")
+    return "\n".join([f"weights of {folder}:", *lines, *dict.fromkeys(notes)])
 
 
 def _read(folder: Path) -> tuple[VJEPAConfig, dict[str, dict[str, torch.Tensor]]]:
@@ -86,37 +86,43 @@ def _read(folder: Path) -> tuple[VJEPAConfig, dict[str, dict[str, torch.Tensor]]
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise ValueError(
-                f"init_from {str(folder)!r} has no {name}: give a folder that save_pretrained wrote, such as the "
+                f"init_from {str(folder)!r} has no {name}; give a folder that save_pretrained wrote, such as the "
                 "output_dir of a run or the output of `vjepa-hf convert`"
             )
     try:
         tensors = load_file(folder / "model.safetensors")
     except SafetensorError as error:
-        raise ValueError(f"init_from: {str(folder / 'model.safetensors')!r} cannot be read: {error}") from error
-    found: dict[str, dict[str, torch.Tensor]] = {}
+        raise ValueError(f"init_from: cannot read {str(folder / 'model.safetensors')!r}: {error}") from error
+    parts: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None)
         if prefix is None:
-            raise ValueError(f"init_from {str(folder)!r} holds {name!r}, which is of no part of a V-JEPA model")
-        found.setdefault(_PREFIXES[prefix], {})[name.removeprefix(prefix)] = tensor
-    return VJEPAConfig.from_pretrained(folder), found
+            raise ValueError(f"init_from {str(folder)!r} contains {name!r}, which is not a weight of a V-JEPA model")
+        parts.setdefault(_PREFIXES[prefix], {})[name.removeprefix(prefix)] = tensor
+    return VJEPAConfig.from_pretrained(folder), parts
 
 
-def _check_fields(part: str, config: VJEPAConfig, own: VJEPAConfig, problems: list[str]) -> None:
-    for field in _SILENT_FIELDS["predictor" if part == "predictor" else "encoder"]:
-        values = [getattr(each, field) or each.num_attention_heads for each in (config, own)]
-        if values[0] != values[1]:
-            problems.append(f"{part} was trained with {field}={values[0]} and not {values[1]}")
+def _silent_differences(part: str, config: VJEPAConfig, new: VJEPAConfig) -> list[str]:
+    problems = []
+    for name in _SILENT_FIELDS["predictor" if part == "predictor" else "encoder"]:
+        old_value, value = (getattr(c, name) or c.num_attention_heads for c in (config, new))
+        if old_value != value:
+            problems.append(f"{part} was trained with {name}={old_value}, but this model has {name}={value}")
+    return problems
 
 
-def _fit(
-    name: str,
-    tensor: torch.Tensor,
-    config: VJEPAConfig,
-    new: VJEPAConfig,
-    notes: list[str],
-) -> torch.Tensor:
-    """The tensor as the new model needs it; what was done is noted."""
+def _differences(part: str, weights: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> list[str]:
+    problems = [f"{part}.{name} is missing" for name in expected.keys() - weights.keys()]
+    problems += [f"{part}.{name} is unexpected" for name in weights.keys() - expected.keys()]
+    for name in weights.keys() & expected.keys():
+        shape, needed = tuple(weights[name].shape), tuple(expected[name].shape)
+        if shape != needed:
+            problems.append(f"{part}.{name} has the shape {shape}, but this model needs {needed}")
+    return problems
+
+
+def _fit(name: str, tensor: torch.Tensor, config: VJEPAConfig, new: VJEPAConfig, notes: list[str]) -> torch.Tensor:
+    """Adapt a tensor to the channels and the grid of the new model; append the changes to `notes`."""
     if name == PROJECTION and config.num_channels != new.num_channels:
         notes.append(f"  tubelet embedding adapted from {config.num_channels} to {new.num_channels} channels")
         return inflate_channels(tensor, new.num_channels)
@@ -127,46 +133,23 @@ def _fit(
 
 
 def inflate_channels(weight: torch.Tensor, num_channels: int) -> torch.Tensor:
-    """A tubelet embedding `(D, C, t_p, p, p)` for another number of channels.
+    """Adapt a tubelet embedding `(D, C, t_p, p, p)` to another number of channels.
 
-    Every channel gets the mean of the old ones, scaled so that a clip whose channels are all equal keeps its tokens.
+    Every channel gets the mean over the old ones, scaled such that grey clips keep their tokens.
     """
     return weight.mean(dim=1, keepdim=True).repeat(1, num_channels, 1, 1, 1) * (weight.shape[1] / num_channels)
 
 
-def _copy_to_the_other_encoder(targets: dict[str, torch.nn.Module], wanted: list[str]) -> list[str]:
-    match [part for part in wanted if part != "predictor"]:
-        case ["context_encoder"]:
-            loaded, other = "context_encoder", "target_encoder"
-        case ["target_encoder"]:
-            loaded, other = "target_encoder", "context_encoder"
-        case _:
-            return []
-    targets[other].load_state_dict(targets[loaded].state_dict())
-    return [f"  {other} is a copy of {loaded}"]
-
-
-def _report(wanted: list[str], found: dict[str, dict[str, torch.Tensor]]) -> list[str]:
-    lines = [f"  loaded {part}, {len(found[part])} tensors" for part in wanted]
-    lines += [f"  not loaded: {part}, {len(tensors)} tensors" for part, tensors in found.items() if part not in wanted]
-    if "predictor" not in wanted:
-        lines.append("  predictor starts from random weights")
-    if wanted == ["predictor"]:
-        lines.append("  both encoders start from random weights")
-    return lines
-
-
 def freeze_first_layers(model: VJEPAForPreTraining, num_layers: int) -> None:
-    """Keep the tubelet embedding and the first layers of the context encoder as they are; 0 freezes nothing.
+    """Freeze the tubelet embedding and the first layers of the context encoder; 0 freezes nothing.
 
     Raises:
-        ValueError: the encoder has fewer layers, or would have nothing left to train.
+        ValueError: `num_layers` is negative, or leaves no layer to train.
     """
     encoder = model.context_encoder
     if not 0 <= num_layers < len(encoder.layers):
         raise ValueError(
-            f"freeze_layers must lie in [0, num_hidden_layers={len(encoder.layers)}), so that some are left to train, "
-            f"got {num_layers}"
+            f"freeze_layers must be at least 0 and less than num_hidden_layers={len(encoder.layers)}, got {num_layers}"
         )
     if num_layers:
         for module in (encoder.embeddings, *encoder.layers[:num_layers]):
