@@ -11,8 +11,16 @@ import yaml
 from transformers import TrainingArguments
 
 from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, make_mask
-from vjepa_hf.training.arguments import PUBLISHED_MASKS, PretrainingArguments, option, parse, parse_arguments
-from vjepa_hf.training.setup import model_config
+from vjepa_hf.training.arguments import (
+    OPTIONS_OF_0_1,
+    PUBLISHED_MASKS,
+    PretrainingArguments,
+    option,
+    parse,
+    parse_arguments,
+)
+from vjepa_hf.training.optimization import make_optimizer
+from vjepa_hf.training.setup import MAX_DECODE_ATTEMPTS, model_config
 
 
 def config_file(tmp_path, text: str):
@@ -177,6 +185,23 @@ def test_a_mistake_prints_one_sentence_and_exits(monkeypatch, capsys):
     assert end.value.code == 2 and capsys.readouterr().err == sentence
 
 
-def test_a_file_of_version_0_1_is_refused_with_the_new_place_of_its_options(tmp_path):
-    with pytest.raises(ValueError, match="unknown option 'image_size'; did you mean 'model.image_size'"):
-        parse_arguments(["--config", str(config_file(tmp_path, "image_size: [32]\nnum_frames: 8\n"))])
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("image_size: [32]", "unknown option 'image_size'; did you mean 'model.image_size'"),
+        ("mask_num_blocks: [8, 2]", "'mask_num_blocks' of version 0.1.0 is now `num_blocks` of each entry of `masks`"),
+        ("eval_videos: train.csv", "'eval_videos' of version 0.1.0 is now `eval_train_videos`"),
+        ("adam_beta1: 0.9", "'adam_beta1' of version 0.1.0 was removed; it is 0.9"),
+    ],
+)
+def test_a_file_of_version_0_1_is_refused_with_the_new_place_of_its_options(tmp_path, line, message):
+    with pytest.raises(ValueError, match=message):
+        parse_arguments(["--config", str(config_file(tmp_path, f"{line}\n"))])
+
+
+def test_removed_options_have_the_values_that_the_messages_give(tiny_pretraining_model):
+    optimizer = make_optimizer(tiny_pretraining_model, parse_arguments([]).optimization)
+    adam = {"adam_beta1": optimizer.defaults["betas"][0], "adam_beta2": optimizer.defaults["betas"][1]}
+    adam["adam_epsilon"] = optimizer.defaults["eps"]
+    assert all(float(OPTIONS_OF_0_1[name].split()[-1]) == value for name, value in adam.items())
+    assert f"tries {MAX_DECODE_ATTEMPTS} videos" in OPTIONS_OF_0_1["max_decode_attempts"]

@@ -25,6 +25,18 @@ from ..model.configuration_vjepa import VJEPAConfig
 from ..model.video_io import VideoDecodeError
 
 T = TypeVar("T")
+# Pretraining options of version 0.1.0 whose successors do not have a similar name.
+OPTIONS_OF_0_1 = {
+    "mask_num_blocks": "is now `num_blocks` of each entry of `masks`",
+    "mask_block_scale": "is now `spatial_scale` of each entry of `masks`",
+    "mask_context_steps": "is now `context_steps` of each entry of `masks`",
+    "mask_aspect_ratio": "is now `aspect_ratio` of each entry of `masks`",
+    "eval_videos": "is now `eval_train_videos`",
+    "max_decode_attempts": "was removed; a run tries 10 videos before it stops",
+    "adam_beta1": "was removed; it is 0.9",
+    "adam_beta2": "was removed; it is 0.999",
+    "adam_epsilon": "was removed; it is 1e-8",
+}
 # name -> field, type, dataclass with that field
 _Options = dict[str, tuple[dataclasses.Field[Any], Any, type]]
 
@@ -154,6 +166,8 @@ def _check_name(name: str, options: _Options) -> None:
     known += [option for option in options if option not in known]
     if name in known:
         return
+    if name in OPTIONS_OF_0_1:
+        raise ValueError(f"option {name!r} of version 0.1.0 {OPTIONS_OF_0_1[name]}")
     close = [other for other in known if other.endswith(f".{name}")] or get_close_matches(name, known, 1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     raise ValueError(f"unknown option {name!r}; {hint}`--help` lists all options")
