@@ -275,7 +275,7 @@ def health_cost(
     turns: Annotated[int, typer.Option(help="measured steps, after one that warms up")] = 5,
     output: Output = None,
 ) -> None:
-    """Compare the time of a health line with that of a training step.
+    """Compare the time of a health line with the time of a training step.
 
     A step contains forward and backward passes, clipping, optimizer and moving average; after each, the health line
     and its alarms are timed. Medians, on a CPU of the processor's time on one thread. The fraction is that of one

@@ -148,7 +148,7 @@ def decode(
     minutes: Annotated[float, typer.Option(help="length of the longest video")] = 10,
     output: Output = None,
 ) -> None:
-    """Compare our reader with decord and with that of transformers: random clips of 16 frames at step 4, 224 x 224.
+    """Compare our reader with decord and transformers: random clips of 16 frames at step 4, 224 x 224.
 
     Every reader gets the same files, frame indices and crop boxes, in turn, on one thread. "transformers" is its
     PyAV reader with our transform. "decord" is decord with the steps of Meta's transform, which is in floating point

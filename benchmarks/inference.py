@@ -56,7 +56,7 @@ def make_models(
 
 @torch.inference_mode()
 def take_turns(calls: Sequence[Callable[[], object]], rounds: int, clock: Callable[[], float]) -> list[list[float]]:
-    """Return the seconds of each call in each round, without those of two rounds that warm up."""
+    """Return the seconds of each call in each round, after two warm-up rounds."""
     times = []
     for _ in range(rounds + 2):
         times.append([])
@@ -68,7 +68,7 @@ def take_turns(calls: Sequence[Callable[[], object]], rounds: int, clock: Callab
 
 
 def clock_of(device: str, threads: int) -> Callable[[], float]:
-    """Return a clock; of one CPU thread that of the processor, which other programs do not lengthen."""
+    """Return a clock; for one CPU thread it counts CPU time, which other programs do not affect."""
     if device == "cpu":
         return time.process_time if threads == 1 else time.perf_counter
 
@@ -90,7 +90,7 @@ def clips(
     threads: Annotated[int, typer.Option(help="CPU threads")] = os.cpu_count() or 1,
     output: Output = None,
 ) -> None:
-    """Compare our encoder with that of transformers' V-JEPA 2, of equal width, layers and number of tokens.
+    """Compare our encoder with V-JEPA 2 in transformers at equal width, layers and number of tokens.
 
     Random weights and clips of noise on the device, without gradients and without predictors. The two models take
     turns, so that a slower moment of the machine affects both. V-JEPA 2 rotates queries and keys by their positions in

@@ -283,7 +283,7 @@ def recorded(
     fixtures: Annotated[Path, typer.Option(help="folder of model_* folders with checkpoint, probe and numbers")],
     write: Annotated[bool, typer.Option(help="replace the table of docs/checkpoints.md")] = False,
 ) -> None:
-    """Compare with numbers that Meta's code gave, for every precision and attention.
+    """Compare with recorded outputs of Meta's code, for every precision and attention implementation.
 
     Each `model_*` folder holds `checkpoint.pth.tar`, `probe.pth.tar`, `config.json` and `io.safetensors`.
     """

@@ -50,7 +50,7 @@ ToyVideos = Annotated[Path, typer.Option(help="folder of the toy set, made if mi
 
 
 def make_app() -> typer.Typer:
-    """Return a command line whose options may be spelled with underscores, as those of the examples, or dashes."""
+    """Make a command line that accepts underscores in options, like the examples, and also dashes."""
     settings = {"token_normalize_func": lambda name: name.replace("_", "-")}
     return typer.Typer(context_settings=settings, pretty_exceptions_enable=False, add_completion=False)
 

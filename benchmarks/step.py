@@ -96,7 +96,7 @@ class Job:
         return self.num_clips * clip_flops(self.config, *lengths).total
 
     def clock(self) -> float:
-        """Return the time; of one CPU thread that of the processor, which other programs do not lengthen."""
+        """Return the time; for one CPU thread the CPU time, which other programs do not affect."""
         if self.device != "cpu":
             torch.accelerator.synchronize()
         return time.process_time() if self.device == "cpu" and self.threads == 1 else time.perf_counter()
