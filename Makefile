@@ -7,12 +7,12 @@ PYTHON_OLDEST ?= $(if $(shell python3.10 --version 2>/dev/null),python3.10,$(PYT
 CONSTRAINTS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.vjepa_hf-installed
-SOURCES := src tests examples benchmarks studies
+SOURCES := src tests examples benchmarks studies docs
 # ARGS is passed on: `make pretrain ARGS="--max_steps 100"` to the script, `make test ARGS="-k masking"` to pytest.
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pretrain test test-oldest check style bench bench-more
+.PHONY: help setup pretrain test test-oldest check style docs bench bench-more
 
 help:  ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,10 @@ check: $(READY)  ## Check lint, formatting, types, layering and docs; change not
 style: $(READY)  ## Format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix $(wildcard $(SOURCES))
 	$(BIN)/ruff format $(wildcard $(SOURCES))
+
+docs: $(READY)  ## Build the documentation site in site/; warnings are errors
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 # A page of results: $(call page,SCRIPT,COMMAND,OPTIONS). It is refused while code is not committed.
 page = $(BIN)/python benchmarks/$(1).py $(2) $(3) --output benchmarks/results/$(1)$(addprefix _,$(2)).md
