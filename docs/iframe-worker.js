@@ -7,17 +7,18 @@ if (location.protocol === "file:") {
       this.frame.hidden = true;
       document.body.appendChild(this.frame);
       const scope = this.frame.contentWindow;
+      const base = new URL(url, location);
       const load = (source) =>
         new Promise((resolve, reject) => {
           const script = scope.document.createElement("script");
-          script.src = new URL(source, url);
+          script.src = new URL(source, base);
           script.onload = resolve;
           script.onerror = () => reject(new Error(`cannot load ${script.src}`));
           scope.document.body.appendChild(script);
         });
       scope.importScripts = (...sources) => Promise.all(sources.map(load));
       scope.postMessage = (data) => this.dispatchEvent(new MessageEvent("message", { data }));
-      this.ready = load(url);
+      this.ready = load(base);
     }
 
     postMessage(data) {

@@ -50,6 +50,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return LINK.sub(lead, markdown)
 
 
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Remove the backticks of types, which docstrings of transformers write: (`int`, defaults to 1)."""
+    if not page.file.src_uri.startswith("reference/"):
+        return html
+    return re.sub(r"(?<=<code>)[^<]*`[^<]*(?=</code>)", lambda match: match[0].replace("`", ""), html)
+
+
 def open_with(files: Files, name: str) -> None:
     """Make a page the first page of the site. The page that was first keeps its title as address."""
     home, first = files.get_file_from_path("index.md"), files.get_file_from_path(name)
@@ -88,7 +95,7 @@ def repository_path(src_uri: str) -> Path:
 def page_of(path: Path) -> str:
     """Return a file as a Markdown page: a program in a code block, a folder as a list of links."""
     if path.suffix == ".md":
-        return path.read_text()
+        return f"---\nsearch: {{boost: 0.3}}\n---\n{path.read_text()}"
     title = f"---\nsearch: {{exclude: true}}\n---\n# {path.relative_to(REPO).as_posix()}\n\n"
     if path.is_dir():
         return title + "".join(f"- [{page.stem}]({path.name}/{page.name})\n" for page in sorted(path.glob("*.md")))

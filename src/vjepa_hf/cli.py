@@ -248,7 +248,8 @@ def convert(
         ),
     ] = None,
     labels: Annotated[
-        str | None, typer.Option("--labels", help="class names: file with one name per line, or ssv2, in1k")
+        str | None,
+        typer.Option("--class_names", "--labels", help="class names: file with one name per line, or ssv2, in1k"),
     ] = None,
     license: Annotated[str, typer.Option("--license", help="license in the model card")] = LICENSE,
     download_dir: Annotated[Path | None, typer.Option("--download_dir", help="folder for downloaded files")] = None,
@@ -267,6 +268,7 @@ def convert(
         "download_dir": download_dir,
     }
     given = [f"--{name}" for name, value in options.items() if value is not None]
+    given = ["--class_names" if option == "--labels" else option for option in given]
     with mistakes_exit():
         if to_meta and given:
             raise ValueError(f"--to_meta takes all settings from the folder; omit {', '.join(given)}.")

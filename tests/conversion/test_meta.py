@@ -8,7 +8,13 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from vjepa_hf import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel, VJEPAVideoProcessor
+from vjepa_hf import (
+    VJEPAConfig,
+    VJEPAForPreTraining,
+    VJEPAForVideoClassification,
+    VJEPAModel,
+    VJEPAVideoProcessor,
+)
 from vjepa_hf.cli import app
 from vjepa_hf.conversion.meta import UNUSED_PROJECTION, convert, export_to_meta, read_checkpoint
 
@@ -246,6 +252,13 @@ def test_command_line_goes_there_and_back(checkpoint, probe, content, tmp_path):
     assert json.loads((tmp_path / "model" / "config.json").read_text())["architectures"] == [
         "VJEPAForVideoClassification"
     ]
+    named = ["convert", str(checkpoint), f"{folder}_named", "--probe", str(probe), "--num_attention_heads", "2"]
+    (tmp_path / "names.txt").write_text("\n".join("abcde"))
+    result = run(app, [*named, "--class-names", str(tmp_path / "names.txt")])
+    assert result.exit_code == 0 and "LABEL_" not in result.output
+    assert VJEPAConfig.from_pretrained(f"{folder}_named").id2label[4] == "e"
+    result = run(app, ["convert", "--to_meta", folder, back, "--class_names", "ssv2"])
+    assert result.exit_code == 2 and "omit --class_names" in result.output
     result = run(app, ["convert", "--to_meta", folder, back, "--probe", str(probe)])
     assert result.exit_code == 2 and "omit --probe" in result.stderr
     result = run(app, ["convert", "--to_meta", folder, back])

@@ -182,7 +182,7 @@ def test_a_released_model_and_probe_by_name_over_a_broken_connection(
     assert model.config.num_labels == count and model.config.id2label[0] == first
     card = (tmp_path / "model" / "README.md").read_text()
     assert f"{server.url}/jepa/vitl16/vitl16.pth.tar" in card
-    assert ("jepa#18" in card and "jepa#18" in str(report)) == (probe == "k400")
+    assert ("jepa/issues/18" in card and "jepa/issues/18" in str(report)) == (probe == "k400")
 
 
 def test_a_local_file_is_not_mistaken_for_a_released_probe(tiny_config, tmp_path, monkeypatch):

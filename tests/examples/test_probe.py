@@ -93,6 +93,26 @@ def test_evaluate_only_gives_the_metrics_of_the_probe(model, lists, tmp_path, ca
     assert f"{best['score']:.3f}  {best['label']}" in capsys.readouterr().out
 
 
+def test_whoever_would_see_label_17_learns_how_to_name_the_classes(tiny_classifier, toy_video_path, tmp_path, capsys):
+    tiny_classifier.save_pretrained(tmp_path / "model")
+    VJEPAVideoProcessor(crop_size=32, num_frames=4, frame_step=1).save_pretrained(tmp_path / "model")
+    command = ["--model", str(tmp_path / "model"), "--videos", str(toy_video_path)]
+    classify_video.main(command)
+    printed = capsys.readouterr()
+    assert "LABEL_0" in printed.out
+    assert "--class_names FILE" in printed.err and "facebookresearch/jepa/issues/18" in printed.err
+
+    (tmp_path / "names.txt").write_text("walk\nrun\njump\n")
+    classify_video.main([*command, "--class_names", str(tmp_path / "names.txt")])
+    printed = capsys.readouterr()
+    assert "jump" in printed.out and "LABEL_" not in printed.out and "--class_names" not in printed.err
+
+    (tmp_path / "names.txt").write_text("walk\nrun\n")
+    with pytest.raises(SystemExit):
+        classify_video.main([*command, "--class_names", str(tmp_path / "names.txt")])
+    assert "2 different names for 3 classes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("live", ["false", "true"])
 def test_a_probe_may_attend_across_augmented_clips(model, lists, tmp_path, live):
     options = {"num_clips": 2, "attend_across_clips": True, "augment": "crop", "augmented_views": 2}

@@ -49,6 +49,26 @@ def test_first_code_of_the_readme_runs(tiny_pretraining_model, toy_video_path, t
     assert names["features"].shape == (1, 32, 48)
 
 
+def test_code_of_the_quickstart_runs(tiny_pretraining_model, tiny_classifier, toy_video_path, tmp_path):
+    for model, name in ((tiny_pretraining_model, "model"), (tiny_classifier, "probe")):
+        model.save_pretrained(tmp_path / name)
+        VJEPAVideoProcessor(crop_size=32, num_frames=4, frame_step=1).save_pretrained(tmp_path / name)
+    page = REPO / "docs" / "quickstart.md"
+    program = python_blocks(page.read_text())
+    paths = {"models/vitl16": "model", "output/mine": "model", "output/probe": "probe"}
+    for path, name in paths.items():
+        assert f'"{path}"' in program
+        program = program.replace(f'"{path}"', repr(str(tmp_path / name)))
+    names = {}
+    exec(compile(program.replace('"my_video.mp4"', repr(str(toy_video_path))), page, "exec"), names)
+    assert names["features"].shape == (1, 32, 48)
+
+
+def test_quickstart_reaches_features_in_three_lines():
+    program = python_blocks((REPO / "docs" / "quickstart.md").read_text())
+    assert re.search(r"^folder, video = .*\n\n(?:\w+ = .*\n){2}features = .*$", program, re.MULTILINE)
+
+
 def test_code_about_data_runs(toy_videos, toy_video_path):
     page = REPO / "docs" / "data.md"
     program = python_blocks(page.read_text())

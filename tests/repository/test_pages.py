@@ -206,6 +206,36 @@ def test_moved_names_catch_a_violation():
     assert moved_names_violations("no table", {}) == ["no table"]
 
 
+def reachable_violations(navigation: str, tasks: str, pages: set[str]) -> list[str]:
+    """Pages of the site that its navigation leaves out, and pages that the task index does not link to.
+
+    The API pages are reached from the navigation; `make docs` reports entries without a page.
+    """
+    pages = {page.replace(".ipynb", ".md") for page in pages}
+    named = set(re.findall(r": ([\w/]+\.md)$", navigation, re.MULTILINE))
+    found = [f"mkdocs.yml: the navigation leaves out {page}" for page in sorted(pages - named)]
+    found += [f"mkdocs.yml: {page} does not exist" for page in sorted(named - pages)]
+    linked = {target.replace(".ipynb", ".md") for target in re.findall(r"\]\(([^)#]+)", tasks)}
+    tasks_pages = {page for page in pages if not page.startswith("reference/")} - {"tasks.md"}
+    return found + [f"docs/tasks.md: no link to {page}" for page in sorted(tasks_pages - linked)]
+
+
+def test_every_page_is_in_the_navigation_and_in_the_task_index():
+    pages = {path.removeprefix("docs/") for path in tracked_files("docs/*.md", "docs/*.ipynb")}
+    assert len(pages) > 20
+    texts = sources("mkdocs.yml", "docs/tasks.md")
+    assert reachable_violations(texts["mkdocs.yml"], texts["docs/tasks.md"], pages) == []
+
+
+def test_unreachable_pages_catch_a_violation():
+    navigation, tasks = "nav:\n  - A: a.md\n  - B: n/b.md\n  - T: tasks.md\n", "[a](a.md#x) [b](n/b.ipynb)"
+    assert reachable_violations(navigation, tasks, {"a.md", "n/b.ipynb", "tasks.md"}) == []
+    assert len(reachable_violations(navigation, tasks, {"a.md", "tasks.md"})) == 1
+    assert len(reachable_violations(navigation, tasks, {"a.md", "n/b.ipynb", "tasks.md", "reference/c.md"})) == 1
+    assert len(reachable_violations(navigation, tasks, {"a.md", "n/b.ipynb", "tasks.md", "c.md"})) == 2
+    assert len(reachable_violations(navigation, "", {"a.md", "n/b.ipynb", "tasks.md"})) == 2
+
+
 def broken_links(pages: dict[str, str]) -> list[str]:
     found = []
     for page, text in pages.items():
@@ -216,7 +246,7 @@ def broken_links(pages: dict[str, str]) -> list[str]:
 
 
 def test_links_between_pages_lead_somewhere():
-    assert broken_links(sources("*.md", "docs/*.md", "examples/*.md")) == []
+    assert broken_links(sources("*.md", "docs/**/*.md", "examples/*.md")) == []
 
 
 def test_broken_links_catch_a_violation():

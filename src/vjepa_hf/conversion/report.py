@@ -12,12 +12,16 @@ from .released import LICENSE
 # ImageNet classifier.
 CLASS_NAMES = Path(__file__).with_name("class_names.json")
 NO_NAMES = {
-    # Quoted in part in facebookresearch/jepa#18.
-    "k400": "K400 probes use a class order of Meta's own, see facebookresearch/jepa#18",
+    "k400": "K400 probes use a class order of Meta's own",
     # `apartment_building/outdoor` is class 13 of the data set's list and among the first of the sorted folders.
     "places205": "which of two orders of the Places205 classes the probes use is not public",
     "inat21": "vjepa_hf does not contain the 10,000 names of iNat21; class indices follow its sorted folder names",
 }
+
+HOW_TO_NAME = (
+    "pass --class_names FILE with one name per line, in the order of the classifier's outputs. For Meta's K400 probes "
+    "a maintainer's comment of 2024-02-20 in https://github.com/facebookresearch/jepa/issues/18 lists them"
+)
 
 
 @dataclass(frozen=True)
@@ -86,17 +90,23 @@ def name_labels(config: VJEPAConfig, labels: str | Path | None, probe: str | Non
     else:
         names = class_names(str(labels or probe))
         if names is None and labels is not None:
-            raise ValueError(f"labels={str(labels)!r} is neither a text file nor 'ssv2' or 'in1k'.")
+            raise ValueError(f"class names {str(labels)!r} are neither a text file nor 'ssv2' or 'in1k'.")
     if names is None:
-        return f"classes are named LABEL_i: {NO_NAMES.get(str(probe), 'a probe file does not contain class names')}"
+        reason = NO_NAMES.get(str(probe), "a probe file does not contain class names")
+        return f"classes are named LABEL_i, because {reason}; {HOW_TO_NAME}"
     if len(names) != config.num_labels or len(set(names)) != len(names):
         raise ValueError(
-            f"labels={str(labels or probe)!r} has {len(set(names))} different names for {config.num_labels} classes; "
-            "give one name per class."
+            f"class names {str(labels or probe)!r} are {len(set(names))} different names for {config.num_labels} "
+            "classes; give one name per class."
         )
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
     return f"classes are named after {labels or probe}"
+
+
+def has_class_names(config: VJEPAConfig) -> bool:
+    """Return whether the classes have names, not only `LABEL_0`, `LABEL_1`, ..."""
+    return any(name != f"LABEL_{index}" for index, name in (config.id2label or {}).items())
 
 
 def model_card(config: VJEPAConfig, report: Conversion, sources: list[Source], license: str) -> str:
