@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,6 +31,24 @@ def python_blocks(page: str) -> str:
         lines.append(line if inside and not closes else "")
         inside = opens or inside and not closes
     return "\n".join(lines)
+
+
+def pages_not_run(pages: dict[str, str], tests: str) -> list[str]:
+    """Pages with Python that no test reads by name."""
+    return [
+        page for page, text in pages.items() if python_blocks(text).strip() and f'"{Path(page).name}"' not in tests
+    ]
+
+
+def test_the_python_of_every_page_is_run_by_a_test():
+    pages = sources("README.md", "CONTRIBUTING.md", "docs/**/*.md", "examples/README.md")
+    assert pages_not_run(pages, "".join(sources("tests/**/test_*.py").values())) == []
+
+
+def test_pages_not_run_catch_a_violation():
+    page = {"docs/a.md": "```python\nx = 1\n```"}
+    assert pages_not_run(page, 'open("a.md")') == [] and pages_not_run({"docs/a.md": "text"}, "") == []
+    assert pages_not_run(page, "") == ["docs/a.md"]
 
 
 def test_walk_of_one_clip_runs_and_has_the_shapes_it_claims(toy_video_path, tmp_path):
