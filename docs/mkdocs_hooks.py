@@ -51,10 +51,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Remove the backticks of types, which docstrings of transformers write: (`int`, defaults to 1)."""
-    if not page.file.src_uri.startswith("reference/"):
-        return html
-    return re.sub(r"(?<=<code>)[^<]*`[^<]*(?=</code>)", lambda match: match[0].replace("`", ""), html)
+    """Tidy short code: `--option` stays on one line, and types lose the backticks of transformers' docstrings."""
+
+    def tidy(match: re.Match[str]) -> str:
+        text = match[0].replace("`", "") if page.file.src_uri.startswith("reference/") else match[0]
+        return re.sub(r"(?<!\S)--?\w[\w-]*", r'<span class="option">\g<0></span>', text)
+
+    return re.sub(r"(?<=<code>)[^<]+(?=</code>)", tidy, html)
 
 
 def open_with(files: Files, name: str) -> None:

@@ -45,6 +45,8 @@ def test_api_pages_have_every_public_name(site):
         ids = re.findall(r'id="([\w.]+)"', page.with_suffix(".html").read_text()) if exported_names(text) else []
         missing += [f"{folder}.{name}" for name in exported_names(text) if f"{folder}.{name}" not in ids]
     assert missing == []
+    page = (site / "reference" / "models.html").read_text()
+    assert "<code>int, defaults to 1024</code>" in page  # no backticks in backticks
 
 
 def test_pages_load_nothing_from_the_network(site):
