@@ -52,7 +52,7 @@ def run_notebook(tmp_path):
         (tmp_path / "notebook.py").write_text(program)
         environment = cpu_environment(tmp_path / "hf_home") | {"MPLBACKEND": "agg"}
         command = [sys.executable, "notebook.py"]
-        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1800)
         assert result.returncode == 0, result.stderr[-8000:]
         return result.stdout
 
