@@ -186,7 +186,7 @@ def load_classifier(args: ProbeArguments, tables: dict[str, Dataset]) -> VJEPAFo
         classifier = VJEPAForVideoClassification(config)
         if not args.random_init:
             classifier.vjepa = VJEPAModel.from_pretrained(args.model, add_predictor=False, dtype=torch.float32)
-    classifier.resize_position_embeddings(args.num_frames)
+    classifier.resize_position_embeddings(num_frames=args.num_frames)
     return classifier
 
 

@@ -11,6 +11,7 @@ from transformers import (
     AutoVideoProcessor,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .model.configuration_vjepa import VJEPAConfig
 from .model.modeling_vjepa import (
@@ -31,6 +32,14 @@ AutoModelForVideoClassification.register(VJEPAConfig, VJEPAForVideoClassificatio
 AutoVideoProcessor.register(VJEPAConfig, VJEPAVideoProcessor, exist_ok=True)
 # The pipeline looks up supported classes by name, and would log that this one is not supported.
 MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES[VJEPAConfig.model_type] = VJEPAForVideoClassification.__name__
+# Not by `register_pipeline`: it warns, and makes saved pipelines ask for trust_remote_code.
+_classification = PIPELINE_REGISTRY.supported_tasks["video-classification"]
+if isinstance(_classification["impl"], str):  # by name, because the class imports a decoder
+    _classification["impl"] = f"{__name__}.pipelines.VJEPAVideoClassificationPipeline"
+else:  # an older transformers, which has imported one already
+    from .pipelines import VJEPAVideoClassificationPipeline
+
+    _classification["impl"] = VJEPAVideoClassificationPipeline
 
 __all__ = [
     "VJEPAConfig",

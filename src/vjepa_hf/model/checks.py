@@ -20,6 +20,10 @@ IGNORED_LABEL = -100
 IGNORED_ARGUMENTS = ("num_items_in_batch",)
 
 
+class WeightShapeError(ValueError, RuntimeError):
+    """Weights have another shape than the configuration asks for; transformers raises `RuntimeError` for it."""
+
+
 def check_arguments(model: PreTrainedModel, unknown: Mapping[str, object]) -> None:
     """Check that `forward` got no unknown argument. `None` asks for nothing, and wrappers such as peft pass it."""
     given = [name for name, value in unknown.items() if value is not None and name not in IGNORED_ARGUMENTS]
@@ -126,7 +130,7 @@ def check_labels(labels: torch.Tensor, batch: int, config: VJEPAConfig) -> None:
         raise ValueError(
             f"labels is a tensor of class indices (B,), got {type(labels).__name__}; use config.label2id."
         )
-    if labels.ndim == 0 or len(labels) != batch:
+    if labels.ndim == 0 or labels.shape[0] != batch:
         raise ValueError(f"labels has the shape {tuple(labels.shape)}; {batch} clips need {batch} labels.")
     if labels.ndim > 1 and not labels.is_floating_point():
         raise ValueError(f"labels {tuple(labels.shape)} of {labels.dtype}: several labels of a clip must be floats.")
@@ -135,7 +139,7 @@ def check_labels(labels: torch.Tensor, batch: int, config: VJEPAConfig) -> None:
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         num_labels = config.num_labels or 0
         wrong = labels[(labels != IGNORED_LABEL) & ((labels < 0) | (labels >= num_labels))]
-        if len(wrong):
+        if wrong.shape[0]:
             raise ValueError(
                 f"labels contains {wrong[0].item()}, but class indices must be in [0, {num_labels - 1}] "
                 f"because num_labels={num_labels}."
@@ -156,8 +160,11 @@ def check_boxes(
     expected = (*box_mask.shape, config.num_labels)
     if labels is not None and labels.shape != expected:
         raise ValueError(f"labels have the shape (B, R, num_labels) = {expected}, got {tuple(labels.shape)}.")
-    low, high = boxes[box_mask].split(2, dim=-1)
-    if not ((low >= 0) & (low < high) & (high <= 1)).all():
+    if torch.compiler.is_compiling():
+        return
+    low, high = boxes.split(2, dim=-1)
+    is_inside = ((low >= 0) & (low < high) & (high <= 1)).all(dim=-1)
+    if not (is_inside | ~box_mask).all():
         raise ValueError(
             "boxes are x1 < x2 and y1 < y2 between 0 and 1: divide pixels by the width and height of the frame, "
             "and clamp what reaches beyond it."
@@ -193,13 +200,13 @@ def check_shapes(mismatched: Iterable[tuple[str, torch.Size, torch.Size]], may_d
     """Check that weights have the shape of the configuration; `may_differ` lets all but position embeddings differ."""
     for name, stored, expected in sorted(mismatched):
         if "position_embeddings" in name:
-            raise ValueError(
+            raise WeightShapeError(
                 f"{source} has position embeddings for another clip size ({name}: {tuple(stored)}, not "
                 f"{tuple(expected)}). Load it without num_frames and image_size, then call "
                 "model.resize_position_embeddings(num_frames=..., image_size=...)."
             )
         if not may_differ:
-            raise ValueError(
+            raise WeightShapeError(
                 f"{source} has {name} of shape {tuple(stored)}, but the configuration asks for {tuple(expected)}. "
                 "ignore_mismatched_sizes=True initializes such weights at random."
             )

@@ -1,8 +1,11 @@
 """V-JEPA model configuration."""
 
+import copy
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -10,6 +13,15 @@ from transformers.activations import ACT2FN
 
 # A name this similar to a field is a misspelt field. Fields that other tools add are less similar.
 MISSPELT = 0.8
+# Far above every published model. What is larger is a mistake, and would take minutes and all memory to build.
+LARGEST = {
+    "hidden_size": 2**14, "num_hidden_layers": 2**10, "mlp_ratio": 2**6, "image_size": 2**14, "patch_size": 2**8,
+    "tubelet_size": 2**8, "num_frames": 2**16, "num_channels": 2**10, "pred_hidden_size": 2**14,
+    "pred_num_hidden_layers": 2**10, "pred_mlp_ratio": 2**6, "pred_num_mask_tokens": 2**10,
+    "num_pooler_layers": 2**10, "pooler_num_clips": 2**10, "pooler_mlp_ratio": 2**6, "roi_size": 2**8,
+    "num_labels": 2**20,
+}  # fmt: skip
+MAX_TOKENS = 2**22  # of a clip; each one has a row in the position embeddings
 # None lets transformers choose by the type of the labels.
 _PROBLEM_TYPES = (None, "regression", "single_label_classification", "multi_label_classification")
 
@@ -96,8 +108,25 @@ class VJEPAConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         self._check_names(kwargs)
+        _check_size("num_labels", kwargs.get("num_labels") or 0)  # before every label gets a name
         super().__post_init__(**kwargs)
-        self._check_values()
+        self.check_values()
+
+    @property
+    def num_labels(self) -> int | None:
+        """Number of labels; setting it gives every label a name."""
+        return super().num_labels
+
+    @num_labels.setter
+    def num_labels(self, num_labels: int) -> None:
+        _check_size("num_labels", num_labels)
+        super(VJEPAConfig, type(self)).num_labels.__set__(self, num_labels)  # type: ignore[attr-defined]
+
+    def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True) -> None:
+        """Write the configuration to a file, without references to code that is not in the folder of the file."""
+        config = copy.copy(self)
+        drop_references_to_code(config, os.path.dirname(json_file_path))
+        super(VJEPAConfig, config).to_json_file(json_file_path, use_diff=use_diff)
 
     @property
     def grid_size(self) -> tuple[int, int, int]:
@@ -113,13 +142,14 @@ class VJEPAConfig(PreTrainedConfig):
                 f"model_type={model_type!r} is another kind of model than {self.model_type!r}; load its folder with "
                 "the classes of that model, or with AutoModel."
             )
-        fields = [*VJEPAConfig.__annotations__, *self.attribute_map]
-        for name in names:
-            close = get_close_matches(name, fields, n=1, cutoff=MISSPELT)
-            if close and name not in fields:
-                raise ValueError(f"unknown field {name}={names[name]!r} in VJEPAConfig; did you mean {close[0]}?")
+        check_spelling(names, [*VJEPAConfig.__annotations__, *self.attribute_map], "field", type(self).__name__)
 
-    def _check_values(self) -> None:
+    def check_values(self) -> None:
+        """Check that the values are possible and fit together; a model does so again before it is built.
+
+        Raises:
+            ValueError: a value that is not possible; the message names field and value.
+        """
         positive = (
             "hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "layer_norm_eps", "patch_size",
             "tubelet_size", "num_frames", "num_channels", "pred_hidden_size", "pred_num_hidden_layers",
@@ -129,6 +159,10 @@ class VJEPAConfig(PreTrainedConfig):
         for name in positive:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+        for name in LARGEST:
+            value = getattr(self, name)
+            for number in value if isinstance(value, list | tuple) else (value or 0,):
+                _check_size(name, number)
         if not 0 <= self.initializer_range < math.inf:
             raise ValueError(f"initializer_range={self.initializer_range} must be finite and not negative.")
         if self.hidden_act not in ACT2FN:
@@ -146,6 +180,12 @@ class VJEPAConfig(PreTrainedConfig):
             raise ValueError(f"problem_type={self.problem_type!r} must be one of {_PROBLEM_TYPES}.")
         self._check_divisible()
         self._check_widths()
+        num_tokens = math.prod(self.grid_size)
+        if num_tokens > MAX_TOKENS:
+            raise ValueError(
+                f"num_frames={self.num_frames} and image_size={self.image_size} give {num_tokens} tokens; at most "
+                f"{MAX_TOKENS} are allowed. Choose a shorter or smaller clip, or larger tubelets."
+            )
 
     def _check_divisible(self) -> None:
         if self.num_frames % self.tubelet_size:
@@ -179,6 +219,49 @@ class VJEPAConfig(PreTrainedConfig):
                     f"{width_name}={width} is not a multiple of 8, which position embeddings need with "
                     "uniform_power=False; change the width or set uniform_power=True."
                 )
+
+
+def _check_size(name: str, value: float) -> None:
+    if value > LARGEST[name]:
+        raise ValueError(f"{name}={value} is too large; at most {LARGEST[name]} is allowed.")
+
+
+def check_spelling(names: Mapping[str, object], known: Collection[str], kind: str, owner: str) -> None:
+    """Check that no unknown name is almost a known one. Other unknown names are what tools around a model add.
+
+    Args:
+        names: name -> value, as given.
+        known: names that mean something.
+        kind: what a name is, for the message.
+        owner: class that has the names, for the message.
+
+    Raises:
+        ValueError: a misspelt name.
+    """
+    for name in names:
+        close = get_close_matches(name, known, n=1, cutoff=MISSPELT)
+        if close and name not in known:
+            raise ValueError(f"unknown {kind} {name}={names[name]!r} in {owner}; did you mean {close[0]}?")
+
+
+def drop_references_to_code(settings: Any, folder: str) -> None:
+    """Remove from `auto_map` and `custom_pipelines` the classes whose file is not in `folder`.
+
+    A folder that was loaded may refer to code of another repository. A saved copy must not, because its users would
+    run that code with `trust_remote_code=True`.
+    """
+
+    def is_here(reference: Any) -> bool:
+        name = reference.get("impl") if isinstance(reference, dict) else reference
+        return isinstance(name, str) and os.path.isfile(os.path.join(folder, name.split(".")[0] + ".py"))
+
+    for field in ("auto_map", "custom_pipelines"):
+        references = getattr(settings, field, None)
+        if references is not None:
+            delattr(settings, field)
+            kept = {key: reference for key, reference in dict(references).items() if is_here(reference)}
+            if kept:
+                setattr(settings, field, kept)
 
 
 __all__ = ["VJEPAConfig"]

@@ -4,6 +4,7 @@ Letters in shape comments: B clips, V views of a clip, T frames, C channels, H x
 N = t * h * w tokens; K context (kept) tokens, M target (masked) tokens; D width; L labels.
 """
 
+import copy
 import glob
 import math
 import os
@@ -21,7 +22,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import CONFIG_NAME, ModelOutput, can_return_tuple
+from transformers.utils import CONFIG_NAME, ModelOutput, can_return_tuple, logging
 
 from .checks import (
     check_arguments,
@@ -41,10 +42,16 @@ from .checks import (
 from .configuration_vjepa import VJEPAConfig
 from .tubelets import Grid, grid_size, resize_positions, sincos_positions, take_tokens, to_tubelets
 
+logger = logging.get_logger(__name__)
+
 # The published targets are normalized with PyTorch's default epsilon, unlike the encoder's own norms.
 TARGET_LAYER_NORM_EPS = 1e-5
 
 Model = TypeVar("Model", bound="VJEPAPreTrainedModel")
+# All hidden states or none, or the index or indices of those to return.
+HiddenStateChoice = bool | int | Sequence[int] | None
+# Where `from_pretrained` finds the files of a folder of the Hub.
+_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 # The default of a field that every output has: `ModelOutput` asks for one, and it must be None.
 ALWAYS_SET: Any = None
 
@@ -56,13 +63,14 @@ class VJEPAModelOutput(ModelOutput):
     Attributes:
         last_hidden_state: `(B, N, D)`, or `(B, K, D)` with a context mask; after the final layer norm.
         predictor_hidden_state: `(B, M, D)` predicted features of the target tokens; only with a target mask.
-        hidden_states: embeddings and the residual stream after every layer, before the final norm, each `(B, N, D)`.
+        hidden_states: embeddings and the residual stream after every layer, before the final norm, each `(B, N, D)`;
+            None for those that were not chosen.
         attentions: attention weights of every encoder layer, each `(B, heads, N, N)`; eager attention only.
     """
 
     last_hidden_state: torch.Tensor = ALWAYS_SET
     predictor_hidden_state: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
+    hidden_states: tuple[torch.Tensor | None, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
@@ -77,14 +85,18 @@ class VJEPAForPreTrainingOutput(ModelOutput):
         targets: `(B, M, D)` layer-normed features of the target encoder, without gradient.
         context_hidden_states: `(B, K, D)` features of the context encoder.
         target_hidden_state: `(B, N, D)`, the features that `targets` are taken from, for every mask type.
+        hidden_states: per mask type those of the context encoder, as in `VJEPAModelOutput`.
+        attentions: per mask type those of the context encoder, as in `VJEPAModelOutput`.
     """
 
-    loss: torch.Tensor = ALWAYS_SET
+    loss: torch.Tensor | None = None
     losses: tuple[torch.Tensor, ...] = ALWAYS_SET
     predictions: tuple[torch.Tensor, ...] = ALWAYS_SET
     targets: tuple[torch.Tensor, ...] = ALWAYS_SET
     context_hidden_states: tuple[torch.Tensor, ...] = ALWAYS_SET
     target_hidden_state: torch.Tensor = ALWAYS_SET
+    hidden_states: tuple[tuple[torch.Tensor | None, ...], ...] | None = None
+    attentions: tuple[tuple[torch.Tensor, ...], ...] | None = None
 
 
 def average_views(logits: torch.Tensor, problem_type: str | None) -> torch.Tensor:
@@ -135,8 +147,13 @@ class VJEPATubeletProjection(nn.Conv3d):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Embed tubelets `(n, C, t, p, p)` as `(n, D, 1, 1, 1)`."""
-        tokens = nn.functional.linear(input.flatten(1), self.weight.flatten(1), self.bias)
+        tokens = nn.functional.linear(input.flatten(1).to(self.weight.dtype), self.weight.flatten(1), self.bias)
         return tokens[..., None, None, None]
+
+
+def initial_positions(config: VJEPAConfig, width: int) -> torch.Tensor:
+    """Make the position embeddings `(N, width)` of the configured clip size, in the dtype of new weights."""
+    return sincos_positions(config.grid_size, width, config.uniform_power).to(torch.get_default_dtype())
 
 
 class VJEPAEmbeddings(nn.Module):
@@ -152,7 +169,7 @@ class VJEPAEmbeddings(nn.Module):
             config.num_channels, config.hidden_size, kernel_size=kernel, stride=kernel
         )
         # A buffer, not a formula: checkpoints may carry another table, and the moving average includes it.
-        self.register_buffer("position_embeddings", torch.empty(math.prod(config.grid_size), config.hidden_size))
+        self.register_buffer("position_embeddings", initial_positions(config, config.hidden_size))
 
     def forward(self, tubelets: torch.Tensor, grid: Grid, context_mask: torch.Tensor | None = None) -> torch.Tensor:
         # Masked tubelets leave before they are embedded: (B, N, P) -> (B, K, P)
@@ -163,7 +180,7 @@ class VJEPAEmbeddings(nn.Module):
         config = self.config
         kernel = (config.num_channels, config.tubelet_size, config.patch_size, config.patch_size)
         # (B, K, P) -> (B * K, C, t, p, p) -> (B * K, D, 1, 1, 1) -> (B, K, D)
-        tokens = self.projection(tubelets.to(self.projection.weight.dtype).reshape(-1, *kernel))
+        tokens = self.projection(tubelets.reshape(-1, *kernel))
         return tokens.reshape(*tubelets.shape[:2], config.hidden_size) + positions
 
 
@@ -281,6 +298,20 @@ class VJEPALayer(GradientCheckpointingLayer):
         return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states))), weights
 
 
+def chosen_hidden_states(output_hidden_states: HiddenStateChoice, num_hidden_states: int) -> set[int]:
+    """Return the indices of the hidden states to return; negative ones count from the last."""
+    if output_hidden_states is None or isinstance(output_hidden_states, bool):
+        return set(range(num_hidden_states)) if output_hidden_states else set()
+    indices = [output_hidden_states] if isinstance(output_hidden_states, int) else output_hidden_states
+    for index in indices:
+        if not -num_hidden_states <= index < num_hidden_states:
+            raise ValueError(
+                f"output_hidden_states={output_hidden_states} contains {index}; the {num_hidden_states} hidden states "
+                f"have the indices {-num_hidden_states} to {num_hidden_states - 1}, 0 is the embeddings."
+            )
+    return {index % num_hidden_states for index in indices}
+
+
 class VJEPAEncoder(nn.Module):
     """Vision transformer over tubelets; with a context mask it embeds and encodes only the tubelets it names."""
 
@@ -299,20 +330,20 @@ class VJEPAEncoder(nn.Module):
         tubelets: torch.Tensor,
         grid: Grid,
         context_mask: torch.Tensor | None = None,
-        output_hidden_states: bool = False,
+        output_hidden_states: HiddenStateChoice = False,
         output_attentions: bool = False,
     ) -> VJEPAModelOutput:
+        chosen = chosen_hidden_states(output_hidden_states, len(self.layers) + 1)
         hidden_states = self.embeddings(tubelets, grid, context_mask)
-        all_hidden_states, all_attentions = [hidden_states], []
-        for layer in self.layers:
+        all_hidden_states, all_attentions = [hidden_states if 0 in chosen else None], []
+        for index, layer in enumerate(self.layers, start=1):
             hidden_states, weights = layer(hidden_states)
-            if output_hidden_states:
-                all_hidden_states.append(hidden_states)
+            all_hidden_states.append(hidden_states if index in chosen else None)
             if output_attentions:
                 all_attentions.append(weights)
         return VJEPAModelOutput(
             last_hidden_state=self.norm(hidden_states),
-            hidden_states=tuple(all_hidden_states) if output_hidden_states else None,
+            hidden_states=tuple(all_hidden_states) if chosen else None,
             attentions=tuple(all_attentions) if output_attentions else None,
         )
 
@@ -328,7 +359,7 @@ class VJEPAPredictor(nn.Module):
         width = config.pred_hidden_size
         self.embed = nn.Linear(config.hidden_size, width)
         self.mask_tokens = nn.Parameter(torch.zeros(config.pred_num_mask_tokens, width))
-        self.register_buffer("position_embeddings", torch.empty(math.prod(config.grid_size), width))
+        self.register_buffer("position_embeddings", initial_positions(config, width))
         heads = config.pred_num_attention_heads or config.num_attention_heads
         self.layers = nn.ModuleList(
             VJEPALayer(config, width, heads, config.pred_mlp_ratio, config.layer_norm_eps, rate)
@@ -347,7 +378,7 @@ class VJEPAPredictor(nn.Module):
     ) -> torch.Tensor:
         """Predict features `(B, M, D)` at `target_mask` from the features `(B, K, D)` at `context_mask`."""
         positions = resize_positions(self.position_embeddings, self.config.grid_size, grid)
-        mask_token = self.mask_tokens[mask_token_index % len(self.mask_tokens)]
+        mask_token = self.mask_tokens[mask_token_index % self.mask_tokens.shape[0]]
         context = self.embed(context) + positions[context_mask]
         targets = (mask_token + positions[target_mask]).to(context.dtype)
         # (B, K + M, width): context tokens first, then one token for every target position
@@ -410,6 +441,10 @@ class VJEPAPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
 
+    def __init__(self, config: VJEPAConfig):
+        config.check_values()  # fields may have changed since the configuration was made
+        super().__init__(config)
+
     @classmethod
     def from_pretrained(
         cls: type[Model], pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs
@@ -421,7 +456,9 @@ class VJEPAPreTrainedModel(PreTrainedModel):
         a warning. It takes a folder without configuration for a model of the default size, replaces position
         embeddings of another size with `ignore_mismatched_sizes=True`, reads pickles where there is no
         `.safetensors` file, and does not name a damaged file. Here only the predictor, the pooler, the classifier or
-        one of two encoders may be missing, and only `.safetensors` files are read.
+        one of two encoders may be missing, and only `.safetensors` files are read. Position embeddings are resampled
+        by `resize_position_embeddings` if another `num_frames` or `image_size` is asked for. An empty `state_dict`
+        asks for a model with initial weights.
 
         Raises:
             ValueError: a damaged file, a folder without configuration, a part with missing weights, no encoder, or
@@ -433,6 +470,7 @@ class VJEPAPreTrainedModel(PreTrainedModel):
         if not configured and os.path.isdir(folder or "") and not glob.glob(f"*{CONFIG_NAME}", root_dir=folder):
             raise ValueError(f"{folder} has no {CONFIG_NAME}; give the folder that save_pretrained wrote.")
         kwargs.setdefault("use_safetensors", True)  # a pickle could hold code
+        kwargs, clip_size = _take_clip_size(folder, kwargs)
         may_differ = kwargs.pop("ignore_mismatched_sizes", False)
         try:
             loaded: Any = super().from_pretrained(
@@ -441,8 +479,10 @@ class VJEPAPreTrainedModel(PreTrainedModel):
         except SafetensorError as error:
             raise ValueError(f"{folder} holds a damaged .safetensors file ({error}); copy it here again.") from error
         model, info = loaded
-        check_parts_are_whole(model, info["missing_keys"], folder)
+        if kwargs.get("state_dict") != {}:
+            check_parts_are_whole(model, info["missing_keys"], folder)
         check_shapes(info["mismatched_keys"], may_differ, folder)
+        model.resize_position_embeddings(**clip_size)
         return loaded if output_loading_info else model
 
     @torch.no_grad()
@@ -458,7 +498,7 @@ class VJEPAPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, (VJEPAEmbeddings, VJEPAPredictor)):
             table = module.position_embeddings
-            init.copy_(table, sincos_positions(self.config.grid_size, table.shape[1], self.config.uniform_power))
+            init.copy_(table, initial_positions(self.config, table.shape[1]))
             if isinstance(module, VJEPAPredictor) and not self.config.pred_zero_init_mask_tokens:
                 init.trunc_normal_(module.mask_tokens, std=std)
             elif isinstance(module, VJEPAPredictor):
@@ -466,23 +506,45 @@ class VJEPAPreTrainedModel(PreTrainedModel):
         elif isinstance(module, VJEPAAttentivePooler):
             init.trunc_normal_(module.query_tokens, std=std)
 
+    def _choose_outputs(
+        self, output_hidden_states: HiddenStateChoice, output_attentions: bool | None
+    ) -> tuple[HiddenStateChoice, bool]:
+        """Replace arguments that are None by those of the configuration, and check them."""
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        check_attentions(bool(output_attentions), self.config._attn_implementation)
+        return output_hidden_states, bool(output_attentions)
+
     @torch.no_grad()
-    def resize_position_embeddings(  # type: ignore[override]  # a number of positions would not say their grid
-        self, num_frames: int | None = None, image_size: int | tuple[int, int] | None = None
+    def resize_position_embeddings(
+        self,
+        new_num_position_embeddings: int | None = None,
+        num_frames: int | None = None,
+        image_size: int | Sequence[int] | None = None,
     ) -> None:
         """Configure the model for clips of another length or size, and resample the stored position embeddings.
 
         Features of such clips stay the same, because `forward` resamples the embeddings for any size of clip.
 
         Args:
+            new_num_position_embeddings: argument of the base class; a number of positions does not define a grid.
             num_frames: frames of a clip; None keeps the number.
             image_size: pixels of a side, or (height, width); None keeps the size.
 
         Raises:
-            ValueError: a size that is not a multiple of the tubelet size.
+            ValueError: a size that is not a multiple of the tubelet size, or a number of positions.
         """
+        if new_num_position_embeddings is not None:
+            raise ValueError(
+                f"new_num_position_embeddings={new_num_position_embeddings} does not define a grid of time steps, "
+                "rows and columns; pass num_frames=... or image_size=..."
+            )
         changes = {"num_frames": num_frames, "image_size": image_size}
         changes = {name: value for name, value in changes.items() if value is not None}
+        if not changes:
+            return
         old, new = self.config.grid_size, type(self.config)(**self.config.to_diff_dict() | changes).grid_size
         for module in self.modules():
             if isinstance(module, (VJEPAEmbeddings, VJEPAPredictor)):
@@ -490,6 +552,25 @@ class VJEPAPreTrainedModel(PreTrainedModel):
             if isinstance(getattr(module, "config", None), VJEPAConfig):
                 for name, value in changes.items():
                     setattr(module.config, name, value)
+
+
+def _take_clip_size(folder: Any, kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split the arguments of `from_pretrained`: those that load a folder as it was saved, and the wanted clip size."""
+    fields, names = ("num_frames", "image_size"), VJEPAConfig.attribute_map
+    clip_size = {names.get(name, name): kwargs[name] for name in kwargs if names.get(name, name) in fields}
+    kwargs = {name: value for name, value in kwargs.items() if names.get(name, name) not in fields}
+    config = kwargs.get("config")
+    if isinstance(config, VJEPAConfig) and folder is not None:
+        of_hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+        try:
+            stored = VJEPAConfig.from_pretrained(folder, **of_hub)
+        except OSError:  # weights without a configuration have the one that was given
+            return kwargs, clip_size
+        clip_size = {name: getattr(config, name) for name in fields} | clip_size
+        kwargs["config"] = copy.deepcopy(config)
+        for name in fields:
+            setattr(kwargs["config"], name, getattr(stored, name))
+    return kwargs, clip_size
 
 
 class VJEPAModel(VJEPAPreTrainedModel):
@@ -521,7 +602,7 @@ class VJEPAModel(VJEPAPreTrainedModel):
         target_mask: torch.Tensor | None = None,
         mask_token_index: int = 0,
         grid_size: Grid | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: HiddenStateChoice = None,
         output_attentions: bool | None = None,
         **kwargs,
     ) -> VJEPAModelOutput:
@@ -534,7 +615,8 @@ class VJEPAModel(VJEPAPreTrainedModel):
             target_mask: indices `(B, M)` of the tokens to predict from the context; needs `context_mask`.
             mask_token_index: which mask token stands for the targets; the index of the mask type.
             grid_size: token grid (t, h, w) of `tubelets`, where it is not the configured one.
-            output_hidden_states: whether to return the residual stream after every layer.
+            output_hidden_states: whether to return the embeddings and the residual stream after every layer; an index
+                or several: only those, and None for the others.
             output_attentions: whether to return attention weights; needs `attn_implementation="eager"`.
 
         Raises:
@@ -542,11 +624,7 @@ class VJEPAModel(VJEPAPreTrainedModel):
             TypeError: an unknown argument.
         """
         check_arguments(self, kwargs)
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
-        if output_attentions is None:
-            output_attentions = self.config.output_attentions
-        check_attentions(bool(output_attentions), self.config._attn_implementation)
+        output_hidden_states, output_attentions = self._choose_outputs(output_hidden_states, output_attentions)
         tubelets, grid = self.tokenize(pixel_values_videos, tubelets, grid_size)
         check_mask("context_mask", context_mask, tubelets)
         check_mask("target_mask", target_mask, tubelets)
@@ -556,6 +634,8 @@ class VJEPAModel(VJEPAPreTrainedModel):
         if target_mask is not None and predictor is None:
             raise ValueError("target_mask needs a predictor; load the model without add_predictor=False.")
 
+        if target_mask is None and predictor is not None:
+            warn_of_unused_predictor(predictor)
         outputs = self.encoder(tubelets, grid, context_mask, output_hidden_states, output_attentions)
         if target_mask is not None and predictor is not None:
             outputs.predictor_hidden_state = predictor(
@@ -581,6 +661,18 @@ class VJEPAModel(VJEPAPreTrainedModel):
         _, num_frames, _, height, width = pixel_values_videos.shape
         grid = grid_size(num_frames, height, width, config.tubelet_size, config.patch_size)
         return to_tubelets(pixel_values_videos, config.tubelet_size, config.patch_size), grid
+
+
+def warn_of_unused_predictor(predictor: VJEPAPredictor) -> None:
+    """Warn that a predictor without `target_mask` gets no gradient, at which DistributedDataParallel fails."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not torch.distributed.is_initialized():
+        return
+    if any(weight.requires_grad for weight in predictor.parameters()):
+        logger.warning_once(
+            "VJEPAModel runs without target_mask, so the weights of its predictor get no gradient, and "
+            "DistributedDataParallel will fail. Load the model with from_pretrained(..., add_predictor=False), or "
+            "call model.predictor.requires_grad_(False)."
+        )
 
 
 class VJEPAForPreTraining(VJEPAPreTrainedModel):
@@ -625,6 +717,9 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         target_masks: Sequence[torch.Tensor],
         mask_type_indices: Sequence[int] | None = None,
         target_hidden_state: torch.Tensor | None = None,
+        output_hidden_states: HiddenStateChoice = None,
+        output_attentions: bool | None = None,
+        return_loss: bool = True,
         **kwargs,
     ) -> VJEPAForPreTrainingOutput:
         """Compute the loss of a batch of clips (paper, equation 1 and section 3.2).
@@ -640,12 +735,16 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
             mask_type_indices: which mask type each entry is, from 0; default 0, 1, ... Type i uses mask token i modulo
                 the number of mask tokens.
             target_hidden_state: `(B, N, D)`, as an earlier call on the same clips returned it.
+            output_hidden_states: as in `VJEPAModel`, of the context encoder.
+            output_attentions: as in `VJEPAModel`, of the context encoder.
+            return_loss: whether to return `loss`; a `Trainer` reads here that this model needs no labels for it.
 
         Raises:
             ValueError: lists that are empty or differ in length, a mask or a hidden state of the wrong shape.
             TypeError: an unknown argument.
         """
         check_arguments(self, kwargs)
+        output_hidden_states, output_attentions = self._choose_outputs(output_hidden_states, output_attentions)
         if mask_type_indices is None:
             mask_type_indices = range(len(context_masks))
         check_mask_lists(context_masks, target_masks, mask_type_indices)
@@ -657,22 +756,24 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         check_target_hidden_state(target_hidden_state, (*tubelets.shape[:2], self.config.hidden_size))
         predictor = self.vjepa.predictor
         assert predictor is not None  # `__init__` makes one
-        losses, predictions, targets, context_hidden_states = [], [], [], []
+        losses, predictions, targets, contexts = [], [], [], []
         for context_mask, target_mask, index in zip(context_masks, target_masks, mask_type_indices, strict=True):
-            context = self.context_encoder(tubelets, grid, context_mask).last_hidden_state
-            prediction = predictor(context, grid, context_mask, target_mask, index)
+            context = self.context_encoder(tubelets, grid, context_mask, output_hidden_states, output_attentions)
+            prediction = predictor(context.last_hidden_state, grid, context_mask, target_mask, index)
             target = take_tokens(target_hidden_state, target_mask)
             losses.append(nn.functional.l1_loss(prediction.float(), target))
             predictions.append(prediction)
             targets.append(target)
-            context_hidden_states.append(context)
+            contexts.append(context)
         return VJEPAForPreTrainingOutput(
-            loss=torch.stack(losses).mean(),
+            loss=torch.stack(losses).mean() if return_loss else None,
             losses=tuple(losses),
             predictions=tuple(predictions),
             targets=tuple(targets),
-            context_hidden_states=tuple(context_hidden_states),
+            context_hidden_states=tuple(context.last_hidden_state for context in contexts),
             target_hidden_state=target_hidden_state,
+            hidden_states=tuple(context.hidden_states for context in contexts) if contexts[0].hidden_states else None,
+            attentions=tuple(context.attentions for context in contexts) if contexts[0].attentions else None,
         )
 
     @torch.no_grad()
@@ -721,7 +822,7 @@ class VJEPAForVideoClassification(VJEPAPooledModel):
         self,
         pixel_values_videos: torch.Tensor,
         labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: HiddenStateChoice = None,
         output_attentions: bool | None = None,
         **kwargs,
     ) -> ImageClassifierOutput:
@@ -736,7 +837,7 @@ class VJEPAForVideoClassification(VJEPAPooledModel):
             pixel_values_videos: normalized clips.
             labels: class indices `(B,)`. With `config.problem_type` "single_label_classification" also the shares
                 `(B, L)` that the classes have of a clip, see `soft_cross_entropy`.
-            output_hidden_states: whether to return the residual stream after every layer, of a single clip.
+            output_hidden_states: as in `VJEPAModel`, of a single clip.
             output_attentions: whether to return attention weights, of a single clip; needs
                 `attn_implementation="eager"`.
 
@@ -746,7 +847,7 @@ class VJEPAForVideoClassification(VJEPAPooledModel):
         """
         check_arguments(self, kwargs)
         if labels is not None:
-            check_labels(labels, len(pixel_values_videos), self.config)
+            check_labels(labels, pixel_values_videos.shape[0], self.config)
         has_views = getattr(pixel_values_videos, "ndim", None) == 6
         check_clips(pixel_values_videos[:, 0] if has_views else pixel_values_videos, self.config.num_channels)
         videos = pixel_values_videos if has_views else pixel_values_videos[:, None]
@@ -811,7 +912,7 @@ class VJEPAForActionDetection(VJEPAPooledModel):
         boxes: torch.Tensor,
         box_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: HiddenStateChoice = None,
         output_attentions: bool | None = None,
         **kwargs,
     ) -> VJEPAForActionDetectionOutput:
@@ -824,64 +925,64 @@ class VJEPAForActionDetection(VJEPAPooledModel):
             box_mask: `(B, R)`, True for a box and False for the padding of a clip with fewer boxes than others; None
                 for boxes everywhere. Clips may have no box at all.
             labels: `(B, R, L)`, 1 for the actions of a box and 0 for the others.
-            output_hidden_states: whether to return the residual stream after every layer.
-            output_attentions: whether to return attention weights; needs `attn_implementation="eager"`.
+            output_hidden_states: as in `VJEPAModel`.
+            output_attentions: as in `VJEPAModel`.
 
         Raises:
             ValueError: for shapes that do not fit each other, and for boxes that are empty or not within [0, 1].
         """
         check_arguments(self, kwargs)
-        tubelets, grid = self.vjepa.tokenize(pixel_values_videos)
+        check_clips(pixel_values_videos, self.config.num_channels)
         if box_mask is None:
             box_mask = torch.ones(boxes.shape[:2], dtype=torch.bool, device=boxes.device)
-        check_boxes(boxes, box_mask, labels, len(tubelets), self.config)
+        check_boxes(boxes, box_mask, labels, pixel_values_videos.shape[0], self.config)
         outputs = self.vjepa(
-            tubelets=tubelets,
-            grid_size=grid,
+            pixel_values_videos,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             return_dict=True,
         )
-        # Padding is left out before the work begins: n boxes in all.
-        real_boxes, clips = boxes[box_mask], box_mask.nonzero()[:, 0]
-        num_boxes = len(real_boxes)
-        if num_boxes == 0:
-            # Attention does not run on nothing, and a loss must reach every parameter: a box that is left out below.
-            real_boxes, clips = boxes.new_tensor([[0.0, 0.0, 1.0, 1.0]]), clips.new_zeros(1)
-        tokens = box_features(outputs.last_hidden_state, grid, real_boxes, clips, self.config.roi_size)
-        box_logits = self.classifier(self.pooler(tokens))[:num_boxes]  # (n, L)
+        _, num_frames, _, height, width = pixel_values_videos.shape
+        grid = grid_size(num_frames, height, width, self.config.tubelet_size, self.config.patch_size)
+        # Padding takes part as a box of the whole frame, so that no shape depends on the values of `box_mask`.
+        whole_frame = boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
+        real_boxes = torch.where(box_mask[..., None], boxes, whole_frame)
+        if boxes.shape[1] == 0:  # attention needs at least one box, and the loss must reach every parameter
+            real_boxes = whole_frame.expand(boxes.shape[0], 1, -1)
+        tokens = box_features(outputs.last_hidden_state, grid, real_boxes, self.config.roi_size)
+        box_logits = self.classifier(self.pooler(tokens)).unflatten(0, real_boxes.shape[:2])
+        box_logits = box_logits[:, : boxes.shape[1]]  # (B, R, L)
         loss = None
         if labels is not None:
-            loss = nn.functional.binary_cross_entropy_with_logits(
-                box_logits.float(), labels[box_mask].float(), reduction="sum"
-            ) / max(1, box_logits.numel())
-        logits = box_logits.new_full((*box_mask.shape, box_logits.shape[-1]), torch.finfo(box_logits.dtype).min)
-        logits[box_mask] = box_logits
+            losses = nn.functional.binary_cross_entropy_with_logits(
+                box_logits.float(), labels.where(box_mask[..., None], 0).float(), reduction="none"
+            )
+            num_terms = box_mask.sum() * box_logits.shape[-1]
+            loss = losses.where(box_mask[..., None], 0.0).sum() / num_terms.clamp_min(1)
+        logits = box_logits.masked_fill(~box_mask[..., None], torch.finfo(box_logits.dtype).min)
         return VJEPAForActionDetectionOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
 
 
-def box_features(
-    features: torch.Tensor, grid: Grid, boxes: torch.Tensor, clips: torch.Tensor, roi_size: int
-) -> torch.Tensor:
-    """Features `(n, t * roi_size * roi_size, D)` inside boxes, from those of whole clips, `(B, N, D)`.
+def box_features(features: torch.Tensor, grid: Grid, boxes: torch.Tensor, roi_size: int) -> torch.Tensor:
+    """Features `(B * R, t * roi_size * roi_size, D)` inside boxes, from those of whole clips, `(B, N, D)`.
 
     Args:
         features: one vector a token.
         grid: token grid (t, h, w) of the clips.
-        boxes: `(n, 4)` as x1, y1, x2, y2 between 0 and 1.
-        clips: `(n,)`, the clip that each box belongs to.
+        boxes: `(B, R, 4)` as x1, y1, x2, y2 between 0 and 1.
         roi_size: rows and columns that a box is cut into at each time step.
     """
     t, h, w = grid
     # Time beside the channels, so that one box cuts all time steps: (B, t * h * w, D) -> (B, t * D, h, w)
     volume = features.unflatten(1, (t, h, w)).permute(0, 1, 4, 2, 3).flatten(1, 2)
     corners = boxes * boxes.new_tensor([w, h, w, h])
-    rois = torch.cat([clips[:, None].to(corners), corners], dim=1)
+    clips = torch.arange(boxes.shape[0], device=boxes.device)[:, None, None].expand(-1, boxes.shape[1], 1)
+    rois = torch.cat([clips.to(corners), corners], dim=-1).flatten(0, 1)  # (B * R, 5)
     # In single precision: the operation knows no bfloat16 on a CPU.
     regions = roi_align(volume.float(), rois.float(), roi_size, aligned=True).to(features.dtype)
-    # (n, t * D, roi_size, roi_size) -> (n, t * roi_size * roi_size, D)
+    # (B * R, t * D, roi_size, roi_size) -> (B * R, t * roi_size * roi_size, D)
     return regions.unflatten(1, (t, -1)).permute(0, 1, 3, 4, 2).flatten(1, 3)
 
 

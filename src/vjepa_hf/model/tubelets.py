@@ -39,9 +39,11 @@ def to_tubelets(video: torch.Tensor, tubelet_size: int, patch_size: int) -> torc
         raise ValueError(f"a batch of clips has the shape (B, T, C, H, W), got {tuple(video.shape)}.")
     batch, num_frames, channels, height, width = video.shape
     t, h, w = grid_size(num_frames, height, width, tubelet_size, patch_size)
-    blocks = video.reshape(batch, t, tubelet_size, channels, h, patch_size, w, patch_size)
-    # (B, t, tubelet, C, h, p, w, p) -> (B, t, h, w, C, tubelet, p, p)
-    return blocks.permute(0, 1, 4, 6, 3, 2, 5, 7).reshape(batch, t * h * w, -1)
+    # In two steps, because ExecuTorch knows six dimensions: (B t, tubelet, C, H W) -> (B t, C, tubelet, H W), and then
+    # (B t, C tubelet, h, p, w, p) -> (B t, h, w, C tubelet, p, p)
+    frames = video.reshape(batch * t, tubelet_size, channels, height * width).transpose(1, 2)
+    blocks = frames.reshape(batch * t, channels * tubelet_size, h, patch_size, w, patch_size)
+    return blocks.permute(0, 2, 4, 1, 3, 5).reshape(batch, t * h * w, channels * tubelet_size * patch_size**2)
 
 
 def take_tokens(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

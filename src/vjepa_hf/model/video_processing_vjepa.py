@@ -3,6 +3,7 @@
 Shapes: B videos, V clips per video, T frames, C channels, H x W pixels.
 """
 
+import copy
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -24,6 +25,7 @@ from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
+from .configuration_vjepa import check_spelling, drop_references_to_code
 from .frame_sampling import regular_clips, resolve_frame_step
 from .tubelets import to_tubelets
 from .video_io import VideoFile
@@ -111,23 +113,45 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
     return_tensors = "pt"
 
     def __init__(self, **kwargs: Unpack[VJEPAVideoProcessorKwargs]) -> None:
+        check_spelling(kwargs, self.valid_kwargs.__annotations__, "setting", type(self).__name__)
         size = kwargs.get("size")
         if size is not None and kwargs.get("crop_size") is None:
             sides = size if isinstance(size, dict) else {}
             kwargs["crop_size"] = sides.get("shortest_edge", size)
         super().__init__(**kwargs)  # type: ignore[misc, arg-type]
 
-    def sample_frames(  # type: ignore[override]
+    @classmethod
+    def from_dict(  # type: ignore[override]  # the base classes do not agree on the name
+        cls, video_processor_dict: dict[str, Any], **kwargs: Any
+    ) -> Any:
+        """Make a processor of saved settings; `kwargs` replace some of them. A misspelt one is a `ValueError`."""
+        check_spelling(kwargs, cls.valid_kwargs.__annotations__, "setting", cls.__name__)
+        return super().from_dict(video_processor_dict, **kwargs)
+
+    def to_json_file(self, json_file_path: str | os.PathLike) -> None:
+        """Write the settings to a file, without references to code that is not in the folder of the file."""
+        processor = copy.copy(self)
+        drop_references_to_code(processor, os.path.dirname(json_file_path))
+        super(VJEPAVideoProcessor, processor).to_json_file(json_file_path)
+
+    def sample_frames(
         self,
         metadata: VideoMetadata,
-        num_frames: int,
-        frame_step: float,
-        num_clips: int,
-        short_video: str,
-        fps: float | None = None,
+        num_frames: int | None = None,
+        fps: int | float | None = None,
+        frame_step: float | None = None,
+        num_clips: int | None = None,
+        short_video: str | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        """Return the frame numbers of a clip `(T,)`, or of several clips `(V, T)`."""
+        """Return the frame numbers of a clip `(T,)`, or of several clips `(V, T)`; None: the setting of the processor.
+
+        With a `frame_step`, `fps=None` means no fps.
+        """
+        if frame_step is None:
+            frame_step, fps = self.frame_step, self.fps if fps is None else fps
+        num_frames, num_clips = num_frames or self.num_frames, num_clips or self.num_clips
+        short_video = short_video or self.short_video
         total_frames = metadata.total_num_frames
         if metadata.video_backend is None and total_frames in (1, num_frames):
             # An image, which is repeated, or an array of frames that were sampled before.

@@ -1,0 +1,20 @@
+"""`pipeline("video-classification")` for V-JEPA: batches of videos, and saving with the video processor."""
+
+from typing import Any
+
+from transformers.pipelines.video_classification import VideoClassificationPipeline
+
+from .model.configuration_vjepa import VJEPAConfig
+
+
+class VJEPAVideoClassificationPipeline(VideoClassificationPipeline):
+    """Pipeline of transformers that takes a `batch_size`, and loads again after `save_pretrained`.
+
+    transformers (5.17 to 5.24) batches and saves a feature extractor, but not a video processor. Therefore the
+    video processor of a V-JEPA model is the feature extractor too. Other models are not affected.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.model.config.model_type == VJEPAConfig.model_type and self.feature_extractor is None:
+            self.feature_extractor = self.video_processor  # type: ignore[assignment]
