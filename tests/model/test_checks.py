@@ -31,7 +31,7 @@ def run(model, *args, **kwargs):
             "bool_masked_pos; the arguments are pixel_values_videos",
         ),
         ("tiny_classifier", {"label": torch.tensor([0, 1])}, "label; did you mean labels?"),
-        ("tiny_pretraining_model", {"output_hidden_states": True}, "unknown argument output_hidden_states"),
+        ("tiny_pretraining_model", {"context_mask": CONTEXT}, "context_mask; did you mean context_masks?"),
     ],
 )
 def test_an_unknown_argument_is_an_error_that_names_the_nearest(request, tiny_clip, model, given, message):
@@ -50,16 +50,18 @@ def test_what_wrappers_and_trainers_pass_to_every_model_is_accepted(tiny_model, 
 # Weights that do not fit
 
 
-@pytest.mark.parametrize("more", [{}, {"ignore_mismatched_sizes": True}])
-def test_another_clip_size_is_an_error_that_says_how_to_resize(tiny_model, tmp_path, more):
-    tiny_model.save_pretrained(tmp_path)
+def test_weights_for_another_clip_size_without_a_configuration_are_an_error(tiny_model, tiny_config):
+    weights = tiny_model.state_dict()
+    tiny_config.image_size = 64
     with pytest.raises(ValueError, match="resize_position_embeddings"):
-        VJEPAModel.from_pretrained(tmp_path, image_size=64, **more)
+        VJEPAModel.from_pretrained(None, config=tiny_config, state_dict=weights)
 
 
 def test_other_shapes_are_an_error_unless_asked_for(tiny_classifier, tmp_path):
     tiny_classifier.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="classifier.bias of shape .*ignore_mismatched_sizes=True"):
+        VJEPAForVideoClassification.from_pretrained(tmp_path, num_labels=7)
+    with pytest.raises(RuntimeError):  # as transformers raises
         VJEPAForVideoClassification.from_pretrained(tmp_path, num_labels=7)
     model = VJEPAForVideoClassification.from_pretrained(tmp_path, num_labels=7, ignore_mismatched_sizes=True)
     assert model.classifier.weight.shape[0] == 7

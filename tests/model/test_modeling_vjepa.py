@@ -8,8 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
+from vjepa_hf import (
+    VJEPAConfig,
+    VJEPAForActionDetection,
+    VJEPAForPreTraining,
+    VJEPAForVideoClassification,
+    VJEPAModel,
+)
 from vjepa_hf.model.modeling_vjepa import (
+    VJEPAAttention,
     VJEPACrossAttention,
     VJEPADropPath,
     average_views,
@@ -119,10 +126,35 @@ def test_a_tuple_is_returned_where_asked(tiny_model, tiny_clip):
     assert isinstance(outputs, tuple) and outputs[0].shape == (2, 32, 48)
 
 
-def test_a_configuration_may_ask_for_tuples(tiny_model, tiny_classifier, tiny_clip):
-    for model in (tiny_model, tiny_classifier):
-        model.config.return_dict = False
-        assert isinstance(run(model, tiny_clip), tuple)
+def test_only_the_chosen_hidden_states_are_returned(tiny_model, tiny_clip):
+    every = run(tiny_model, tiny_clip, output_hidden_states=True).hidden_states
+    for chosen, indices in (([0, -1], {0, 2}), ([1], {1}), (-1, {2}), (0, {0}), ((2, 1), {1, 2})):
+        states = run(tiny_model, tiny_clip, output_hidden_states=chosen).hidden_states
+        assert len(states) == 3
+        for index, state in enumerate(states):
+            assert torch.equal(state, every[index]) if index in indices else state is None
+    assert run(tiny_model, tiny_clip, output_hidden_states=[]).hidden_states is None
+    with pytest.raises(ValueError, match=r"output_hidden_states=\[0, 3\] contains 3; the 3 hidden states"):
+        tiny_model(tiny_clip, output_hidden_states=[0, 3])
+
+
+def test_pretraining_returns_hidden_states_and_attentions_of_the_context_encoder(tiny_pretraining_model, tiny_clip):
+    model = tiny_pretraining_model
+    (context_a, target_a), (context_b, target_b) = masks(), masks(num_context=4, num_targets=20, seed=1)
+    assert run(model, tiny_clip, [context_a], [target_a]).hidden_states is None
+    model.set_attn_implementation("eager")
+    arguments = (tiny_clip, [context_a, context_b], [target_a, target_b])
+    outputs = run(model, *arguments, output_hidden_states=[0, -1], output_attentions=True)
+    for hidden_states, features in zip(outputs.hidden_states, outputs.context_hidden_states, strict=True):
+        assert hidden_states[0].shape == features.shape and hidden_states[1] is None
+        assert torch.equal(model.context_encoder.norm(hidden_states[2]), features)
+    shapes = [[weights.shape[-1] for weights in attentions] for attentions in outputs.attentions]
+    assert shapes == [[10, 10], [4, 4]]
+    model.config.output_hidden_states = True
+    assert len(run(model, *arguments).hidden_states) == 2
+    model.set_attn_implementation("sdpa")
+    with pytest.raises(ValueError, match='attn_implementation="eager"'):
+        model(*arguments, output_attentions=True)
 
 
 # Attention implementations and dtypes
@@ -193,8 +225,12 @@ def test_gradient_checkpointing_changes_memory_not_gradients(tiny_pretraining_mo
             torch.testing.assert_close(ours.grad, other.grad)
 
 
-def test_every_path_compiles_into_one_graph(tiny_model, tiny_pretraining_model, tiny_classifier, tiny_clip):
+def test_every_path_compiles_into_one_graph(
+    tiny_model, tiny_pretraining_model, tiny_classifier, tiny_config, tiny_clip
+):
     context, target = masks()
+    tiny_config.num_labels = 2
+    tiny_detector = VJEPAForActionDetection(tiny_config).eval()
     pretraining_inputs = (tiny_clip, [context, target], [target, context])
     checkpointed = copy.deepcopy(tiny_pretraining_model).train()
     checkpoint_activations(checkpointed)
@@ -207,6 +243,8 @@ def test_every_path_compiles_into_one_graph(tiny_model, tiny_pretraining_model, 
         (checkpointed, pretraining_inputs, {}),
         (tiny_classifier, (tiny_clip,), {"labels": torch.tensor([0, 2])}),
         (tiny_classifier, (torch.stack([tiny_clip, tiny_clip], dim=1),), {}),
+        (tiny_detector, (tiny_clip, BOXES), {}),
+        (tiny_detector, (tiny_clip, BOXES, torch.tensor([[True, False]] * 2), torch.ones(2, 2, 2)), {}),
     ]
     for model, args, kwargs in calls:
         torch.compiler.reset()
@@ -221,12 +259,6 @@ def test_compiled_graph_serves_other_token_counts(tiny_model, tiny_clip):
         context, target = masks(num_context=num_context, num_targets=30 - num_context)
         kwargs = {"context_mask": context, "target_mask": target}
         torch.testing.assert_close(run(compiled, tiny_clip, **kwargs)[1], run(tiny_model, tiny_clip, **kwargs)[1])
-
-
-def test_encoder_and_classifier_export(tiny_model, tiny_classifier, tiny_clip):
-    for model in (tiny_model, tiny_classifier):
-        program = torch.export.export(model, (tiny_clip,), strict=False)
-        torch.testing.assert_close(program.module()(tiny_clip)[0], model(tiny_clip)[0])
 
 
 # Wrong inputs
@@ -449,45 +481,118 @@ def test_cross_attention_has_no_output_projection(tiny_config, attention):
 # Modules that other libraries replace, wrap or hook
 
 
-def test_every_linear_layer_is_exactly_a_linear_layer(tiny_config):
-    for model in (VJEPAForPreTraining(tiny_config), VJEPAForVideoClassification(tiny_config)):
-        linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-        assert linear and all(type(module) is nn.Linear for module in linear)
+class Counted(nn.Module):
+    """A module in place of another, as quantizers, adapters and wrappers make them; it counts its calls."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.inside, self.calls = module, 0
+
+    def forward(self, *args, **kwargs):
+        self.calls += 1
+        return self.inside(*args, **kwargs)
 
 
-def test_every_module_with_weights_is_called(tiny_config, tiny_clip):
-    """A module whose weights its parent reads is passed by by quantizers, adapters and offloading."""
-    tiny_config.num_pooler_layers = 2
-    context, target = masks()
-    for model, arguments in (
-        (VJEPAForPreTraining(tiny_config), ([context], [target])),
-        (VJEPAForVideoClassification(tiny_config), ()),
-    ):
-        with_weights = {name: module for name, module in model.named_modules() if module._parameters}
-        called = set()
-        for name, module in with_weights.items():
-            module.register_forward_hook(lambda *_, name=name, called=called: called.add(name))
-        run(model, tiny_clip, *arguments)
-        assert called == set(with_weights)
+BOXES = torch.tensor([[[0.0, 0.0, 0.5, 1.0], [0.2, 0.2, 0.9, 1.0]]]).expand(2, -1, -1)
+CONTEXT, TARGET = masks()
+# Class -> the arguments that make it use every weight it has, next to a clip.
+EVERY_MODEL = {
+    VJEPAModel: {"context_mask": CONTEXT, "target_mask": TARGET},
+    VJEPAForPreTraining: {"context_masks": [CONTEXT], "target_masks": [TARGET]},
+    VJEPAForVideoClassification: {},
+    VJEPAForActionDetection: {"boxes": BOXES},
+}
+every_model = pytest.mark.parametrize(("model_class", "arguments"), EVERY_MODEL.items())
 
 
-@pytest.mark.parametrize("targets", ["all-linear", ["projection"]])
-def test_adapters_reach_every_layer_they_name_and_merge_to_the_same_answer(tiny_classifier, tiny_clip, targets):
+def without_call(model, arguments, clip):
+    """Names of the modules with parameters whose replacement is not noticed."""
+    missed = []
+    for name, module in list(model.named_modules()):
+        if not module._parameters or not name:
+            continue
+        parent, _, attribute = name.rpartition(".")
+        counted = Counted(module)
+        setattr(model.get_submodule(parent), attribute, counted)
+        run(model, clip, **arguments)
+        setattr(model.get_submodule(parent), attribute, module)
+        missed += [name] if not counted.calls else []
+    return missed
+
+
+@every_model
+def test_every_module_with_weights_may_be_replaced_by_one_that_calls_it(
+    model_class, arguments, tiny_config, tiny_clip
+):
+    """A module whose weights its parent reads is passed by by quantizers, adapters, offloading and hooks."""
+    tiny_config.num_pooler_layers, tiny_config.num_hidden_layers, tiny_config.pred_num_hidden_layers = 2, 1, 1
+    model = model_class(tiny_config).eval()
+    assert without_call(model, arguments, tiny_clip) == []
+    # The guard can fail: an attention that does not call its layers.
+    attention = next(module for module in model.modules() if isinstance(module, VJEPAAttention))
+    attention.forward = lambda hidden_states: (hidden_states, None)
+    assert any(name.endswith("qkv") for name in without_call(model, arguments, tiny_clip))
+
+
+@every_model
+def test_few_parameters_have_no_module_of_their_own(model_class, arguments, tiny_config):
+    model = model_class(tiny_config)
+    own = {
+        name.rpartition(".")[2] for module in model.modules() if list(module.children()) for name in module._parameters
+    }
+    expected = {"VJEPAModel": {"mask_tokens"}, "VJEPAForPreTraining": {"mask_tokens"}}
+    assert own == expected.get(model_class.__name__, {"query_tokens"})
+
+
+@every_model
+def test_every_linear_layer_is_exactly_a_linear_layer(model_class, arguments, tiny_config):
+    linear = [module for module in model_class(tiny_config).modules() if isinstance(module, nn.Linear)]
+    assert linear and all(type(module) is nn.Linear for module in linear)
+
+
+@every_model
+def test_a_configuration_may_ask_for_tuples(model_class, arguments, tiny_config, tiny_clip):
+    model = model_class(tiny_config).eval()
+    expected = run(model, tiny_clip, **arguments)[0]
+    model.config.return_dict = False
+    outputs = run(model, tiny_clip, **arguments)
+    assert isinstance(outputs, tuple) and torch.equal(outputs[0], expected)
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["projection"], ["kv"]], ids=["all", "projection", "kv"])
+@pytest.mark.parametrize("model_class", [VJEPAForVideoClassification, VJEPAForActionDetection])
+def test_adapters_reach_every_layer_they_name_and_merge_to_the_same_answer(
+    model_class, targets, tiny_config, tiny_clip
+):
     peft = pytest.importorskip("peft")
     torch.manual_seed(0)
-    config = peft.LoraConfig(r=2, target_modules=targets, init_lora_weights=False)
-    adapted = peft.get_peft_model(tiny_classifier, config).eval()
-    adapted(tiny_clip, labels=torch.tensor([0, 1])).loss.backward()
+    model, arguments = model_class(tiny_config).eval(), EVERY_MODEL[model_class]
+    plain = run(model, tiny_clip, **arguments).logits
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=targets, init_lora_weights=False)).eval()
+    adapted(tiny_clip, **arguments).logits.square().sum().backward()
     assert all(weight.grad is not None for weight in adapted.parameters() if weight.requires_grad)
-    expected = run(adapted, tiny_clip).logits
-    torch.testing.assert_close(run(adapted.merge_and_unload(), tiny_clip).logits, expected, rtol=1e-4, atol=1e-4)
+    expected = run(adapted, tiny_clip, **arguments).logits
+    assert not torch.allclose(expected, plain)
+    merged = run(adapted.merge_and_unload(), tiny_clip, **arguments).logits
+    torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_weights_may_wait_elsewhere_until_their_module_is_called(tiny_model, tiny_classifier, tiny_clip):
+@every_model
+def test_weights_may_wait_elsewhere_until_their_module_is_called(
+    model_class, arguments, tiny_config, tiny_clip, tmp_path
+):
     accelerate = pytest.importorskip("accelerate")
-    for model in (tiny_model, tiny_classifier):
-        expected = run(model, tiny_clip)[0]
-        assert torch.equal(run(accelerate.cpu_offload(model, execution_device="cpu"), tiny_clip)[0], expected)
+    model = model_class(tiny_config).eval()
+    expected = run(model, tiny_clip, **arguments)[0]
+    in_memory = accelerate.cpu_offload(copy.deepcopy(model), execution_device="cpu")
+    assert torch.equal(run(in_memory, tiny_clip, **arguments)[0], expected)
+    on_disk = accelerate.disk_offload(copy.deepcopy(model), tmp_path / "off", execution_device="cpu")
+    assert torch.equal(run(on_disk, tiny_clip, **arguments)[0], expected)
+    model.save_pretrained(tmp_path / "model")
+    parts = {name: "disk" for name, _ in model.named_children()}
+    parts[min(parts)] = "cpu"
+    spread = model_class.from_pretrained(tmp_path / "model", device_map=parts, offload_folder=tmp_path / "parts")
+    assert torch.equal(run(spread.eval(), tiny_clip, **arguments)[0], expected)
 
 
 def test_drop_path_leaves_out_whole_samples_and_keeps_the_mean():
@@ -694,10 +799,142 @@ def test_two_hundred_updates_move_the_average_as_far_as_they_should(tiny_pretrai
 # Export of any batch
 
 
-@pytest.mark.parametrize("size", [1, 3, 5])
-def test_an_exported_classifier_takes_any_number_of_clips(tiny_classifier, size):
-    clips = torch.randn(2, 4, 3, 32, 32)
-    dynamic = {"pixel_values_videos": {0: torch.export.Dim("batch", min=1, max=16)}}
-    program = torch.export.export(tiny_classifier, (clips,), dynamic_shapes=dynamic, strict=False).module()
-    clips = torch.randn(size, 4, 3, 32, 32)
-    torch.testing.assert_close(program(clips)[0], tiny_classifier(clips)[0], rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("model_class", [VJEPAModel, VJEPAForVideoClassification, VJEPAForActionDetection])
+def test_an_exported_model_takes_any_number_of_clips_and_boxes(model_class, strict, tiny_config):
+    def inputs(num_clips, num_boxes):
+        arguments = {"pixel_values_videos": torch.randn(num_clips, 4, 3, 32, 32, generator=generator)}
+        if model_class is VJEPAForActionDetection:
+            corners = torch.rand(num_clips, num_boxes, 2, 2, generator=generator).sort(dim=2).values
+            arguments["boxes"] = corners.flatten(2)
+            arguments["box_mask"] = torch.rand(num_clips, num_boxes, generator=generator) > 0.3
+        return arguments
+
+    generator = torch.Generator().manual_seed(0)
+    model, any_size = model_class(tiny_config).eval(), torch.export.Dim.AUTO
+    example = inputs(2, 3)
+    dynamic = {
+        name: {0: any_size} if name == "pixel_values_videos" else {0: any_size, 1: any_size} for name in example
+    }
+    program = torch.export.export(model, (), example, dynamic_shapes=dynamic, strict=strict).module()
+    for sizes in ((1, 1), (3, 2), (5, 4)):
+        given = inputs(*sizes)
+        torch.testing.assert_close(program(**given)[0], model(**given)[0], rtol=1e-4, atol=1e-5)
+
+
+# Loading for another clip size
+
+
+def test_a_folder_loads_for_another_clip_size_as_if_resized_after_loading(tiny_pretraining_model, tmp_path):
+    from transformers import AutoConfig, AutoModel
+
+    with torch.no_grad():
+        for table in ("encoder.embeddings", "predictor"):
+            tiny_pretraining_model.vjepa.get_submodule(table).position_embeddings.add_(0.5)
+    tiny_pretraining_model.save_pretrained(tmp_path)
+    saved = VJEPAModel.from_pretrained(tmp_path)
+    for size in (
+        {"image_size": 64},
+        {"num_frames": 8, "image_size": (16, 64)},
+        {"crop_size": 16},
+        {"frames_per_clip": 2},
+    ):
+        expected = copy.deepcopy(saved)
+        names = {"crop_size": "image_size", "frames_per_clip": "num_frames"}
+        expected.resize_position_embeddings(**{names.get(name, name): value for name, value in size.items()})
+        config = AutoConfig.from_pretrained(tmp_path, **size)
+        for model in (
+            VJEPAModel.from_pretrained(tmp_path, **size),
+            VJEPAModel.from_pretrained(tmp_path, ignore_mismatched_sizes=True, **size),
+            AutoModel.from_pretrained(tmp_path, **size),
+            VJEPAModel.from_pretrained(tmp_path, config=config),
+            VJEPAForPreTraining.from_pretrained(tmp_path, **size).vjepa,
+        ):
+            assert model.config.grid_size == expected.config.grid_size == config.grid_size
+            for name, tensor in expected.state_dict().items():
+                assert torch.equal(model.state_dict()[name], tensor), (size, name)
+
+
+def test_a_clip_size_with_as_many_tokens_is_resampled_too(tiny_config, tmp_path):
+    tiny_config.image_size = (32, 64)
+    VJEPAModel(tiny_config).save_pretrained(tmp_path)
+    saved, clip = VJEPAModel.from_pretrained(tmp_path), torch.randn(1, 4, 3, 64, 32)
+    turned = VJEPAModel.from_pretrained(tmp_path, image_size=(64, 32))
+    assert not torch.equal(turned.encoder.embeddings.position_embeddings, saved.encoder.embeddings.position_embeddings)
+    torch.testing.assert_close(run(turned, clip)[0], run(saved, clip)[0])
+
+
+def test_a_size_that_tubelets_do_not_fill_is_an_error_when_loading(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="image_size=60 is not a positive multiple of patch_size=8"):
+        VJEPAModel.from_pretrained(tmp_path, image_size=60)
+
+
+def test_a_number_of_positions_does_not_resize_them(tiny_model):
+    with pytest.raises(ValueError, match="new_num_position_embeddings=64 does not define a grid.*num_frames"):
+        tiny_model.resize_position_embeddings(64)
+
+
+def test_an_empty_state_dict_gives_initial_weights_and_a_foreign_one_is_an_error(tiny_config):
+    model = VJEPAModel.from_pretrained(None, config=tiny_config, state_dict={})
+    assert model.encoder.layers[0].mlp.fc1.weight.std() > 0.01
+    with pytest.raises(ValueError, match="no weights of an encoder"):
+        VJEPAModel.from_pretrained(None, config=tiny_config, state_dict={"tensor": torch.zeros(1)})
+
+
+def test_position_tables_are_filled_where_they_are_made(tiny_config):
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():
+        bare = VJEPAForPreTraining(tiny_config)
+    filled = VJEPAForPreTraining(tiny_config)
+    tables = [name for name, _ in filled.named_buffers()]
+    assert len(tables) == 3
+    for name in tables:
+        assert torch.equal(bare.get_buffer(name), filled.get_buffer(name))
+
+
+# What other loops do with a model
+
+
+def test_the_trainer_of_transformers_finds_the_loss_of_pretraining(tiny_pretraining_model, tmp_path):
+    from transformers import Trainer, TrainingArguments
+
+    def collate(clips):
+        context, target = masks(batch=len(clips))
+        return {"pixel_values_videos": torch.stack(clips), "context_masks": [context], "target_masks": [target]}
+
+    clips = list(torch.randn(4, 4, 3, 32, 32))
+    arguments = TrainingArguments(
+        tmp_path, use_cpu=True, report_to="none", remove_unused_columns=False, disable_tqdm=True, max_steps=1
+    )
+    trainer = Trainer(
+        tiny_pretraining_model, arguments, train_dataset=clips, eval_dataset=clips, data_collator=collate
+    )
+    trainer.train()
+    with torch.no_grad():
+        expected = tiny_pretraining_model(**collate(clips)).loss.item()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
+    assert run(tiny_pretraining_model, **collate(clips), return_loss=False).loss is None
+
+
+def test_a_predictor_that_gets_no_gradient_in_a_process_group_is_named(tiny_model, tiny_clip, tmp_path, monkeypatch):
+    from vjepa_hf.model import modeling_vjepa
+
+    warnings = []
+    monkeypatch.setattr(modeling_vjepa.logger, "warning_once", warnings.append)
+    tiny_model(tiny_clip)
+    assert not warnings
+    store = f"file://{tmp_path}/store"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        run(tiny_model, tiny_clip)
+        tiny_model(tiny_clip, context_mask=CONTEXT, target_mask=TARGET)
+        assert not warnings
+        tiny_model(tiny_clip)
+        assert len(warnings) == 1 and "add_predictor=False" in warnings[0]
+        tiny_model.predictor.requires_grad_(False)
+        tiny_model(tiny_clip)
+        assert len(warnings) == 1
+    finally:
+        torch.distributed.destroy_process_group()

@@ -32,16 +32,16 @@ def logits(model, *args, **kwargs):
 
 def test_the_whole_frame_on_the_grid_of_the_tokens_gives_the_tokens():
     features = torch.randn(2, 2 * 3 * 3, 5, generator=torch.Generator().manual_seed(0))
-    whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
-    torch.testing.assert_close(box_features(features, (2, 3, 3), whole, torch.tensor([1]), 3), features[1:])
+    whole = torch.tensor([[[0.0, 0.0, 1.0, 1.0]]]).expand(2, -1, -1)
+    torch.testing.assert_close(box_features(features, (2, 3, 3), whole, 3), features)
 
 
 def test_a_box_holds_the_tokens_under_it_at_every_time_step():
     # Each token holds its own (time, row, column); a box over the lower left 2 x 4 of a 4 x 6 grid.
     grid = (2, 4, 6)
     places = torch.cartesian_prod(*(torch.arange(float(length)) for length in grid))[None]
-    box = torch.tensor([[0.0, 0.5, 2 / 3, 1.0]])
-    inside = box_features(places, grid, box, torch.tensor([0]), 2).view(2, 2, 2, 3)
+    box = torch.tensor([[[0.0, 0.5, 2 / 3, 1.0]]])
+    inside = box_features(places, grid, box, 2).view(2, 2, 2, 3)
     assert inside[0, ..., 0].unique().tolist() == [0.0] and inside[1, ..., 0].unique().tolist() == [1.0]
     assert inside[0, :, 0, 1].tolist() == [2.0, 3.0]
     assert inside[0, 0, :, 2].tolist() == [0.5, 2.5]  # columns 0 and 1, 2 and 3
@@ -79,11 +79,11 @@ def test_clips_without_any_box_are_allowed(detector, tiny_clip):
 
 def test_what_is_far_from_a_box_in_the_features_has_no_influence():
     features = torch.zeros(1, 32, 5)
-    box, clip = torch.tensor([[0.0, 0.0, 0.5, 0.5]]), torch.tensor([0])
+    box = torch.tensor([[[0.0, 0.0, 0.5, 0.5]]])
     features.view(2, 4, 4, 5)[:, 3:, :] = 7.0
-    assert (box_features(features, (2, 4, 4), box, clip, 2) == 0).all()
+    assert (box_features(features, (2, 4, 4), box, 2) == 0).all()
     features.view(2, 4, 4, 5)[1, 0, 0] = 7.0
-    assert (box_features(features, (2, 4, 4), box, clip, 2) != 0).any()
+    assert (box_features(features, (2, 4, 4), box, 2) != 0).any()
 
 
 def test_other_sizes_of_the_frame_keep_the_boxes(detector):
