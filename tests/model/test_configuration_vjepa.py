@@ -1,8 +1,11 @@
 """pytest tests/model/test_configuration_vjepa.py"""
 
+import json
+
 import pytest
 
-from vjepa_hf import VJEPAConfig
+from vjepa_hf import VJEPAConfig, VJEPAModel
+from vjepa_hf.model.configuration_vjepa import LARGEST
 
 
 def test_defaults_are_the_published_vitl16():
@@ -82,3 +85,52 @@ def test_values_that_do_not_fit_are_errors_naming_field_and_value(fields, messag
 def test_a_value_of_the_wrong_type_is_an_error_naming_the_field():
     with pytest.raises(Exception, match="hidden_size"):
         VJEPAConfig(hidden_size="wide")
+
+
+@pytest.mark.parametrize("name", LARGEST)
+def test_an_absurd_size_is_an_error_before_anything_is_built(name, tmp_path):
+    with pytest.raises(ValueError, match=f"{name}=1000000000000 is too large; at most {LARGEST[name]}"):
+        VJEPAConfig(**{name: 10**12})
+    fields = VJEPAConfig().to_diff_dict() | {name: 10**12}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=f"{name}=1000000000000 is too large"):
+        VJEPAConfig.from_pretrained(tmp_path)
+
+
+def test_sizes_set_later_are_checked_before_a_model_is_built(tmp_path):
+    config = VJEPAConfig()
+    with pytest.raises(ValueError, match="num_labels=10000000000 is too large"):
+        config.num_labels = 10**10
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="num_hidden_layers=1000000000 is too large"):
+        VJEPAModel(VJEPAConfig.from_pretrained(tmp_path, num_hidden_layers=10**9))
+    with pytest.raises(ValueError, match="hidden_size=1000 is not a multiple of num_attention_heads=16"):
+        VJEPAModel(VJEPAConfig.from_pretrained(tmp_path, hidden_size=1000))
+
+
+def test_more_tokens_than_memory_holds_are_an_error_that_names_the_clip():
+    with pytest.raises(ValueError, match="num_frames=65536 and image_size=4096 give 2147483648 tokens; at most"):
+        VJEPAConfig(num_frames=2**16, image_size=2**12)
+
+
+def test_the_number_of_labels_is_that_of_their_names():
+    config = VJEPAConfig(num_labels=5)
+    config.num_labels = 7
+    assert config.num_labels == len(config.id2label) == len(config.label2id) == 7
+
+
+def test_a_saved_configuration_does_not_refer_to_code_of_others(tmp_path):
+    (tmp_path / "mine.py").write_text("")
+    config = VJEPAConfig()
+    config.auto_map = {
+        "AutoConfig": "owner/repo--file.Class",
+        "AutoModel": "gone.Class",
+        "AutoProcessor": "mine.Class",
+    }
+    config.custom_pipelines = {"task": {"impl": "owner/repo--file.Pipeline", "pt": ["AutoModel"]}}
+    config.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["auto_map"] == {"AutoProcessor": "mine.Class"} and "custom_pipelines" not in saved
+    assert len(config.auto_map) == 3, "saving changes the file, not the configuration"
+    config.save_pretrained(tmp_path / "elsewhere")
+    assert "auto_map" not in (tmp_path / "elsewhere/config.json").read_text()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vjepa_hf.model.tubelets import grid_size, take_tokens, to_tubelets
 
@@ -44,6 +45,22 @@ def test_embedding_tubelets_equals_the_convolution_of_the_paper():
     expected = convolution(video.transpose(1, 2)).flatten(2).transpose(1, 2)
     ours = torch.nn.functional.linear(to_tubelets(video, 2, 4), convolution.weight.flatten(1), convolution.bias)
     torch.testing.assert_close(ours, expected)
+
+
+def test_no_tensor_on_the_way_has_more_than_six_dimensions():
+    """ExecuTorch's XNNPACK knows no more."""
+
+    class Dimensions(TorchDispatchMode):
+        most = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            self.most = max(self.most, result.ndim)
+            return result
+
+    with Dimensions() as dimensions:
+        to_tubelets(torch.zeros(2, 4, 3, 8, 12), 2, 4)
+    assert 5 <= dimensions.most <= 6
 
 
 def test_only_a_batch_of_clips_is_cut_into_tubelets():

@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoVideoProcessor
 from transformers.image_utils import PILImageResampling
+from transformers.video_utils import VideoMetadata
 
 from video_files import picture, read_all, write_video
 from vjepa_hf import VJEPAVideoProcessor
@@ -346,3 +347,33 @@ def test_pictures_of_the_test_pattern_differ(frames):
     """`chosen` would prove nothing on frames that are equal."""
     assert len({frame.tobytes() for frame in frames}) == len(frames) == 70
     assert not np.array_equal(picture(0, 8, 8), picture(0, 8, 8)[::-1])
+
+
+def test_sample_frames_may_be_called_as_that_of_the_base_class():
+    processor = VJEPAVideoProcessor(num_frames=4, frame_step=2)
+    metadata = VideoMetadata(total_num_frames=100, fps=20)
+    assert processor.sample_frames(metadata).tolist() == [46, 48, 50, 52]
+    assert processor.sample_frames(metadata, num_frames=2).tolist() == [48, 50]
+    assert processor.sample_frames(metadata, num_frames=2, fps=5).tolist() == [47, 51]
+    processor.fps = 5
+    expected = processor.sample_frames(metadata, fps=5)
+    assert processor.sample_frames(metadata).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("frame_steps", "frame_step"), ("num_clip", "num_clips"), ("crop_sizes", "crop_size")]
+)
+def test_a_misspelt_setting_is_an_error_and_what_others_add_is_kept(wrong, right, tmp_path):
+    message = f"unknown setting {wrong}=2 in VJEPAVideoProcessor; did you mean {right}?"
+    with pytest.raises(ValueError, match=message):
+        VJEPAVideoProcessor(**{wrong: 2})
+    VJEPAVideoProcessor(notes="videos of a lab").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        VJEPAVideoProcessor.from_pretrained(tmp_path, **{wrong: 2})
+    assert VJEPAVideoProcessor.from_pretrained(tmp_path).notes == "videos of a lab"
+
+
+def test_a_saved_processor_does_not_refer_to_code_of_others(tmp_path):
+    processor = VJEPAVideoProcessor(auto_map={"AutoVideoProcessor": "owner/repo--file.Class"})
+    processor.save_pretrained(tmp_path)
+    assert "auto_map" not in (tmp_path / "video_preprocessor_config.json").read_text()

@@ -5,7 +5,18 @@ import sys
 from house import REPO, imports, modules, sources
 
 # Each may import those on its left and itself; inside one there is no cycle. ruff (TID252) keeps `..` out of `model`.
-ORDER = ("model", "files", "data", "conversion", "visualization", "training", "evaluation", "cli", "__init__")
+ORDER = (
+    "model",
+    "pipelines",
+    "files",
+    "data",
+    "conversion",
+    "visualization",
+    "training",
+    "evaluation",
+    "cli",
+    "__init__",
+)
 # `register_for_auto_class` copies files of `model` to the Hub. There, only these are certain to be importable: the
 # standard library, what transformers' vision models need anyway, and PyAV, which the pipeline needs.
 EXPORT_MAY_IMPORT = {"numpy", "torch", "torchvision", "transformers", "safetensors", "huggingface_hub", "PIL", "av"}

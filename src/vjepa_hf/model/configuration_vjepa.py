@@ -115,7 +115,7 @@ class VJEPAConfig(PreTrainedConfig):
     @property
     def num_labels(self) -> int | None:
         """Number of labels; setting it gives every label a name."""
-        return super().num_labels
+        return None if self.id2label is None else len(self.id2label)
 
     @num_labels.setter
     def num_labels(self, num_labels: int) -> None:

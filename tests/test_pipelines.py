@@ -138,3 +138,47 @@ def test_real_clips_are_classified(classify, shared):
     assert len(paths) >= 3
     answers = classify([str(path) for path in paths])
     assert len(answers) == len(paths) and all(len(answer) == 3 for answer in answers)
+
+
+@pytest.mark.parametrize("batch_size", [2, 3])
+def test_a_batch_gives_the_answers_of_one_by_one(classify, videos, tmp_path, batch_size):
+    paths = [*map(str, videos), str(write_video(tmp_path / "other size.mp4", num_frames=9, height=80))]
+    expected = [classify(path) for path in paths]
+    for answers in (
+        classify(paths, batch_size=batch_size),
+        list(classify((path for path in paths), batch_size=batch_size)),
+    ):
+        for answer, one in zip(answers, expected, strict=True):
+            assert [row["label"] for row in answer] == [row["label"] for row in one]
+            assert [row["score"] for row in answer] == pytest.approx([row["score"] for row in one], abs=1e-5)
+
+
+def test_views_of_several_videos_make_a_batch(folder, videos):
+    processor = VJEPAVideoProcessor.from_pretrained(folder, num_clips=2, num_crops=3)
+    classify = pipeline("video-classification", model=str(folder), video_processor=processor)
+    paths = [str(path) for path in videos]
+    for answer, path in zip(classify(paths, batch_size=2), paths, strict=True):
+        assert [row["score"] for row in answer] == pytest.approx([row["score"] for row in classify(path)], abs=1e-5)
+
+
+def test_a_saved_pipeline_loads_again_with_its_processor(classify, videos, tmp_path):
+    classify.save_pretrained(tmp_path / "saved")
+    again = pipeline("video-classification", model=str(tmp_path / "saved"))
+    assert again.video_processor.to_dict() == classify.video_processor.to_dict()
+    assert again(str(videos[0])) == classify(str(videos[0]))
+
+
+def test_pipelines_of_other_models_are_left_as_they_are(tmp_path):
+    from transformers import VJEPA2Config, VJEPA2ForVideoClassification, VJEPA2VideoProcessor
+
+    sizes = {
+        "hidden_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "crop_size": 32,
+        "frames_per_clip": 2,
+    }
+    predictor = {"pred_hidden_size": 24, "pred_num_hidden_layers": 1, "pred_num_attention_heads": 2}
+    model = VJEPA2ForVideoClassification(VJEPA2Config(**sizes, **predictor))
+    other = pipeline("video-classification", model=model, video_processor=VJEPA2VideoProcessor(crop_size=32))
+    assert other.feature_extractor is None
