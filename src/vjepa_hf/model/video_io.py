@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
+from .frame_sampling import frames_at_constant_rate, has_constant_rate
 from .video_sources import MAX_PIXELS, Source, open_container, open_source, source_name, without_secrets
 
 
@@ -111,6 +112,7 @@ class VideoFile:
         self._max_pixels = max_pixels
         self._file: Any = None
         self._container: Any = None
+        self._indexed: Any = None  # container that owns the memory of the entries of `_index`
         self._reader: object = None  # a new one per request, so that an iteration notices other requests
         try:
             try:
@@ -123,7 +125,11 @@ class VideoFile:
                 self._reformatter = VideoReformatter()
                 self._restart()
                 self._read_first_frame()
-                self._index = self._container_index() or self._packet_index()
+                self._index = self._container_index()
+                if self._index is None:
+                    self._index = self._packet_index()
+                else:
+                    self._indexed = self._container
         except BaseException:
             self.close()
             raise
@@ -137,9 +143,10 @@ class VideoFile:
     def close(self) -> None:
         """Close the file; a file object given as `source` stays open."""
         self._reader = None
-        if self._container is not None:
-            self._container.close()
-            self._container = None
+        for container in (self._container, self._indexed):
+            if container is not None:
+                container.close()
+        self._container = self._indexed = None
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -164,6 +171,55 @@ class VideoFile:
         if self._orientation.is_transposed:
             height, width = width, height
         return VideoInfo(num_frames, fps, height, width)
+
+    def at_constant_rate(self, numbers: np.ndarray) -> np.ndarray:
+        """Replace frame numbers of a constant frame rate by the frames that the file shows at the same times.
+
+        Clips whose frames were chosen by time (`fps`) need it if the frame rate of the file varies. Otherwise the
+        numbers do not change.
+
+        Args:
+            numbers: frame numbers of any shape, below `info.num_frames`.
+
+        Raises:
+            VideoDecodeError: decoding fails while the times are read.
+        """
+        if self._varying_times is None:
+            return numbers
+        return frames_at_constant_rate(numbers, self._varying_times)
+
+    @cached_property
+    def _varying_times(self) -> np.ndarray | None:
+        """Presentation times of all frames, ascending; None if they are not known or the frame rate is constant."""
+        num_frames = self.info.num_frames
+        if self._index is not None and has_constant_rate(self._index.shown_times):
+            return None
+        self._start_request()
+        with self._decode_errors("the times of the frames"):
+            if self._index is None:
+                times = [frame.pts for _, frame in self._from_start()]
+            else:
+                self._restart()
+                name = self._stream.codec_context.name
+                times = [packet.pts for packet in self._packets() if _is_shown(packet, name)]
+        if len(times) != num_frames or None in times or has_constant_rate(sorted(times)):
+            return None
+        return np.sort(times)
+
+    def check(self) -> None:
+        """Decode every frame, without converting it to RGB.
+
+        Raises:
+            VideoDecodeError: a frame cannot be decoded, or frames are missing.
+        """
+        numbers = list(range(self.info.num_frames))
+        self._start_request()
+        with self._decode_errors("all frames"):
+            try:
+                deque(self._decode(numbers), maxlen=0)
+            except _UnexpectedFrame:
+                self._index = None
+                deque(self._decode(numbers), maxlen=0)
 
     def frames(self, indices: Sequence[int] | np.ndarray, size: tuple[int, int] | None = None) -> torch.Tensor:
         """Decode the frames with these numbers, in this order; numbers may repeat.
@@ -239,13 +295,17 @@ class VideoFile:
             raise self._decode_error(part, error) from error
 
     def _decode_error(self, part: str, error: Exception) -> VideoDecodeError:
-        return VideoDecodeError(self.name, part, without_secrets(f"{type(error).__name__}: {error}"))
+        cause = f"{type(error).__name__}: {error}"
+        # What FFmpeg's decoders return for a frame that is too large, and for other mistakes.
+        if cause.startswith(("ArgumentError", "OverflowError")):
+            cause += f" (does a frame have more than max_pixels={self._max_pixels} pixels?)"
+        return VideoDecodeError(self.name, part, without_secrets(cause))
 
     def _restart(self) -> None:
         """(Re)open the file at its beginning, which a seek does not always reach."""
         import av
 
-        if self._container is not None:
+        if self._container is not None and self._container is not self._indexed:
             self._container.close()
         self._container = open_container(self._file, self._max_pixels)
         # FFmpeg lists the cover image of a song as a video stream.
@@ -563,6 +623,12 @@ class _Index:
     @property
     def num_frames(self) -> int:
         return len(self.entries) - len(self.hidden)
+
+    @property
+    def shown_times(self) -> list[int]:
+        """Times of the packets whose frames are shown, ascending."""
+        hidden = set(self.hidden)
+        return sorted(entry.timestamp for position, entry in enumerate(self.entries) if position not in hidden)
 
     def frames_before(self, position: int) -> int:
         """Return the number of shown frames in the packets before this position."""

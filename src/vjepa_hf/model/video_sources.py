@@ -22,6 +22,7 @@ MAX_PIXELS = 2**26  # of a frame: 8192 x 8192, which admits 8K video
 MAX_DOWNLOAD_BYTES = 2**30
 MAX_DOWNLOAD_SECONDS = 600  # of a whole download
 URL_TIMEOUT_SECONDS = 60  # of waiting for a server
+SCHEME = r"[a-zA-Z][a-zA-Z0-9+.-]*"
 HEAD_BYTES = 2**20  # that show whether a file object can go back
 READ_BYTES = 2**16
 
@@ -131,34 +132,32 @@ def open_container(file: SourceFile, max_pixels: int) -> Any:
             },
         )
     except av.error.ArgumentError as error:
-        raise ValueError("it is not a video or an image, or its container is not supported") from error
+        raise ValueError("no video stream, or a container that is not supported") from error
 
 
 def source_name(source: Source) -> str:
     """Return a printable name: path, address without user, password and query, size of bytes, or type of an object."""
     if isinstance(source, str | os.PathLike):
-        return without_secrets(os.fspath(source))
+        name = os.fspath(source)
+        if not _scheme(name):
+            return name
+        address, *query = re.split(r"[?#]", name, maxsplit=1)
+        return without_secrets(address) + ("?..." if query else "")
     return f"<{len(source)} bytes>" if isinstance(source, bytes) else f"<{type(source).__name__}>"
 
 
 def without_secrets(text: str) -> str:
     """Return a text without the users, passwords and queries of the addresses in it."""
-    # In a chained address such as tar://a.mp4::https://host/b.tar?key, `::` ends a query.
-    return re.sub(
-        r"(?P<scheme>\b[a-zA-Z][\w+.-]*://)(?:[^\s/?#]*@)?(?P<path>[^\s?#]*)(?P<query>[?#](?:(?!::)\S)*)?",
-        lambda found: found["scheme"] + found["path"] + ("?..." if found["query"] else ""),
-        text,
-    )
-
-
-def is_downloaded(source: object) -> bool:
-    """Return whether a source is an address that `open_source` reads."""
-    return isinstance(source, str) and _scheme(source) in ("http", "https", "file")
+    # In a chained address such as tar://a.mp4::https://host/b.tar?key, `::` begins the next one.
+    inside = rf"(?:(?!::{SCHEME}://)[^\s?#])*"
+    query = rf"[?#](?:(?!::{SCHEME}://)\S)*"
+    text = re.sub(rf"\b({SCHEME}://)[^\s/?#]*@", r"\1", text)
+    return re.sub(rf"\b({SCHEME}://{inside}){query}", r"\1?...", text)
 
 
 def _scheme(source: str) -> str:
     """Return the scheme of an address in lower case; an empty string for a path."""
-    found = re.match(r"([a-zA-Z][\w+.-]*)://", source)
+    found = re.match(rf"({SCHEME})://", source)
     return found[1].lower() if found else ""
 
 
@@ -180,23 +179,25 @@ def _path_of(address: str) -> str:
 
 
 def _open_file_object(file: Any) -> SourceFile:
-    """Read a file object from its beginning; into memory if it is small or cannot go back.
-
-    `seekable` is not enough: a member of a tar stream says yes, and fails when it is read.
-    """
-    if hasattr(file, "seekable") and not file.seekable():  # SpooledTemporaryFile of Python 3.10 has no `seekable`
-        return SourceFile(io.BytesIO(file.read()), is_own=True)
-    file.seek(0)
-    head = file.read(HEAD_BYTES)
-    if len(head) < HEAD_BYTES:
-        return SourceFile(io.BytesIO(head + file.read()), is_own=True)
-    try:
-        file.seek(0)
-        file.read(1)
-    except Exception:  # noqa: BLE001  the errors of file objects have no common type
+    """Read a file object from its beginning; into memory if it is small or cannot go back."""
+    head = file.read(HEAD_BYTES) if _rewinds(file) else b""
+    if len(head) == HEAD_BYTES:
+        # A member of a tar stream can be seekable, and then fail when it is read.
+        if _rewinds(file, 1):
+            return SourceFile(file, is_own=False)
         file.seek(len(head))
-        return SourceFile(io.BytesIO(head + file.read()), is_own=True)
-    return SourceFile(file, is_own=False)
+    return SourceFile(io.BytesIO(head + file.read()), is_own=True)
+
+
+def _rewinds(file: Any, num_bytes: int = 0) -> bool:
+    """Go back to the beginning of a file object and read; return whether this was possible."""
+    try:
+        if hasattr(file, "seekable") and not file.seekable():  # SpooledTemporaryFile of Python 3.10 has no `seekable`
+            return False
+        file.seek(0)
+        return len(file.read(num_bytes)) == num_bytes
+    except Exception:  # noqa: BLE001  the errors of file objects have no common type
+        return False
 
 
 # --- downloads -------------------------------------------------------------------------------------------------------
