@@ -198,6 +198,21 @@ class TestFileObjects:
             file = types.SimpleNamespace(file=file, read=None, filename="a.mp4")
         assert decode(file, [0, 39]).equal(decode(path, [0, 39]))
 
+    def test_a_file_object_that_wrongly_says_that_it_can_seek_is_read_into_memory(self, large):
+        class Forward(io.BytesIO):
+            """As a member of a tar stream: going back fails, but only when it is read."""
+
+            farthest = 0
+
+            def read(self, size=-1):
+                if self.tell() < self.farthest:
+                    raise tarfile.StreamError("seeking backwards is not allowed")
+                data = super().read(size)
+                self.farthest = self.tell()
+                return data
+
+        assert decode(Forward(large.read_bytes()), [0, 39]).equal(decode(large, [0, 39]))
+
     def test_any_error_of_a_file_object_is_the_one_error(self, large):
         class Failing(io.BytesIO):
             def read(self, size=-1):
