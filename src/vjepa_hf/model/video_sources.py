@@ -93,7 +93,7 @@ def open_source(source: Any) -> SourceFile:
         if scheme == "file":
             return _open_path(_path_of(source))
         if scheme:
-            raise ValueError("only http://, https:// and file:// addresses are supported; download it first")
+            raise ValueError("only http://, https:// or file:// addresses are supported; download it first")
         return _open_path(source)
     if isinstance(source, bytes | bytearray | memoryview):
         return SourceFile(io.BytesIO(source), is_own=True)
@@ -165,9 +165,10 @@ def _scheme(source: str) -> str:
 
 
 def _open_path(path: str) -> SourceFile:
-    # A FIFO or a device could block forever, already when it is opened.
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ValueError("it is a folder, a pipe or a device, not a regular file")
+    # A pipe or a device could block forever, already when it is opened. Opening a folder is an error anyway.
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ValueError("it is a pipe or a device, not a regular file")
     return SourceFile(io.FileIO(path), is_own=True)
 
 
