@@ -45,10 +45,11 @@ from vjepa_hf.data.transforms import (
     random_crop_box,
 )
 from vjepa_hf.data.videos import probe_video
-from vjepa_hf.model.frame_sampling import random_clips
+from vjepa_hf.model.frame_sampling import random_clips, regular_clips
 from vjepa_hf.model.video_io import VideoFile
 
 SIZE, NUM_FRAMES, FRAME_STEP, FPS = 224, 16, 4, 30
+FAR_FRAMES = 3000  # of the video for requests far apart
 GRID = (8, 14, 14)
 app = make_app()
 
@@ -140,6 +141,28 @@ def encode(source: Path, path: Path, num_frames: int, group: int) -> None:
         output.mux(stream.encode())
 
 
+def request_seconds(path: Path, requests: Sequence[Sequence[int] | np.ndarray]) -> float:
+    """Return the processor time of reading each request from a newly opened video."""
+    began = time.process_time()
+    for indices in requests:
+        with VideoFile(path) as video:
+            video.frames(indices)
+    return time.process_time() - began
+
+
+def far_requests(path: Path, num_frames: int, turns: int) -> list[list[str]]:
+    """Return rows of requests far apart in one call: milliseconds, those of their parts, and the median ratio."""
+    far = [num_frames // 30, num_frames // 2, num_frames - num_frames // 30]
+    clips = regular_clips(num_frames, NUM_FRAMES, FRAME_STEP, num_clips=8)
+    ways = {"three frames / three calls": ([far], [[n] for n in far]), "8 clips / one clip": ([clips], [clips[4]])}
+    rows = []
+    for name, (together, parts) in ways.items():
+        times = [(request_seconds(path, together), request_seconds(path, parts)) for _ in range(turns)]
+        medians = [f"{1000 * statistics.median(column):.1f}" for column in zip(*times, strict=True)]
+        rows.append([name, *medians, f"{statistics.median(one / other for one, other in times):.2f}"])
+    return rows
+
+
 @app.command()
 def decode(
     videos: Annotated[Path, typer.Option(help="source of short videos")],
@@ -155,6 +178,8 @@ def decode(
     from the start; without decord, which is not a dependency, its columns are missing. Numbers are milliseconds of
     processor time a clip, medians. The long videos are made of one: 30 frames per second, key frames every 30 or 250
     frames, 20 seconds or `--minutes` long.
+
+    The second table has requests far apart in one call, in a video of 3,000 frames with key frames every 250.
     """
     torch.set_num_threads(1)
     readers = [name for name in READERS if name != "decord" or importlib.util.find_spec("decord")]
@@ -169,6 +194,9 @@ def decode(
                 fast = measure_readers([name for name in readers if name != "transformers"], [str(path)] * clips)
                 slow = measure_readers(["transformers"], [str(path)] * few)
                 rows[f"{name}, key frames every {group}"] = fast | slow
+        path = Path(folder) / "far.mp4"
+        encode(long, path, FAR_FRAMES, 250)
+        far = far_requests(path, FAR_FRAMES, turns=max(3, clips // 10))
     columns = [f"{reader}: {part}" for reader in readers for part in ("read", "all")]
     columns += [f"{reader} / ours: all" for reader in readers[1:]]
     cells = [
@@ -178,7 +206,8 @@ def decode(
     ]
     counts = f"{clips} clips a row ({few} for transformers and long videos)"
     lines = opening("Random clips", "data.py decode", decode.__doc__, f"PyAV {av.__version__}", counts)
-    publish([*lines, *table(["videos", *columns], cells)], output)
+    lines += [*table(["videos", *columns], cells), ""]
+    publish([*lines, *table(["one call / its parts", "together, ms", "parts, ms", "ratio"], far)], output)
 
 
 # --- loader --------------------------------------------------------------------------------------------------------

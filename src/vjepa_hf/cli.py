@@ -140,7 +140,7 @@ def check_data(
         int, typer.Option("--keyframe_interval", min=1, help="maximum distance between key frames of a copy")
     ] = 16,
 ) -> None:
-    """Report the videos of a source that are unreadable, shorter than a clip, or unusual.
+    """Decode every frame of a source; report the videos that are unreadable, shorter than a clip, or unusual.
 
     The list has the copies if --shrink_to is given. The exit status is 1 if a video is unreadable.
     """

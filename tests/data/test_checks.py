@@ -77,6 +77,22 @@ def test_check_video_distinguishes_good_from_broken(toy_video_path, tmp_path):
     assert isinstance(failure, VideoFailure) and failure.video == str(broken) and failure.cause
 
 
+def test_damage_anywhere_in_a_video_or_folder_is_noticed(tmp_path):
+    path = write_video(tmp_path / "a.avi", codec="png", pix_fmt="rgb24", num_frames=40)
+    assert check_video(str(path)).num_frames == 40
+    data = path.read_bytes()
+    start = data.index(b"IDAT", len(data) // 3)  # of a frame that is not the first, middle or last
+    path.write_bytes(data[:start] + b"XXXX" + data[start + 4 :])
+    assert isinstance(check_video(str(path)), VideoFailure)
+    for name, size in (("sizes", 16), ("whole", 32)):
+        for number in range(7):
+            (tmp_path / name).mkdir(exist_ok=True)
+            side = size if number == 4 else 32
+            Image.new("RGB", (side, side)).save(tmp_path / name / f"{number}.png")
+    assert "differ in size" in check_video(str(tmp_path / "sizes")).cause
+    assert check_video(str(tmp_path / "whole")).num_frames == 7
+
+
 @pytest.mark.parametrize(
     "info, warnings",
     [

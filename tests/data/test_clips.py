@@ -102,6 +102,16 @@ def test_fps_gives_clips_of_equal_duration_at_any_frame_rate(tmp_path):
         assert torch.equal(clip, decode_video(path, np.arange(10) * rate // 5))
 
 
+def test_fps_gives_clips_of_equal_duration_if_the_frame_rate_varies(tmp_path):
+    times = [200 * number for number in range(20)] + [4000 + 20 * number for number in range(200)]
+    path = write_video(tmp_path / "varies.mp4", num_frames=220, times=times, options={"qp": "0"})
+    frames = decode_video(path, range(220)).flatten(1)
+    for index in range(6):
+        clip = clip_dataset([str(path)] * 6, fps=5, transform=None, num_frames=8)[request(index)].clip.flatten(1)
+        shown = [int((frames == frame).all(dim=1).nonzero()[0]) for frame in clip]
+        assert times[shown[-1]] - times[shown[0]] == pytest.approx(1400, abs=240)
+
+
 def test_fps_without_a_frame_rate_is_an_error(frame_folder):
     with pytest.raises(ValueError, match="fps=5 needs the frame rate of the video, which is not known"):
         clip_dataset([str(frame_folder)], fps=5)[request(0)]

@@ -14,6 +14,8 @@ from vjepa_hf.model.frame_sampling import (
     centered_clip,
     clip_span,
     frame_offsets,
+    frames_at_constant_rate,
+    has_constant_rate,
     place_clips,
     random_clips,
     regular_clips,
@@ -227,3 +229,20 @@ def test_regular_clips_reach_from_end_to_end_at_even_distances(total_frames, cli
 def test_fps_is_never_more_than_half_a_frame_off(num_frames, fps, video_fps):
     offsets = frame_offsets(num_frames, resolve_frame_step(4, fps, video_fps))
     assert np.abs(offsets - np.arange(num_frames) * video_fps / fps).max() <= 0.5 + 1e-6
+
+
+def test_a_rate_is_constant_if_no_frame_is_half_an_interval_from_its_time():
+    assert has_constant_rate([7]) and has_constant_rate([0, 0]) and has_constant_rate([0, 33, 67, 100])
+    assert has_constant_rate([0, 10, 24, 30]) and not has_constant_rate([0, 10, 26, 30])
+
+
+@given(st.lists(st.integers(0, 1000), min_size=2, max_size=40, unique=True).map(sorted))
+def test_frames_at_a_constant_rate_are_the_nearest_in_time_and_ascend(times):
+    numbers = np.arange(len(times))
+    frames = frames_at_constant_rate(numbers, times)
+    wanted = np.linspace(times[0], times[-1], len(times))
+    distances = np.abs(np.array(times) - wanted[:, None])
+    assert np.allclose(distances[numbers, frames], distances.min(axis=1))
+    assert (np.diff(frames) >= 0).all() and frames[0] == 0 and frames[-1] == len(times) - 1
+    if has_constant_rate(times) and not np.isclose(np.sort(distances)[:, 0], np.sort(distances)[:, 1]).any():
+        assert np.array_equal(frames, numbers)

@@ -263,6 +263,76 @@ def test_frames_cut_off_at_the_end_are_not_counted(folder, video):
         decode(cut, [39])
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_frames_far_apart_are_sought_and_not_decoded_up_to(folder, decoded_frames, suffix):
+    path = write_video(folder / f"long{suffix}", num_frames=400, options={"g": "100", "sc_threshold": "0", "bf": "2"})
+    expected = read_all(path)
+    numbers = [3, 205, 207, 399]
+    assert same(decode(path, numbers), expected[numbers])
+    assert not any(20 < number < 200 or 220 < number < 300 for number in decoded_frames)
+    with VideoFile(path) as file:
+        assert same(torch.stack([frame.frame for frame in file.iter_frames(numbers)]), expected[numbers])
+
+
+def test_near_frames_are_decoded_in_one_pass(video, monkeypatch):
+    seeks, after_key = [], VideoFile._after_key
+    monkeypatch.setattr(VideoFile, "_after_key", lambda *args: seeks.append(args[2]) or after_key(*args))
+    decode(video, range(0, 40, 4))
+    assert seeks == [0]
+
+
+def test_an_index_outlives_a_second_opening_of_its_file(video):
+    """PyAV's entries of an index are memory of the container, which must not be closed before."""
+    with VideoFile(video) as file:
+        for _ in range(5):
+            file._restart()
+            assert [entry.is_keyframe for entry in file._index.entries].count(True) == 4
+            assert len(file.frames([0, 39])) == 2
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_numbers_of_a_constant_rate_are_replaced_by_the_frames_shown_at_their_times(folder, suffix):
+    # 2 s at 5 fps, then 2 s at 50 fps
+    times = [200 * number for number in range(10)] + [2000 + 20 * number for number in range(101)]
+    path = write_video(folder / f"varies{suffix}", num_frames=111, times=times, options=GROUPS)
+    seconds = np.array(times) / 1000
+    with VideoFile(path) as file:
+        assert file.info.num_frames == 111
+        numbers = np.arange(111).reshape(3, 37)
+        shown = file.at_constant_rate(numbers)
+        assert shown.shape == (3, 37) and shown[0, 0] == 0 and shown[-1, -1] == 110
+        even = numbers * 4 / 110
+        nearest = np.abs(seconds - even[..., None]).min(axis=-1)
+        assert np.allclose(np.abs(seconds[shown] - even), nearest, atol=0.002)
+        assert same(file.frames([0, 110]), read_all(path)[[0, 110]])
+
+
+@pytest.mark.parametrize("name", ["b_frames", "uneven_times", "matroska", "wrong_times", "no_times", "one_frame"])
+def test_numbers_of_a_constant_rate_do_not_change_in_a_file_of_constant_rate(folder, name):
+    file_name, arguments = FILES[name]
+    path = write_video(folder / file_name, **arguments)
+    with VideoFile(path) as file:
+        numbers = np.arange(file.info.num_frames)
+        assert np.array_equal(file.at_constant_rate(numbers), numbers)
+
+
+@pytest.mark.parametrize("name", ["b_frames", "matroska", "wrong_times", "no_times"])
+def test_check_decodes_every_frame(folder, name, monkeypatch):
+    file_name, arguments = FILES[name]
+    path = write_video(folder / file_name, **arguments)
+    decoded, decode_numbers = [], VideoFile._decode
+
+    def counting(self, numbers):
+        for number, frame in decode_numbers(self, numbers):
+            decoded.append(number)
+            yield number, frame
+
+    monkeypatch.setattr(VideoFile, "_decode", counting)
+    with VideoFile(path) as file:
+        file.check()
+    assert sorted(set(decoded)) == list(range(40))
+
+
 @pytest.mark.parametrize(
     "codec, first, last, shown",
     [

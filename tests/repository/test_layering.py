@@ -22,7 +22,7 @@ ORDER = (
 EXPORT_MAY_IMPORT = {"numpy", "torch", "torchvision", "transformers", "safetensors", "huggingface_hub", "PIL", "av"}
 DECODERS = {"av", "torchcodec", "decord", "cv2", "imageio"}
 # The second one writes videos; what it reads goes through the first.
-MAY_IMPORT_A_DECODER = ("model.video_io", "data.checks")
+MAY_IMPORT_A_DECODER = ("model.video_io", "model.video_sources", "data.checks")
 
 
 def imported_modules(name: str, text: str) -> set[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import av
 
 from ..files import whole_file
-from ..model.video_io import VideoDecodeError, VideoInfo
+from ..model.video_io import VideoDecodeError, VideoFile, VideoInfo
 from .videos import VideoFailure, open_video
 
 # Thresholds of warnings: minimum short side (px), maximum aspect ratio, range of the frame rate (fps).
@@ -17,10 +17,14 @@ DEFAULT_FPS = 25  # of a copy of a folder of frames, whose frame rate is unknown
 
 
 def check_video(video: Any) -> VideoInfo | VideoFailure:
-    """Open a video and decode its first, middle and last frame; return its properties, or why it failed."""
+    """Decode every frame of a video; return its properties, or why it failed. It takes as long as a full decode."""
     try:
         with open_video(video) as file:
-            file.frames([0, file.info.num_frames // 2, file.info.num_frames - 1])
+            if isinstance(file, VideoFile):
+                file.check()
+            else:
+                for number in range(file.info.num_frames):
+                    file.frames([0, number])  # the first one, because all must have its size
             return file.info
     except VideoDecodeError as error:
         return VideoFailure.of(video, error)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..model.frame_sampling import clip_span, random_clips, resolve_frame_step
-from ..model.video_io import VideoDecodeError
+from ..model.video_io import VideoDecodeError, VideoFile
 from .masking import MaskSampler
 from .order import ClipRequest
 from .randomness import generator
@@ -52,7 +52,7 @@ class ClipReader:
         seed: seed of clips and augmentation.
         transform: augmentation of uint8 `(T, C, H, W)`; None leaves it to `augment_clips`.
         short_video: policy of `frame_sampling` for videos shorter than a clip; with "error" they are unreadable.
-        fps: frames of the clip per second, at any frame rate of the video; replaces `frame_step`.
+        fps: frames of the clip per second, at any frame rate of the video, constant or not; replaces `frame_step`.
     """
 
     num_frames: int
@@ -80,7 +80,10 @@ class ClipReader:
             draws = [generator("frames", self.seed, *key) for key in keys]
             policy = self.short_video
             indices = [random_clips(num_frames, self.num_frames, step, rng, short_video=policy) for rng in draws]
-            clips = list(file.frames(np.concatenate(indices)))
+            numbers = np.concatenate(indices)
+            if self.fps is not None and isinstance(file, VideoFile):
+                numbers = file.at_constant_rate(numbers)
+            clips = list(file.frames(numbers))
         return clips if self.transform is None else list(augment_clips(clips, keys, self.transform, self.seed))
 
 

@@ -107,6 +107,8 @@ def stream_features(
     with VideoFile(video) as opened:
         step = resolve_frame_step(processor.frame_step, processor.fps, opened.info.fps)
         numbers = frame_offsets(math.ceil((opened.info.num_frames - 0.5) / step), step)
+        if processor.fps is not None:
+            numbers = opened.at_constant_rate(numbers)
         windows = deque(plan_windows(math.ceil(len(numbers) / tubelet_size), grid[0], stride // tubelet_size))
         clips: list[tuple[Window, torch.Tensor]] = []
         recent: deque[torch.Tensor] = deque(maxlen=grid[0])  # pixels of the last time steps

@@ -6,5 +6,6 @@
 - `modeling_vjepa`: encoder, predictor, attentive pooler and the models made of them
 - `tubelets`: clips to tubelet tokens, the token grid and its position embeddings
 - `video_io`: what a video file holds, and exactly the frames asked for
+- `video_sources`: what is opened, and what is refused: local files, addresses, bytes and file objects
 - `video_processing_vjepa`: VJEPAVideoProcessor, from a path, URL, array or image to tensors
 """

@@ -4,6 +4,8 @@ Clips are int64 frame numbers `(V, T)`: V clips of T frames, each number in [0, 
 `start` covers the frames [start, start + span), with `span` from `clip_span`.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 SHORT_VIDEO_POLICIES = ("repeat_last", "wrap", "error")
@@ -138,6 +140,29 @@ def centered_clip(center: int, total_frames: int, num_frames: int, frame_step: f
         raise ValueError(f"center={center} must lie in the video, 0 to {total_frames - 1}.")
     offsets = frame_offsets(num_frames, frame_step)
     return np.clip(center + offsets - offsets[num_frames // 2], 0, total_frames - 1)[None]
+
+
+def has_constant_rate(times: Sequence[float]) -> bool:
+    """Return whether no frame is half a frame interval or more away from its time at a constant frame rate.
+
+    Args:
+        times: presentation times of all frames, ascending.
+    """
+    even = np.linspace(times[0], times[-1], len(times))
+    return bool(np.abs(np.asarray(times) - even).max() * 2 * max(1, len(times) - 1) <= times[-1] - times[0])
+
+
+def frames_at_constant_rate(numbers: np.ndarray, times: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Replace frame numbers of a constant frame rate by the frames that are nearest in time.
+
+    Args:
+        numbers: frame numbers of any shape, in [0, total_frames).
+        times: presentation times of the frames of the video, ascending, at least two.
+    """
+    times = np.asarray(times, dtype=np.float64)
+    wanted = np.linspace(times[0], times[-1], len(times))[numbers]
+    later = np.searchsorted(times, wanted).clip(1, len(times) - 1)
+    return np.where(wanted - times[later - 1] <= times[later] - wanted, later - 1, later)
 
 
 def _last_start(total_frames: int, num_frames: int, frame_step: float, num_clips: int) -> int:

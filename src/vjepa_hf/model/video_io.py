@@ -1,6 +1,6 @@
 """Frame-exact reading of videos with PyAV.
 
-A source is a path, a URL (http, https, file), the bytes of a file, or a binary file object.
+A source is a path, an address (http, https, file), the bytes of a file, or a binary file object; see `video_sources`.
 
 Frame i is always frame i of a full decode from the beginning. The index of the file, or a list of its packets, gives
 the number of frames before each key frame. A clip therefore costs a seek to the last key frame before it and decoding
@@ -8,26 +8,23 @@ from there to its last frame; in H.264, frames that were not requested and that 
 If a decoded frame is not the one that the index predicts, decoding starts again from the beginning and counts.
 """
 
-import io
-import os
 import sys
-import urllib.request
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import heappop, heappush
 from http.client import HTTPException
 from itertools import chain, dropwhile, islice, repeat
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
-Source = str | os.PathLike | bytes | BinaryIO
-URL_TIMEOUT_SECONDS = 60
+from .frame_sampling import frames_at_constant_rate, has_constant_rate
+from .video_sources import MAX_PIXELS, Source, open_container, open_source, source_name, without_secrets
 
 
 class VideoDecodeError(Exception):
@@ -83,13 +80,6 @@ class TimedFrame(NamedTuple):
     frame: torch.Tensor
 
 
-def source_name(source: Source) -> str:
-    """Return a printable name: the path or URL, the size of bytes, or the type of a file object."""
-    if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
-    return f"<{len(source)} bytes>" if isinstance(source, bytes) else f"<{type(source).__name__}>"
-
-
 def frame_numbers(indices: Sequence[int] | np.ndarray) -> np.ndarray:
     """Return `indices` as an int64 array of the same shape.
 
@@ -109,26 +99,37 @@ class VideoFile:
             last = video.frames([video.info.num_frames - 1])
 
     Args:
-        source: path, URL (downloaded once), bytes or binary file object, which stays open.
+        source: path, address (downloaded once), bytes or binary file object, which stays open.
         name: name of the video in errors; default: that of `source_name`.
+        max_pixels: maximum number of pixels of a frame; videos with larger frames are not decoded.
 
     Raises:
         VideoDecodeError: the video is missing or has no frame that can be decoded.
     """
 
-    def __init__(self, source: Source, name: str | None = None):
+    def __init__(self, source: Source, name: str | None = None, max_pixels: int = MAX_PIXELS):
         self.name = source_name(source) if name is None else name
+        self._max_pixels = max_pixels
+        self._file: Any = None
         self._container: Any = None
+        self._indexed: Any = None  # container that owns the memory of the entries of `_index`
         self._reader: object = None  # a new one per request, so that an iteration notices other requests
         try:
+            try:
+                self._file = open_source(source)
+            except Exception as error:  # a file system, a server or a file object can raise any
+                raise self._decode_error("the file", error) from error
             with self._decode_errors("the file"):
                 from av.video.reformatter import VideoReformatter
 
                 self._reformatter = VideoReformatter()
-                self._source = _readable(source)
                 self._restart()
                 self._read_first_frame()
-                self._index = self._container_index() or self._packet_index()
+                self._index = self._container_index()
+                if self._index is None:
+                    self._index = self._packet_index()
+                else:
+                    self._indexed = self._container
         except BaseException:
             self.close()
             raise
@@ -142,9 +143,13 @@ class VideoFile:
     def close(self) -> None:
         """Close the file; a file object given as `source` stays open."""
         self._reader = None
-        if self._container is not None:
-            self._container.close()
-            self._container = None
+        for container in (self._container, self._indexed):
+            if container is not None:
+                container.close()
+        self._container = self._indexed = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     @cached_property
     def info(self) -> VideoInfo:
@@ -166,6 +171,55 @@ class VideoFile:
         if self._orientation.is_transposed:
             height, width = width, height
         return VideoInfo(num_frames, fps, height, width)
+
+    def at_constant_rate(self, numbers: np.ndarray) -> np.ndarray:
+        """Replace frame numbers of a constant frame rate by the frames that the file shows at the same times.
+
+        Clips whose frames were chosen by time (`fps`) need it if the frame rate of the file varies. Otherwise the
+        numbers do not change.
+
+        Args:
+            numbers: frame numbers of any shape, below `info.num_frames`.
+
+        Raises:
+            VideoDecodeError: decoding fails while the times are read.
+        """
+        if self._varying_times is None:
+            return numbers
+        return frames_at_constant_rate(numbers, self._varying_times)
+
+    @cached_property
+    def _varying_times(self) -> np.ndarray | None:
+        """Presentation times of all frames, ascending; None if they are not known or the frame rate is constant."""
+        num_frames = self.info.num_frames
+        if self._index is not None and has_constant_rate(self._index.shown_times):
+            return None
+        self._start_request()
+        with self._decode_errors("the times of the frames"):
+            if self._index is None:
+                times = [frame.pts for _, frame in self._from_start()]
+            else:
+                self._restart()
+                name = self._stream.codec_context.name
+                times = [packet.pts for packet in self._packets() if _is_shown(packet, name)]
+        if len(times) != num_frames or None in times or has_constant_rate(sorted(times)):
+            return None
+        return np.sort(times)
+
+    def check(self) -> None:
+        """Decode every frame, without converting it to RGB.
+
+        Raises:
+            VideoDecodeError: a frame cannot be decoded, or frames are missing.
+        """
+        numbers = list(range(self.info.num_frames))
+        self._start_request()
+        with self._decode_errors("all frames"):
+            try:
+                deque(self._decode(numbers), maxlen=0)
+            except _UnexpectedFrame:
+                self._index = None
+                deque(self._decode(numbers), maxlen=0)
 
     def frames(self, indices: Sequence[int] | np.ndarray, size: tuple[int, int] | None = None) -> torch.Tensor:
         """Decode the frames with these numbers, in this order; numbers may repeat.
@@ -238,23 +292,22 @@ class VideoFile:
         try:
             yield
         except _decoder_errors() as error:
-            raise VideoDecodeError(self.name, part, f"{type(error).__name__}: {error}") from error
+            raise self._decode_error(part, error) from error
+
+    def _decode_error(self, part: str, error: Exception) -> VideoDecodeError:
+        cause = f"{type(error).__name__}: {error}"
+        # What FFmpeg's decoders return for a frame that is too large, and for other mistakes.
+        if cause.startswith(("ArgumentError", "OverflowError")):
+            cause += f" (does a frame have more than max_pixels={self._max_pixels} pixels?)"
+        return VideoDecodeError(self.name, part, without_secrets(cause))
 
     def _restart(self) -> None:
         """(Re)open the file at its beginning, which a seek does not always reach."""
         import av
 
-        if self._container is not None:
+        if self._container is not None and self._container is not self._indexed:
             self._container.close()
-        file: str | BinaryIO
-        if isinstance(self._source, str):
-            file = f"file:{self._source}"  # otherwise FFmpeg reads a colon in the name as the end of a protocol
-        elif isinstance(self._source, bytes):
-            file = io.BytesIO(self._source)
-        else:
-            file = self._source
-            file.seek(0)
-        self._container = av.open(file, metadata_errors="replace")
+        self._container = open_container(self._file, self._max_pixels)
         # FFmpeg lists the cover image of a song as a video stream.
         cover = av.stream.Disposition.attached_pic
         streams = [stream for stream in self._container.streams.video if not stream.disposition & cover]
@@ -264,6 +317,11 @@ class VideoFile:
         if self._stream.codec_context is None:  # PyAV 17 crashes when it decodes such a stream
             raise ValueError("FFmpeg does not know the codec of the video stream")
         self._stream.thread_count = 1
+        # FFmpeg refuses larger frames before it allocates them, also where the size changes.
+        self._stream.codec_context.options = {"max_pixels": str(self._max_pixels)}
+        height, width = self._stream.codec_context.height, self._stream.codec_context.width
+        if height * width > self._max_pixels:
+            raise ValueError(f"frames of {width} x {height} pixels exceed max_pixels={self._max_pixels}")
 
     def _packets(self) -> Iterator[Any]:
         """Yield the packets from the current position to the end, and then the empty one that flushes the decoder."""
@@ -395,7 +453,7 @@ class VideoFile:
             _UnexpectedFrame: the index is wrong. Without an index the frames are counted, and this error cannot occur.
         """
         remaining, number = deque(numbers), -1
-        for number, frame in self._from_start() if self._index is None else self._from_key(self._index, numbers):
+        for number, frame in self._from_start() if self._index is None else self._from_keys(self._index, numbers):
             if number == remaining[0]:
                 yield remaining.popleft(), frame
                 if not remaining:
@@ -408,10 +466,19 @@ class VideoFile:
         self._restart()
         yield from enumerate(frame for packet in self._packets() for frame in packet.decode())
 
-    def _from_key(self, index: "_Index", numbers: list[int]) -> Iterator[tuple[int, Any]]:
+    def _from_keys(self, index: "_Index", numbers: list[int]) -> Iterator[tuple[int, Any]]:
+        """Yield numbers and frames of a decode that starts again at key frames far behind the frame before."""
+        for group in index.groups(numbers):
+            with closing(self._from_key(index, group)) as numbered:
+                for number, frame in numbered:
+                    yield number, frame
+                    if number >= group[-1]:
+                        break
+
+    def _from_key(self, index: "_Index", numbers: list[int]) -> Generator[tuple[int, Any], None, None]:
         """Yield numbers and frames from the last key frame that is shown no later than the first requested frame."""
         first, requested = numbers[0], set(numbers)
-        position = index.key_before_frame(min(first, index.num_frames - 1))
+        position = index.key_of(first)
         while True:
             numbered = self._after_key(index, position, requested)
             first_number, first_frame = next(numbered)
@@ -505,6 +572,7 @@ class VideoFile:
 VP8, VP9 = ("vp8", "libvpx"), ("vp9", "libvpx-vp9")
 MAX_EMPTY_MPEG4_FRAME = 19  # bytes
 MAX_REORDERING = 32  # frames: more than any codec stores before a frame that is shown earlier
+MIN_SEEK_FRAMES = 16  # a seek costs about as much as decoding these
 
 
 class _UnexpectedFrame(Exception):
@@ -556,13 +624,29 @@ class _Index:
     def num_frames(self) -> int:
         return len(self.entries) - len(self.hidden)
 
+    @property
+    def shown_times(self) -> list[int]:
+        """Times of the packets whose frames are shown, ascending."""
+        hidden = set(self.hidden)
+        return sorted(entry.timestamp for position, entry in enumerate(self.entries) if position not in hidden)
+
     def frames_before(self, position: int) -> int:
         """Return the number of shown frames in the packets before this position."""
         return position - bisect_left(self.hidden, position)
 
-    def key_before_frame(self, number: int) -> int:
+    def groups(self, numbers: list[int]) -> list[list[int]]:
+        """Split ascending frame numbers where a seek is cheaper than decoding up to the next key frame."""
+        groups = [numbers[:1]]
+        for before, number in zip(numbers, numbers[1:], strict=False):
+            is_far = number - before > MIN_SEEK_FRAMES  # saves looking up key frames
+            if is_far and self.frames_before(self.key_of(number)) - before > MIN_SEEK_FRAMES:
+                groups.append([])
+            groups[-1].append(number)
+        return groups
+
+    def key_of(self, number: int) -> int:
         """Return the position of the last key frame with at most `number` shown frames before it."""
-        position = number
+        position = number = min(number, self.num_frames - 1)
         while (later := number + bisect_right(self.hidden, position)) > position:
             position = later
         return self.key_up_to(min(position, len(self.entries) - 1))
@@ -584,21 +668,6 @@ def _decoder_errors() -> tuple[type[Exception], ...]:
     """Return the errors that a damaged file can cause; programming errors (NameError, TypeError) are not included."""
     errors = (OSError, HTTPException, ValueError, RuntimeError, ArithmeticError, LookupError, MemoryError)
     return (*errors, sys.modules["av"].error.FFmpegError) if "av" in sys.modules else errors
-
-
-def _readable(source: Source) -> str | bytes | BinaryIO:
-    """Return a local path, bytes or a seekable file object; download a URL."""
-    if isinstance(source, os.PathLike):
-        return os.fspath(source)
-    if isinstance(source, str) and source.startswith(("http://", "https://", "file://")):
-        with urllib.request.urlopen(source, timeout=URL_TIMEOUT_SECONDS) as response:
-            return response.read()
-    if isinstance(source, str) and "://" in source:
-        raise ValueError("only http://, https:// or file:// URLs are supported; download it first")
-    if isinstance(source, str | bytes):
-        return source
-    # Decoding seeks, which a pipe or a response cannot do.
-    return source if source.seekable() else source.read()
 
 
 def _is_shown(packet: Any, codec: str) -> bool | None:
