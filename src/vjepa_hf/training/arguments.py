@@ -126,7 +126,11 @@ def _one_line(text: object) -> str:
 
 def _readable(error: Exception) -> str:
     """Return the message of jsonargparse without its notation for types and keys."""
-    return re.sub(r"<class '(\w+)'>|Parser key \"(\w+)\"|typing\.(?=Literal)", r"\1\2", _one_line(error))
+    text = re.sub(r"<class '(\w+)'>|Parser key \"(\w+)\"|typing\.(?=Literal)", r"\1\2", _one_line(error))
+    optional = (
+        r"Does not validate .* Errors: - (Expected .*) - Expected a NoneType Given value type: \w+ Given value: "
+    )
+    return re.sub(optional, r"\1. Got value: ", text)
 
 
 def _options(kind: type) -> _Options:
@@ -471,18 +475,22 @@ def parse_arguments(
     A run that was moved or copied resumes where its `ARGUMENTS_FILE` lies, unless the command line has `output_dir`.
 
     Raises:
-        ValueError: as `parse`; or `overwrite_output_dir` with the file of a copied run, which names another folder.
+        ValueError: as `parse`; a warm-up on the command line that is longer than the run; or `overwrite_output_dir`
+            with the file of a copied run, which names another folder.
     """
     if command_line is None:
         with mistakes_exit():
             return parse_arguments(sys.argv[1:], default_config)
     args = parse(PretrainingArguments, command_line, default_config)
     config, words = _split_config(command_line)
-    is_named = any(word.split("=")[0] == "--output_dir" for word in words)
-    if config is None or is_named or Path(config).name != ARGUMENTS_FILE:
-        return args
-    folder = Path(config).parent
-    if folder.resolve() != Path(args.run.output_dir).resolve():
+    named = {word.split("=")[0] for word in words}
+    optimization = args.optimization
+    if "--warmup_steps" in named and optimization.warmup_steps > optimization.max_steps:
+        allowed = f"[0, max_steps={optimization.max_steps}]"
+        raise ValueError(f"warmup_steps must lie in {allowed}, got {optimization.warmup_steps}")
+    folder = Path(config or "").parent
+    is_copied = (folder / "checkpoints").is_dir() and folder.resolve() != Path(args.run.output_dir).resolve()
+    if config and Path(config).name == ARGUMENTS_FILE and is_copied and "--output_dir" not in named:
         if args.run.overwrite_output_dir:
             raise ValueError(
                 f"{config} names the folder {args.run.output_dir!r}, not its own; give --output_dir, the folder whose "

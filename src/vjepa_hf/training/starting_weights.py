@@ -129,7 +129,9 @@ def _find_folder(name: str) -> Path:
             folder = Path(snapshot_download(name, allow_patterns=["config.json", *WEIGHTS, "*.safetensors", "*.bin"]))
         except (HFValidationError, HfHubHTTPError, OSError) as error:
             reason = " ".join(str(error).split())
-            raise ValueError(f"init_from {name!r} is neither a folder nor a model on the Hub: {reason}") from error
+            raise ValueError(
+                f"init_from {name!r} has no config.json: it is neither a folder nor a model on the Hub ({reason})"
+            ) from error
     if not (folder / "config.json").is_file():
         raise ValueError(
             f"init_from {name!r} has no config.json; give a model that save_pretrained wrote, such as the output_dir "
