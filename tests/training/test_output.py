@@ -79,10 +79,9 @@ def holder(tmp_path):
 def test_a_second_process_is_refused_until_the_first_is_dead(accelerator, tmp_path, holder, monkeypatch):
     monkeypatch.setattr(output, "LOCK_TIMEOUT", 0.1)
     (tmp_path / "run" / "arguments.yaml").touch()
-    for more in ([], ["--overwrite_output_dir"]):
-        words = ["--output_dir", str(tmp_path / "run"), *more]
-        with pytest.raises(ValueError, match="another process is using output_dir|is not empty"):
-            prepare_output_dir(accelerator, tiny_arguments(*words))
+    with pytest.raises(ValueError, match="another process is using output_dir .*run'; wait for its end"):
+        words = ("--output_dir", str(tmp_path / "run"), "--overwrite_output_dir")
+        prepare_output_dir(accelerator, tiny_arguments(*words))
     assert (tmp_path / "run" / "arguments.yaml").exists()
     holder.kill()
     holder.wait()

@@ -116,7 +116,6 @@ def test_a_hub_name_is_read_through_the_cache(pretrained, folder, tmp_path, monk
     folder.rename(repository / "snapshots" / "0123456789")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0123456789")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
     snapshot = partial(huggingface_hub.snapshot_download, cache_dir=cache)
     monkeypatch.setattr(starting_weights, "snapshot_download", snapshot)
     model = fresh(pretrained.config)
