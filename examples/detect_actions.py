@@ -73,7 +73,6 @@ def main(command_line: Sequence[str] | None = None) -> None:
     args = parse(DetectionArguments, command_line)
     with mistakes_exit():
         accelerator = make_accelerator()
-        claim_output_dir(accelerator, args.output_dir)
     torch.manual_seed(args.seed)
     with accelerator.main_process_first():
         if args.train_annotations == f"{TOY}/train.csv" and not Path(args.train_annotations).exists():
@@ -98,6 +97,7 @@ def main(command_line: Sequence[str] | None = None) -> None:
             )
             for frames, folder in ((train_frames, args.train_videos), (test_frames, args.test_videos))
         )
+        claim_output_dir(accelerator, args.output_dir)
 
     # 3. Loaders and optimizer.
     order = torch.Generator().manual_seed(args.seed)

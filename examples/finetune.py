@@ -126,7 +126,6 @@ def main(command_line: Sequence[str] | None = None) -> None:
         match_launcher(given, training.gradient_accumulation_steps)
         installed = get_available_reporting_integrations()
         check_trackers(training.report_to, INTEGRATION_TO_CALLBACK, [*installed, "flyte"])
-        claim_output_dir(PartialState(), training.output_dir, bool(args.resume or training.resume_from_checkpoint))
     # Trainer's label smoothing needs class indices; our labels are soft, so the collator smooths them.
     smoothing, training.label_smoothing_factor = training.label_smoothing_factor, 0.0
     set_seed(training.seed)
@@ -184,6 +183,7 @@ def main(command_line: Sequence[str] | None = None) -> None:
             class_weights=weights,
         )
         groups = finetuning.layer_wise_groups(model, training.learning_rate, training.weight_decay, args.layer_decay)
+        claim_output_dir(PartialState(), training.output_dir, bool(args.resume or training.resume_from_checkpoint))
 
     # 5. Training.
     betas = training.adam_beta1, training.adam_beta2

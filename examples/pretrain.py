@@ -32,7 +32,7 @@ from vjepa_hf.training.optimization import (
     max_grad_norm,
     set_hyperparameters,
 )
-from vjepa_hf.training.output import claim_run_dir, export, finish, prepare_output_dir, starting_point
+from vjepa_hf.training.output import check_run_dir, export, finish, prepare_output_dir, starting_point
 from vjepa_hf.training.run_guard import RunGuard
 from vjepa_hf.training.starting_weights import freeze_first_layers, load_starting_weights
 from vjepa_hf.visualization import plot_curves
@@ -56,7 +56,7 @@ def main() -> None:
     # 2. Processes: the same script on one or many, on CPU or GPU. A mistake is one sentence, before the run starts.
     with mistakes_exit():
         accelerator = make_pretraining_accelerator(run, optimization.gradient_accumulation_steps)
-        claim_run_dir(accelerator, run)
+        check_run_dir(accelerator, run)
         torch.set_num_threads(run.cpu_threads or torch.get_num_threads())
         with accelerator.main_process_first():
             sources = data.videos or [toy_videos()]

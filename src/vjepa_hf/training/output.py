@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,23 +83,24 @@ def claim_output_dir(accelerator: Accelerator | PartialState, output_dir: str | 
         ValueError: another process is using the folder, or it contains a model or a run; it is never overwritten.
     """
 
-    def check() -> None:
+    def claim() -> None:
         if not resume and (other := [path.name for pattern in OTHER_RUN for path in Path(output_dir).glob(pattern)]):
             raise ValueError(
                 f"output_dir {str(output_dir)!r} already contains a model or a run ({other[0]}), which is not "
                 "overwritten; choose another folder, or delete it yourself"
             )
+        lock_output_dir(output_dir)
 
-    _check_and_lock(accelerator, output_dir, check)
+    _on_main_process(accelerator, claim)
 
 
-def claim_run_dir(accelerator: Accelerator, run: RunArguments) -> None:
-    """Lock the folder of a pretraining run, before the run reads its data. All processes call it.
+def check_run_dir(accelerator: Accelerator, run: RunArguments) -> None:
+    """Check that a pretraining run may write to its folder, before it reads its data. All processes call it.
 
     Raises:
-        ValueError: another process is using the folder; it is not empty and neither `resume` nor
-            `overwrite_output_dir` is set; there is no checkpoint to resume from; the folder to overwrite is not one of
-            a run; or the launched processes are not connected, or cannot shard the model.
+        ValueError: the folder is not empty and neither `resume` nor `overwrite_output_dir` is set; there is no
+            checkpoint to resume from; the folder to overwrite is not one of a run; or the launched processes are not
+            connected, or cannot shard the model.
     """
     launched = int(os.environ.get("WORLD_SIZE", 1))
     if launched != accelerator.num_processes:
@@ -112,19 +114,15 @@ def claim_run_dir(accelerator: Accelerator, run: RunArguments) -> None:
             f"Accelerate does not shard models on the device {accelerator.device.type}, so every process would hold "
             "the whole model. Launch without FSDP"
         )
-    _check_and_lock(accelerator, run.output_dir, lambda: _check_run_dir(run))
+    _on_main_process(accelerator, partial(_check_run_dir, run))
 
 
-def _check_and_lock(
-    accelerator: Accelerator | PartialState, output_dir: str | Path, check: Callable[[], None]
-) -> None:
-    """Call `check` and lock the folder on the main process; all processes raise what it raises."""
+def _on_main_process(accelerator: Accelerator | PartialState, action: Callable[[], None]) -> None:
+    """Call a function on the main process; if it raises a ValueError or an OSError, all processes raise."""
     problem = None
     if accelerator.is_main_process:
         try:
-            check()  # first, so that no folder is created for a run that is refused
-            lock_output_dir(output_dir)
-            check()  # again, because another run may have ended meanwhile
+            action()
         except (ValueError, OSError) as error:
             problem = str(error)
     (problem,) = broadcast_object_list([problem])
@@ -157,23 +155,27 @@ def _check_run_dir(run: RunArguments) -> None:
 
 
 def prepare_output_dir(accelerator: Accelerator, args: PretrainingArguments) -> None:
-    """Delete an old run if `overwrite_output_dir` is set, and write the arguments. All processes call it.
+    """Lock the folder of a run until its main process ends, and write the arguments there. All processes call it.
 
-    Only files that a run writes are deleted.
+    With `overwrite_output_dir`, first delete the files of the old run, and only those.
 
     Raises:
-        ValueError: as `claim_run_dir`.
+        ValueError: another process is using the folder, or as `check_run_dir`.
     """
-    claim_run_dir(accelerator, args.run)
+    check_run_dir(accelerator, args.run)  # first, so that no folder is made for a run that is refused
+    _on_main_process(accelerator, partial(_prepare, args))
+
+
+def _prepare(args: PretrainingArguments) -> None:
     output_dir = Path(args.run.output_dir)
-    if accelerator.is_main_process:
-        if args.run.overwrite_output_dir:
-            for path in sorted({path for pattern in RUN_FILES for path in output_dir.glob(pattern)}):
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-            if kept := sorted(path.name for path in output_dir.iterdir() if path.name != LOCK_FILE):
-                print(f"kept in {output_dir}, because a run does not write it: {', '.join(kept)}")
-        args.save(output_dir / ARGUMENTS_FILE)
-    accelerator.wait_for_everyone()
+    lock_output_dir(output_dir)
+    _check_run_dir(args.run)  # again, because another run may have ended meanwhile
+    if args.run.overwrite_output_dir:
+        for path in sorted({path for pattern in RUN_FILES for path in output_dir.glob(pattern)}):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        if kept := sorted(path.name for path in output_dir.iterdir() if path.name != LOCK_FILE):
+            print(f"kept in {output_dir}, because a run does not write it: {', '.join(kept)}")
+    args.save(output_dir / ARGUMENTS_FILE)
 
 
 def starting_point(accelerator: Accelerator, args: PretrainingArguments, videos: Sequence[Videos]) -> Progress:
