@@ -217,11 +217,18 @@ def test_mistakes_are_one_sentence_and_status_2(runs, videos, straight, tmp_path
         assert last.startswith("pretrain.py: ") and words in last and "Traceback" not in runs.printed()
 
 
+def compile_without_a_compiler() -> None:
+    from vjepa_hf.training import setup
+
+    setup.compile_layers.__defaults__ = ("eager",)
+
+
 def test_launcher_precision_home_folder_no_tracker_and_a_short_run(runs, videos, tmp_path):
     options = {"videos": videos, "output_dir": "~/runs/one", "report_to": "none", "max_steps": "2"}
     options |= {"config": REPO / "examples" / "configs" / "tiny_cpu.yaml", "warmup_steps": None}
+    options |= {"compile": "true", "max_grad_norm_ratio": "10", "video_column": "video"}
     env = {"HOME": str(tmp_path), "ACCELERATE_MIXED_PRECISION": "bf16"}
-    printed = runs.finish(env=env, **options)
+    printed = runs.finish(compile_without_a_compiler, env=env, **options)
     assert "mixed precision bf16" in printed and "warm-up shortened to 0 steps" in printed
     assert (tmp_path / "runs" / "one" / "model.safetensors").exists() and not (REPO / "~").exists()
     assert "mixed_precision: bf16" in (tmp_path / "runs" / "one" / "arguments.yaml").read_text()

@@ -48,7 +48,8 @@ def options(pretrained, class_folders, output, **changes):
 
 @pytest.mark.slow
 def test_a_run_with_adapters_works_in_the_pipeline(run_example, pretrained, class_folders, tmp_path):
-    changes = {"method": "lora", "eval_strategy": "epoch", "validation_videos": class_folders / "test"}
+    changes = {"method": "lora", "lora_rank": 4, "eval_strategy": "epoch", "validation_videos": class_folders / "test"}
+    changes |= {"load_best_model_at_end": "true", "metric_for_best_model": "top_1_accuracy"}
     words = options(pretrained, class_folders, tmp_path / "run", **changes)
     completed = run_example("accelerate", "launch", "examples/finetune.py", *words)
     assert "broken.mp4" in completed.stderr
