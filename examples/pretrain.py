@@ -32,7 +32,7 @@ from vjepa_hf.training.optimization import (
     max_grad_norm,
     set_hyperparameters,
 )
-from vjepa_hf.training.output import check_run_dir, export, finish, prepare_output_dir, starting_point
+from vjepa_hf.training.output import check_export, check_run_dir, export, finish, prepare_output_dir, starting_point
 from vjepa_hf.training.run_guard import RunGuard
 from vjepa_hf.training.starting_weights import freeze_first_layers, load_starting_weights
 from vjepa_hf.visualization import plot_curves
@@ -132,11 +132,12 @@ def main() -> None:
             if guard.stop:
                 break
 
-    # 8. Results: plot the curves and print how to load the model.
+    # 8. Results: check the exported model, plot the curves and print how to load the model.
+    check_export(accelerator, model, run.output_dir)
     monitor.close()
     if accelerator.is_main_process:
         plot_curves(read_log(monitor.log.path), Path(run.output_dir) / "curves.png", title=run.output_dir)
-    finish(accelerator, model, args, guard, progress)
+    finish(accelerator, args, guard, progress)
 
 
 if __name__ == "__main__":

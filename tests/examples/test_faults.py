@@ -276,7 +276,7 @@ def wait_for_step(output_dir: Path, step: int, process: subprocess.Popen) -> Non
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_run_stopped_between_log_rows_resumes_bit_by_bit(runs, videos, uninterrupted, tmp_path, number):
     output = tmp_path / "run"
-    changes = {signal.SIGTERM: 19, signal.SIGUSR1: 31}[number]
+    changes = {signal.SIGTERM: 22, signal.SIGUSR1: 34}[number]
     fate = partial(get_signal_at_file_change, str(output), changes, number)
     printed = runs.finish(fate, videos=videos, output_dir=output, **LONG)
     step = int(list_checkpoints(output)[-1].name.removeprefix("step_"))

@@ -248,22 +248,14 @@ def check_export(accelerator: Accelerator, model: torch.nn.Module, output_dir: s
         )
 
 
-def finish(
-    accelerator: Accelerator,
-    model: torch.nn.Module,
-    args: PretrainingArguments,
-    guard: RunGuard,
-    progress: Progress,
-) -> None:
-    """Check the exported model, and print how to use or resume the run. All processes call it.
+def finish(accelerator: Accelerator, args: PretrainingArguments, guard: RunGuard, progress: Progress) -> None:
+    """Print how to use or resume the run.
 
     Raises:
         FloatingPointError: too many steps in a row were skipped.
-        OSError: the exported model is not the one of the run.
     """
     folder = Path(args.run.output_dir)
     how_to_resume = f"resume with --config {folder / ARGUMENTS_FILE} --resume"
-    check_export(accelerator, model, folder)
     if guard.stop is None:
         accelerator.print(f'wrote curves.png; load the encoder: VJEPAModel.from_pretrained("{folder}")')
     elif guard.gave_up:
