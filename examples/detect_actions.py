@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 from transformers import get_cosine_schedule_with_warmup
@@ -31,6 +30,8 @@ from transformers import get_cosine_schedule_with_warmup
 from vjepa_hf import VJEPAConfig, VJEPAForActionDetection, VJEPAVideoProcessor
 from vjepa_hf.evaluation import detection
 from vjepa_hf.training.arguments import mistakes_exit, option, parse
+from vjepa_hf.training.launcher import make_accelerator
+from vjepa_hf.training.output import claim_output_dir
 
 TOY = "output/toy_actions"
 NUM_DRAWN = 8  # key frames in the figure
@@ -70,7 +71,8 @@ class DetectionArguments:
 def main(command_line: Sequence[str] | None = None) -> None:
     # 1. Arguments.
     args = parse(DetectionArguments, command_line)
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    with mistakes_exit():
+        accelerator = make_accelerator()
     torch.manual_seed(args.seed)
     with accelerator.main_process_first():
         if args.train_annotations == f"{TOY}/train.csv" and not Path(args.train_annotations).exists():
@@ -95,6 +97,7 @@ def main(command_line: Sequence[str] | None = None) -> None:
             )
             for frames, folder in ((train_frames, args.train_videos), (test_frames, args.test_videos))
         )
+        claim_output_dir(accelerator, args.output_dir)
 
     # 3. Loaders and optimizer.
     order = torch.Generator().manual_seed(args.seed)

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from accelerate import PartialState
 from transformers import EvalPrediction, Trainer, TrainingArguments, set_seed
+from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from vjepa_hf import VJEPAForVideoClassification, VJEPAVideoProcessor
 from vjepa_hf.data.labelled import LabelledVideos, TrainingVideos
@@ -30,6 +32,8 @@ from vjepa_hf.evaluation.labels import read_labels
 from vjepa_hf.evaluation.metrics import MeanClassAccuracy, TopKAccuracy
 from vjepa_hf.training import finetuning
 from vjepa_hf.training.arguments import mistakes_exit, option, parse
+from vjepa_hf.training.launcher import check_launcher, check_trackers, match_launcher
+from vjepa_hf.training.output import claim_output_dir
 
 
 @dataclass
@@ -113,8 +117,15 @@ def augmentation(args: FinetuningArguments, processor: VJEPAVideoProcessor) -> T
 
 def main(command_line: Sequence[str] | None = None) -> None:
     # 1. Arguments: ours and those of the Trainer.
+    with mistakes_exit():
+        check_launcher()
     args = parse(FinetuningArguments, command_line)
     training = args.trainer
+    with mistakes_exit():
+        given = "bf16" if training.bf16 else "fp16" if training.fp16 else None
+        match_launcher(given, training.gradient_accumulation_steps)
+        installed = get_available_reporting_integrations()
+        check_trackers(training.report_to, INTEGRATION_TO_CALLBACK, [*installed, "flyte"])
     # Trainer's label smoothing needs class indices; our labels are soft, so the collator smooths them.
     smoothing, training.label_smoothing_factor = training.label_smoothing_factor, 0.0
     set_seed(training.seed)
@@ -172,6 +183,7 @@ def main(command_line: Sequence[str] | None = None) -> None:
             class_weights=weights,
         )
         groups = finetuning.layer_wise_groups(model, training.learning_rate, training.weight_decay, args.layer_decay)
+        claim_output_dir(PartialState(), training.output_dir, bool(args.resume or training.resume_from_checkpoint))
 
     # 5. Training.
     betas = training.adam_beta1, training.adam_beta2

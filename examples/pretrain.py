@@ -11,18 +11,19 @@ makes a toy set and trains on it within minutes on two CPU cores. On your own vi
 
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 
 from vjepa_hf import VJEPAForPreTraining
 from vjepa_hf.data.input_log import InputLog
 from vjepa_hf.data.sources import load_videos
 from vjepa_hf.evaluation.online import make_online_evaluation
 from vjepa_hf.training import setup as training
-from vjepa_hf.training.arguments import parse_arguments
+from vjepa_hf.training.arguments import mistakes_exit, parse_arguments
 from vjepa_hf.training.checkpoints import save_checkpoint
+from vjepa_hf.training.launcher import make_pretraining_accelerator
 from vjepa_hf.training.log import Monitor, read_log, run_summary
 from vjepa_hf.training.optimization import (
     clip_gradients,
@@ -31,7 +32,7 @@ from vjepa_hf.training.optimization import (
     max_grad_norm,
     set_hyperparameters,
 )
-from vjepa_hf.training.output import export, finish, prepare_output_dir, starting_point
+from vjepa_hf.training.output import check_export, check_run_dir, export, finish, prepare_output_dir, starting_point
 from vjepa_hf.training.run_guard import RunGuard
 from vjepa_hf.training.starting_weights import freeze_first_layers, load_starting_weights
 from vjepa_hf.visualization import plot_curves
@@ -52,53 +53,50 @@ def main() -> None:
     args = parse_arguments(default_config=HERE / "configs" / "tiny_cpu.yaml")
     data, optimization, run = args.data, args.optimization, args.run
 
-    # 2. Processes: the same script on one or many, on CPU or GPU.
-    training.check_launcher()
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # else processes on CPUs are not connected
-        gradient_accumulation_steps=optimization.gradient_accumulation_steps,
-        mixed_precision=run.mixed_precision,
-        log_with=run.report_to or None,
-        project_dir=run.output_dir,
-    )
-    torch.set_num_threads(run.cpu_threads or torch.get_num_threads())
-    with accelerator.main_process_first():
-        sources = data.videos or [toy_videos()]
-        videos = [load_videos(source, data.video_column, data.streaming) for source in sources]
+    # 2. Processes: the same script on one or many, on CPU or GPU. A mistake is one sentence, before the run starts.
+    with mistakes_exit():
+        accelerator = make_pretraining_accelerator(run, optimization.gradient_accumulation_steps)
+        check_run_dir(accelerator, run)
+        torch.set_num_threads(run.cpu_threads or torch.get_num_threads())
+        with accelerator.main_process_first():
+            sources = data.videos or [toy_videos()]
+            videos = [load_videos(source, data.video_column, data.streaming) for source in sources]
 
-    # 3. Model: context encoder and predictor train; the target encoder is a moving average of the context encoder.
-    torch.manual_seed(run.seed)
-    config = training.model_config(args)
-    model = VJEPAForPreTraining(config)
-    if optimization.init_from and not run.resume:
-        accelerator.print(load_starting_weights(model, optimization.init_from, optimization.init_parts))
-    freeze_first_layers(model, optimization.freeze_layers)
-    if run.gradient_checkpointing:
-        training.checkpoint_activations(model)
-    if run.compile:
-        training.compile_layers(model)
-    processor = training.make_processor(config, data)
-    model, optimizer = accelerator.prepare(model, make_optimizer(model, optimization))
-    vjepa = accelerator.unwrap_model(model)
-    online = make_online_evaluation(accelerator, args.evaluation, processor, data.num_workers)
+        # 3. Model: context encoder and predictor train; the target encoder is a moving average of the context encoder.
+        torch.manual_seed(run.seed)
+        config = training.model_config(args)
+        model = VJEPAForPreTraining(config)
+        if optimization.init_from and not run.resume:
+            accelerator.print(load_starting_weights(model, optimization.init_from, optimization.init_parts))
+        freeze_first_layers(model, optimization.freeze_layers)
+        if run.gradient_checkpointing:
+            training.checkpoint_activations(model)
+        if run.compile:
+            training.compile_layers(model)
+        processor = training.make_processor(config, data)
+        model, optimizer = accelerator.prepare(model, make_optimizer(model, optimization))
+        vjepa = accelerator.unwrap_model(model)
+        online = make_online_evaluation(accelerator, args.evaluation, processor, data.num_workers)
 
-    # 4. Resume: the state of the run is in the checkpoint; everything else is a function of the step.
-    inputs = InputLog(data.max_failed_share)
-    guard = RunGuard(accelerator, run.max_skipped_steps, run.max_grad_norm_ratio)
-    accelerator.register_for_checkpointing(inputs, guard)
-    prepare_output_dir(accelerator, args)
-    progress = starting_point(accelerator, run)
+        # 4. Resume: the state of the run is in the checkpoint; everything else is a function of the step.
+        inputs = InputLog(data.max_failed_share)
+        guard = RunGuard(accelerator, run.max_skipped_steps, run.max_grad_norm_ratio)
+        accelerator.register_for_checkpointing(inputs, guard)
+        prepare_output_dir(accelerator, args)
+        progress = starting_point(accelerator, args, videos)
 
-    # 5. Data: clips and masks are functions of (seed, epoch, sample id); workers decode, augment and draw masks.
-    loader = training.make_loader(accelerator, args, config, videos, progress, inputs)
-    augment = training.make_transform(training.frame_size(config), data) if data.augment_on_device else None
-    batches = training.ready_batches(loader, accelerator.device, processor, run.seed, augment)
-    num_clips = training.global_batch_size(accelerator, optimization)
+        # 5. Data: clips and masks are functions of (seed, epoch, sample id); workers decode, augment and draw masks.
+        loader = training.make_loader(accelerator, args, config, videos, progress, inputs)
+        augment = training.make_transform(training.frame_size(config), data) if data.augment_on_device else None
+        batches = training.ready_batches(loader, accelerator.device, processor, run.seed, augment)
+        num_clips = training.global_batch_size(accelerator, optimization)
 
     # 6. Loop: an optimizer step has one or more batches, and each runs once per mask type; gradients add up.
     monitor = Monitor(accelerator, args, vjepa, inputs, guard, progress.step, online and online.metrics)
     accelerator.print(run_summary(accelerator, args, None if data.streaming else len(loader.dataset), model))
-    with guard.signals():  # a stop signal ends the run after the current step
+    if progress.step >= optimization.max_steps:  # the run died between its last checkpoint and the export
+        export(accelerator, model, processor, run.output_dir)
+    with guard.signals(), closing(monitor.log.bar):  # a stop signal ends the run after the current step
         for batch in monitor.batches(batches):
             values = hyperparameters(progress.step, optimization)
             set_hyperparameters(optimizer, values)
@@ -134,7 +132,8 @@ def main() -> None:
             if guard.stop:
                 break
 
-    # 8. Results: plot the curves and print how to load the model.
+    # 8. Results: check the exported model, plot the curves and print how to load the model.
+    check_export(accelerator, model, run.output_dir)
     monitor.close()
     if accelerator.is_main_process:
         plot_curves(read_log(monitor.log.path), Path(run.output_dir) / "curves.png", title=run.output_dir)

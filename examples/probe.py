@@ -34,6 +34,7 @@ from vjepa_hf.evaluation.labels import draw_labels, read_labels
 from vjepa_hf.evaluation.live_features import LiveFeatures
 from vjepa_hf.evaluation.views import AugmentedClips, Clips, RegularClips, augmentation
 from vjepa_hf.training.arguments import mistakes_exit, option, parse
+from vjepa_hf.training.launcher import make_accelerator
 
 
 @dataclass
@@ -84,7 +85,8 @@ class ProbeArguments:
 def main(command_line: Sequence[str] | None = None) -> None:
     # 1. Arguments.
     args = parse(ProbeArguments, command_line)
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    with mistakes_exit():
+        accelerator = make_accelerator()
     torch.manual_seed(args.seed)
     output = Path(args.output_dir)
 

@@ -68,8 +68,9 @@ def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bo
 
 
 def assert_same_run(first: Path, second: Path) -> None:
-    """Check that the logs and the last checkpoints are bit-equal."""
+    """Check that the logs, the last checkpoints and the exported models are bit-equal."""
     assert log(first) == log(second)
+    assert equal(*(load_file(folder / "model.safetensors") for folder in (first, second)))
     last = [list_checkpoints(folder)[-1] for folder in (first, second)]
     assert last[0].name == last[1].name and equal(*map(tensors, last))
 
@@ -123,6 +124,116 @@ def test_a_run_killed_twenty_times_equals_the_uninterrupted_one_bit_by_bit(runs,
     assert_same_run(output, uninterrupted)
 
 
+def die_in_export(number: int) -> None:
+    """Kill this process, without running any handler, at the beginning of an export."""
+    import pretrain
+
+    export, remaining = pretrain.export, [number]
+
+    def die(*args):
+        remaining[0] -= 1
+        os.kill(os.getpid(), signal.SIGKILL) if remaining[0] == 0 else export(*args)
+
+    pretrain.export = die
+
+
+@pytest.mark.parametrize("harm", [lambda model: None, Path.unlink], ids=["old export", "no export"])
+def test_a_run_killed_between_its_last_checkpoint_and_the_export_is_exported(runs, videos, straight, tmp_path, harm):
+    output = tmp_path / "run"
+    options = {"videos": videos, "output_dir": output}
+    assert runs.run(partial(die_in_export, 2), **options) == [-9]
+    assert list_checkpoints(output)[-1].name == "step_00000006"
+    harm(output / "model.safetensors")
+    assert "load the encoder" in runs.finish(resume="true", **options)
+    assert_same_run(output, straight)
+
+
+# --- two runs, one folder ---
+
+
+def wait_briefly() -> None:
+    from vjepa_hf.training import output
+
+    output.LOCK_TIMEOUT = 0.1
+
+
+def test_a_second_run_in_the_folder_of_a_live_one_is_refused_until_it_is_dead(runs, videos, tmp_path):
+    output = tmp_path / "run"
+    options = {"videos": videos, "output_dir": output, "num_workers": "1", "save_steps": "2"}
+    (first,) = runs.start(max_steps="100000", **options)
+    try:
+        while first.is_alive() and not list_checkpoints(output):
+            time.sleep(0.05)
+        for more in ({"resume": "true"}, {"overwrite_output_dir": "true"}):
+            assert runs.run(wait_briefly, **options, **more) == [2]
+            assert f"pretrain.py: another process is using output_dir '{output}'" in runs.printed()
+            assert first.is_alive() and list_checkpoints(output)
+    finally:
+        first.kill()
+        first.join()
+    step = int(list_checkpoints(output)[-1].name.removeprefix("step_"))
+    options["max_steps"] = str(step + 2)
+    assert "load the encoder" in runs.finish(wait_briefly, resume="true", **options)
+
+
+# --- what a run says ---
+
+
+def test_a_resumed_run_says_what_changed_in_its_data(runs, toy_videos, tmp_path):
+    shutil.copytree(toy_videos / "train", tmp_path / "videos")
+    options = {"videos": tmp_path / "videos", "output_dir": tmp_path / "run"}
+    runs.finish(**options)
+    assert "WARNING the data" not in runs.finish(resume="true", **options)
+    for path in sorted((tmp_path / "videos").iterdir())[5:]:
+        path.unlink()
+    changed = "the data is not that of the checkpoint: it was 16 videos and is 5 videos"
+    assert changed in runs.finish(resume="true", **options | {"max_steps": "8"})
+    assert changed not in runs.finish(resume="true", **options | {"max_steps": "8"})  # now it is
+
+
+def test_a_moved_run_resumes_where_its_file_lies(runs, videos, straight, tmp_path):
+    shutil.copytree(straight, tmp_path / "moved")
+    before = (straight / "arguments.yaml").read_bytes()
+    options = {"config": tmp_path / "moved" / "arguments.yaml", "max_steps": "8", "resume": "true"}
+    assert str(tmp_path / "moved" / "checkpoints" / "step_00000006") in runs.finish(**options)
+    assert list_checkpoints(tmp_path / "moved")[-1].name == "step_00000008"
+    assert list_checkpoints(straight)[-1].name == "step_00000006"
+    assert (straight / "arguments.yaml").read_bytes() == before
+
+
+def test_mistakes_are_one_sentence_and_status_2(runs, videos, straight, tmp_path):
+    options = {"videos": videos, "output_dir": tmp_path / "run"}
+    for wrong, words in (
+        ({"videos": tmp_path / "nowhere"}, "does not exist"),
+        ({"init_from": tmp_path / "nowhere"}, "has no config.json"),
+        ({"output_dir": straight}, "is not empty; add --resume"),
+        ({"resume": "true"}, "no checkpoint to resume from"),
+        ({"report_to": "tensorbord"}, "'tensorbord' is not a tracker"),
+        ({"mixed_precision": "fp16"}, "fp16 needs a GPU"),
+        ({"freeze_layers": "9"}, "freeze_layers must be"),
+    ):
+        assert runs.run(**options | wrong) == [2], runs.printed()
+        last = runs.printed().strip().splitlines()[-1]
+        assert last.startswith("pretrain.py: ") and words in last and "Traceback" not in runs.printed()
+
+
+def compile_without_a_compiler() -> None:
+    from vjepa_hf.training import setup
+
+    setup.compile_layers.__defaults__ = ("eager",)
+
+
+def test_launcher_precision_home_folder_no_tracker_and_a_short_run(runs, videos, tmp_path):
+    options = {"videos": videos, "output_dir": "~/runs/one", "report_to": "none", "max_steps": "2"}
+    options |= {"config": REPO / "examples" / "configs" / "tiny_cpu.yaml", "warmup_steps": None}
+    options |= {"compile": "true", "max_grad_norm_ratio": "10", "video_column": "video"}
+    env = {"HOME": str(tmp_path), "ACCELERATE_MIXED_PRECISION": "bf16"}
+    printed = runs.finish(compile_without_a_compiler, env=env, **options)
+    assert "mixed precision bf16" in printed and "warm-up shortened to 0 steps" in printed
+    assert (tmp_path / "runs" / "one" / "model.safetensors").exists() and not (REPO / "~").exists()
+    assert "mixed_precision: bf16" in (tmp_path / "runs" / "one" / "arguments.yaml").read_text()
+
+
 # --- asked to stop ---
 
 TWO_PROCESSES = ("accelerate", "launch", "--multi_gpu", "--num_processes", "2")
@@ -165,7 +276,7 @@ def wait_for_step(output_dir: Path, step: int, process: subprocess.Popen) -> Non
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_run_stopped_between_log_rows_resumes_bit_by_bit(runs, videos, uninterrupted, tmp_path, number):
     output = tmp_path / "run"
-    changes = {signal.SIGTERM: 19, signal.SIGUSR1: 31}[number]
+    changes = {signal.SIGTERM: 22, signal.SIGUSR1: 34}[number]
     fate = partial(get_signal_at_file_change, str(output), changes, number)
     printed = runs.finish(fate, videos=videos, output_dir=output, **LONG)
     step = int(list_checkpoints(output)[-1].name.removeprefix("step_"))
@@ -251,6 +362,9 @@ def test_an_fsdp_run_is_equal_to_rounding_and_resumes_exactly(runs, videos, stra
 def test_unsupported_launcher_settings_are_errors(runs, videos, tmp_path):
     options = {"videos": videos, "output_dir": tmp_path / "run"}
     assert "DeepSpeed is not supported" in runs.fail(env={"ACCELERATE_USE_DEEPSPEED": "true"}, **options)
+    assert "ACCELERATE_DYNAMO_BACKEND=EAGER" in runs.fail(env={"ACCELERATE_DYNAMO_BACKEND": "EAGER"}, **options)
+    accumulation = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "2"}
+    assert "the run accumulates 1" in runs.fail(env=accumulation, **options)
     assert "Accelerate does not shard models on the device cpu" in runs.fail(env=FSDP, processes=2, **options)
     assert not (tmp_path / "run").exists()
 
@@ -273,7 +387,15 @@ def test_two_machines_make_one_run(videos, straight, tmp_path):
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     command = ("accelerate", "launch", "--config_file", "examples/accelerate/multi_node.yaml", "--num_processes", "2")
-    command += ("--main_process_ip", "127.0.0.1", "--main_process_port", port, "--machine_rank")
+    command += (
+        "--mixed_precision",
+        "no",
+        "--main_process_ip",
+        "127.0.0.1",
+        "--main_process_port",
+        port,
+        "--machine_rank",
+    )
     options = {"videos": videos, "output_dir": tmp_path / "run", "per_device_batch_size": "2"}
     for rank in "01":
         (tmp_path / rank).mkdir()

@@ -48,7 +48,8 @@ def options(pretrained, class_folders, output, **changes):
 
 @pytest.mark.slow
 def test_a_run_with_adapters_works_in_the_pipeline(run_example, pretrained, class_folders, tmp_path):
-    changes = {"method": "lora", "eval_strategy": "epoch", "validation_videos": class_folders / "test"}
+    changes = {"method": "lora", "lora_rank": 4, "eval_strategy": "epoch", "validation_videos": class_folders / "test"}
+    changes |= {"load_best_model_at_end": "true", "metric_for_best_model": "top_1_accuracy"}
     words = options(pretrained, class_folders, tmp_path / "run", **changes)
     completed = run_example("accelerate", "launch", "examples/finetune.py", *words)
     assert "broken.mp4" in completed.stderr
@@ -119,6 +120,7 @@ def test_every_option_of_the_recipe_works_and_a_run_resumes_bit_exact(finetune, 
         ({"validation_video": "x"}, "unknown option 'validation_video'; did you mean 'validation_videos'"),
         ({"learning_rate": "fast"}, "learning_rate"),
         ({"mixup_alpha": -1}, "mixup_alpha must not be negative"),
+        ({"report_to": "tensorbord"}, "report_to: 'tensorbord' is not a tracker"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_status_2(
@@ -132,6 +134,37 @@ def test_a_mistake_is_one_sentence_and_status_2(
     *_, line = capsys.readouterr().err.splitlines()
     assert stopped.value.code == 2 and line.startswith("finetune.py: ") and message in line, line
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_another_model_is_refused_and_not_changed(pretrained, class_folders, monkeypatch, capsys):
+    import finetune
+
+    before = {path.name: path.read_bytes() for path in pretrained.iterdir()}
+    monkeypatch.setattr(sys, "argv", ["finetune.py", *options(pretrained, class_folders, pretrained)])
+    with torch.random.fork_rng(devices=[]), pytest.raises(SystemExit) as stopped:
+        finetune.main()
+    assert stopped.value.code == 2 and "already contains a model or a run" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in pretrained.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("ACCELERATE_USE_MEGATRON_LM", "true", "Megatron-LM is not supported"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2", "but the run accumulates 1"),
+        ("ACCELERATE_MIXED_PRECISION", "fp8", "mixed_precision fp8 is not supported"),
+    ],
+)
+def test_what_a_launcher_asks_for_in_vain_is_refused(
+    pretrained, class_folders, tmp_path, name, value, words, monkeypatch, capsys
+):
+    import finetune
+
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["finetune.py", *options(pretrained, class_folders, tmp_path / "run")])
+    with torch.random.fork_rng(devices=[]), pytest.raises(SystemExit) as stopped:
+        finetune.main()
+    assert stopped.value.code == 2 and words in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 def test_a_file_may_have_options_of_the_trainer(finetune, pretrained, class_folders, tmp_path):

@@ -10,6 +10,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils import DistributedType
 
 from house import REPO, classes, modules
+from vjepa_hf.training.arguments import parse_arguments
 
 CONFIGS = REPO / "examples" / "accelerate"
 EXPECTED = {
@@ -53,6 +54,15 @@ def test_fsdp_2_wraps_existing_layers():
     assert config["fsdp_version"] == 2
     layers = config["fsdp_transformer_layer_cls_to_wrap"].split(",")
     assert set(layers) <= {node.name for node in classes(modules()["model.modeling_vjepa"])}
+
+
+def test_make_passes_options_to_the_script():
+    command = ["make", "-n", "pretrain", "VENV=nowhere", "ARGS=--max_steps 100"]
+    planned = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout
+    (line,) = (line for line in planned.splitlines() if "launch" in line)
+    words = line.split()
+    assert words[-3:] == ["examples/pretrain.py", "--max_steps", "100"]
+    assert parse_arguments(words[-2:], REPO / "examples" / "configs" / "tiny_cpu.yaml").optimization.max_steps == 100
 
 
 def syntax_error(script: Path) -> str:

@@ -205,3 +205,81 @@ def test_removed_options_have_the_values_that_the_messages_give(tiny_pretraining
     adam["adam_epsilon"] = optimizer.defaults["eps"]
     assert all(float(OPTIONS_OF_0_1[name].split()[-1]) == value for name, value in adam.items())
     assert f"tries {MAX_DECODE_ATTEMPTS} videos" in OPTIONS_OF_0_1["max_decode_attempts"]
+
+
+# --- paths ---
+
+
+def test_a_tilde_is_the_home_folder_in_files_and_on_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config_file(tmp_path, "videos: [~/a, b]\noutput_dir: ~/runs\ninit_from: ~/m\neval_label: '~'\n")
+    args = parse_arguments(["--config=~/config.yaml", "--eval_train_videos", "~/c.csv", "--eval_test_videos=~/d.csv"])
+    assert args.data.videos == [f"{tmp_path}/a", "b"] and args.run.output_dir == f"{tmp_path}/runs"
+    assert args.optimization.init_from == f"{tmp_path}/m"
+    assert args.evaluation.eval_train_videos == f"{tmp_path}/c.csv"
+    assert args.evaluation.eval_test_videos == f"{tmp_path}/d.csv"
+
+
+@pytest.fixture
+def copied_run(tmp_path):
+    """The file of a run that was copied after it had been written."""
+    (tmp_path / "copy" / "checkpoints").mkdir(parents=True)
+    args = parse_arguments(["--output_dir", str(tmp_path / "original")])
+    args.save(tmp_path / "copy" / "arguments.yaml")
+    return ["--config", str(tmp_path / "copy" / "arguments.yaml")]
+
+
+def test_a_copied_run_resumes_where_its_file_lies(copied_run, tmp_path):
+    assert parse_arguments([*copied_run, "--resume"]).run.output_dir == str(tmp_path / "copy")
+    assert parse_arguments([*copied_run, "--resume_step", "3"]).run.output_dir == str(tmp_path / "copy")
+    named = parse_arguments([*copied_run, "--resume", "--output_dir", "elsewhere"])
+    assert named.run.output_dir == "elsewhere"
+    assert parse_arguments(copied_run).run.output_dir == str(tmp_path / "original")
+
+
+def test_the_file_of_a_copied_run_does_not_delete_the_original(copied_run, tmp_path):
+    with pytest.raises(ValueError, match="names the folder .*original', not its own; give --output_dir"):
+        parse_arguments([*copied_run, "--overwrite_output_dir"])
+
+
+# --- a short run ---
+
+
+def test_a_shorter_run_shortens_the_warm_up_of_its_file(repo):
+    for path in sorted((repo / "examples" / "configs").glob("*.yaml")):
+        optimization = parse_arguments(["--config", str(path), "--max_steps", "100"]).optimization
+        assert optimization.effective_warmup_steps == 10 and optimization.warmup_steps > 100
+    assert parse_arguments(["--max_steps", "1"]).optimization.effective_warmup_steps == 0
+    assert parse_arguments([]).optimization.effective_warmup_steps == 12_000
+    with pytest.raises(ValueError, match=r"warmup_steps must lie in \[0, max_steps=9\], got 10"):
+        parse_arguments(["--max_steps", "9", "--warmup_steps=10"])
+
+
+# --- files that would take for ever ---
+
+
+LAUGHS = "a: &a [x, x]\n" + "".join(
+    f"{new}: &{new} [*{old}, *{old}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LAUGHS, "config.yaml: the alias .a is not supported"),
+        ("model: &m {num_frames: 4}\nvideos: *m\n", "alias .m is not supported"),
+        ("videos: " + "[" * 10_000, "nested more than 20 deep"),
+        ("masks: " + "{a: " * 10_000, "nested more than 20 deep"),
+        ("".join(" " * depth + "a:\n" for depth in range(300)), "nested more than 20 deep"),
+        ("#" * 2**21, "larger than 1,048,576 bytes"),
+    ],
+    ids=["laughs", "alias", "lists", "dicts", "block", "large"],
+)
+def test_aliases_depth_and_size_of_a_file_are_refused_before_it_is_built(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_arguments(["--config", str(config_file(tmp_path, text))])
+
+
+def test_a_deep_value_on_the_command_line_is_an_error():
+    with pytest.raises(ValueError):
+        parse_arguments(["--masks", "[" * 5_000 + "]" * 5_000])

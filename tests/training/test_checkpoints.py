@@ -17,6 +17,7 @@ import torch
 from accelerate import Accelerator
 
 from vjepa_hf import files
+from vjepa_hf.data.input_log import InputLog
 from vjepa_hf.training import checkpoints
 from vjepa_hf.training.checkpoints import Progress, damage, list_checkpoints, load_checkpoint, save_checkpoint
 
@@ -159,6 +160,65 @@ def test_a_checkpoint_of_another_model_is_an_error(run, tmp_path):
     other.accelerator._models[0] = torch.nn.Linear(3, 4)
     with pytest.raises(ValueError, match="(?s)does not fit the arguments of this run.*size mismatch"):
         load_checkpoint(other.accelerator, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "null",
+        "3",
+        '{"step": 1}x',
+        '{"step": "1", "clips": 8}',
+        '{"step": 1, "clips": 8, "more": 1}',
+        "[" * 100_000,
+    ]
+    + [
+        '{"step": -1, "clips": 8}',
+        '{"step": 1.5, "clips": 8}',
+        '{"step": true, "clips": 8}',
+        '{"step": NaN, "clips": 8}',
+    ]
+    + ['{"step": 1, "clips": 8, "data": 3}', '{"step": 1e400, "clips": 8}', '{"step": ' + "9" * 30 + ', "clips": 8}'],
+)
+def test_a_forged_progress_file_is_an_error_that_names_it(run, tmp_path, text):
+    run.save(tmp_path, 1)
+    (folder,) = list_checkpoints(tmp_path)
+    (folder / "progress.json").write_text(text)
+    sign(folder)
+    with pytest.raises(ValueError, match="step_00000001/progress.json'"):
+        load_checkpoint(run.accelerator, tmp_path)
+
+
+def test_a_forged_state_of_an_object_is_an_error_that_names_the_checkpoint(tmp_path):
+    run = Run()
+    run.accelerator.register_for_checkpointing(InputLog(0.1))
+    run.save(tmp_path, 1)
+    (folder,) = list_checkpoints(tmp_path)
+    torch.save({"videos": 3}, folder / "custom_checkpoint_0.pkl")
+    sign(folder)
+    with pytest.raises(ValueError, match="step_00000001' does not fit"):
+        load_checkpoint(run.accelerator, tmp_path)
+
+
+def test_what_file_managers_leave_behind_is_ignored(run, tmp_path):
+    run.save(tmp_path, 1)
+    (folder,) = list_checkpoints(tmp_path)
+    for name in (".DS_Store", "._model.safetensors", "Thumbs.db", "desktop.ini", ".directory"):
+        (folder / name).touch()
+        (folder.parent / name).touch()
+    assert damage(folder) is None
+    assert load_checkpoint(run.accelerator, tmp_path).step == 1
+
+
+def test_folders_that_the_run_did_not_make_are_neither_read_nor_deleted(run, tmp_path):
+    others = ["unfinished_step_abc", "unfinished_thesis", "step_abc", "step_\u00b2", "unfinished_step_", "step_"]
+    for name in others:
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step_00000009").touch()  # a file
+    run.save(tmp_path, 1)
+    assert load_checkpoint(run.accelerator, tmp_path).step == 1
+    assert set(os.listdir(tmp_path / "checkpoints")) == {*others, "step_00000009", "step_00000001"}
 
 
 # --- code in files ---

@@ -26,6 +26,20 @@ def test_a_resumed_log_drops_repeated_steps(accelerator, tmp_path):
     assert read_log(tmp_path / "log.jsonl") == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}]
 
 
+@pytest.mark.parametrize(
+    "line", ["\0" * 40, '{"step": 2, "lo', '{"loss": 1.0}', "[1]", "by hand", '{"step": "2"}', "[" * 100_000, "\udcff"]
+)
+def test_a_damaged_line_is_skipped_with_a_warning_and_does_not_block_a_resume(accelerator, tmp_path, line):
+    rows = [json.dumps({"step": step}) for step in (1, 2)]
+    for name in ("log.jsonl", "skipped_steps.jsonl"):
+        text = f"{rows[0]}\n{line}\n{rows[1]}\nincomplete"
+        (tmp_path / name).write_text(text, encoding="utf-8", errors="surrogateescape")
+    with pytest.warns(UserWarning, match="skipped 1 damaged lines of .*jsonl"):
+        RunLog(accelerator, tiny_arguments("--output_dir", str(tmp_path)), first_step=2).close()
+    for name in ("log.jsonl", "skipped_steps.jsonl"):
+        assert (tmp_path / name).read_text() == "".join(f"{row}\n" for row in rows)
+
+
 def test_a_new_log_is_empty(accelerator, tmp_path):
     (tmp_path / "log.jsonl").write_text(json.dumps({"step": 1}) + "\n")
     RunLog(accelerator, tiny_arguments("--output_dir", str(tmp_path)), first_step=0).close()
@@ -38,6 +52,13 @@ def test_the_summary_has_clips_epochs_and_schedules_at_three_steps(accelerator, 
     for name in ("first step", "warm-up end step", "last step"):
         (line,) = (line for line in summary.splitlines() if line.startswith(name))
         assert "lr" in line and "weight decay" in line and "EMA momentum" in line
+
+
+def test_the_summary_says_that_a_warm_up_was_shortened(accelerator, model):
+    args = tiny_arguments()
+    assert "shortened" not in run_summary(accelerator, args, 20, model)
+    args.optimization.warmup_steps = 200
+    assert "warm-up shortened to 1 steps" in run_summary(accelerator, args, 20, model)
 
 
 def test_throughput_yields_every_batch_and_restarts_after_read():

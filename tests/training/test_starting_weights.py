@@ -4,12 +4,16 @@ pytest tests/training/test_starting_weights.py
 """
 
 import copy
+import os
+from functools import partial
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
+from vjepa_hf.training import starting_weights
 from vjepa_hf.training.optimization import parameter_groups
 from vjepa_hf.training.setup import checkpoint_activations
 from vjepa_hf.training.starting_weights import freeze_first_layers, inflate_channels, load_starting_weights
@@ -89,6 +93,77 @@ def test_missing_parts_and_files_are_errors(pretrained, folder, tmp_path):
     (folder / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(ValueError, match="cannot read .*model.safetensors"):
         load_starting_weights(model, folder)
+
+
+# --- where weights come from ---
+
+
+def test_weights_in_several_files_and_bin_files_are_read(pretrained, tmp_path):
+    pretrained.save_pretrained(tmp_path / "shards", max_shard_size="50KB")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+    pretrained.config.save_pretrained(tmp_path / "bin")
+    torch.save(pretrained.state_dict(), tmp_path / "bin" / "pytorch_model.bin")
+    for name in ("shards", "bin"):
+        model = fresh(pretrained.config)
+        load_starting_weights(model, tmp_path / name)
+        assert equal(model, pretrained)
+
+
+def test_a_hub_name_is_read_through_the_cache(pretrained, folder, tmp_path, monkeypatch):
+    cache = tmp_path / "hub"
+    repository = cache / "models--somebody--vjepa-tiny"
+    (repository / "snapshots").mkdir(parents=True)
+    folder.rename(repository / "snapshots" / "0123456789")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0123456789")
+    snapshot = partial(huggingface_hub.snapshot_download, cache_dir=cache)
+    monkeypatch.setattr(starting_weights, "snapshot_download", snapshot)
+    model = fresh(pretrained.config)
+    load_starting_weights(model, "somebody/vjepa-tiny")
+    assert equal(model, pretrained)
+    with pytest.raises(ValueError, match="init_from 'somebody/other' .*neither a folder nor a model on the Hub"):
+        load_starting_weights(model, "somebody/other")
+
+
+def test_lost_foreign_and_damaged_shards_are_errors(pretrained, tmp_path):
+    pretrained.save_pretrained(tmp_path, max_shard_size="50KB")
+    index = tmp_path / "model.safetensors.index.json"
+    text = index.read_text()
+    for harm in ("{}", "[]", "{", '{"weight_map": {"a": "../x.safetensors"}}', '{"weight_map": {}}'):
+        index.write_text(harm)
+        with pytest.raises(ValueError, match="cannot read|contains no weights"):
+            load_starting_weights(fresh(pretrained.config), tmp_path)
+    index.write_text(text)
+    next(iter(tmp_path.glob("*.safetensors"))).unlink()
+    with pytest.raises(ValueError, match="init_from .*cannot read .*safetensors'"):
+        load_starting_weights(fresh(pretrained.config), tmp_path)
+
+
+def test_a_bin_file_with_code_is_not_executed(pretrained, tmp_path):
+    pretrained.config.save_pretrained(tmp_path)
+    torch.save({"encoder.x": Bomb(tmp_path / "executed")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="cannot read .*pytorch_model.bin"):
+        load_starting_weights(fresh(pretrained.config), tmp_path)
+    assert not (tmp_path / "executed").exists()
+
+
+class Bomb:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("kept", ["", "pooler.", "classifier.", "predictor."])
+def test_a_model_without_an_encoder_is_an_error(pretrained, tmp_path, kept):
+    model = VJEPAModel(pretrained.config) if kept == "predictor." else VJEPAForVideoClassification(pretrained.config)
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors = {name: tensor for name, tensor in tensors.items() if kept and name.startswith(kept)}
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="contains no (encoder|weights)"):
+        load_starting_weights(fresh(pretrained.config), tmp_path)
 
 
 def changed(folder, change) -> None:

@@ -2,12 +2,14 @@
 
 - `arguments`: arguments from YAML and the command line
 - `checkpoints`: write checkpoints atomically, load only undamaged ones
+- `data_identity`: what the data of a run is, to notice a change
 - `diagnostics`: health metrics, and alarms that distinguish learning from collapse
 - `finetuning`: batches and parameter groups for fine-tuning with the Trainer
 - `flops`: FLOPs of a step, matmul throughput of a device
+- `launcher`: what a launcher asks for, followed or refused
 - `log`: log, throughput and memory of a run
 - `optimization`: parameter groups, schedules, gradient clipping
-- `output`: output folder of a run: create, resume, export
+- `output`: output folder of a run: lock, create, resume, export
 - `run_guard`: skip steps with NaN, inf or exploding gradients, stop on signals
 - `setup`: model, processor and loader of a run
 - `starting_weights`: initial weights from a saved model, frozen layers

@@ -6,6 +6,7 @@
 import argparse
 import dataclasses
 import math
+import os
 import re
 import sys
 from collections import Counter
@@ -25,6 +26,8 @@ from ..model.configuration_vjepa import VJEPAConfig
 from ..model.video_io import VideoDecodeError
 
 T = TypeVar("T")
+# File in the folder of a pretraining run with its arguments.
+ARGUMENTS_FILE = "arguments.yaml"
 # Pretraining options of version 0.1.0 whose successors do not have a similar name.
 OPTIONS_OF_0_1 = {
     "mask_num_blocks": "is now `num_blocks` of each entry of `masks`",
@@ -37,6 +40,8 @@ OPTIONS_OF_0_1 = {
     "adam_beta2": "was removed; it is 0.999",
     "adam_epsilon": "was removed; it is 1e-8",
 }
+# Limits of a run file; a file beyond them is not a list of options.
+MAX_YAML_BYTES, MAX_YAML_DEPTH = 2**20, 20
 # name -> field, type, dataclass with that field
 _Options = dict[str, tuple[dataclasses.Field[Any], Any, type]]
 
@@ -63,7 +68,8 @@ def parse(kind: type[T], command_line: Sequence[str] | None = None, default_conf
 
     A field is an option with the same name in the file and on the command line. A field that is a dataclass is a group
     of options, whose names get no prefix. On the command line a list is `--label_ratio 0.1 0.5`, a key of a dict is
-    `--model.hidden_size 384`, and values in a dict or in a list of dicts are YAML.
+    `--model.hidden_size 384`, and values in a dict or in a list of dicts are YAML. A `~` at the start of a value is
+    the home folder.
 
     Args:
         kind: dataclass whose fields are made by `option`.
@@ -77,20 +83,28 @@ def parse(kind: type[T], command_line: Sequence[str] | None = None, default_conf
     if command_line is None:
         with mistakes_exit():
             return parse(kind, sys.argv[1:], default_config)
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    finder.add_argument("--config", default=default_config)
     options = _options(kind)
     try:
-        file, words = finder.parse_known_args(command_line)
+        config, words = _split_config(command_line)
         parser = _make_parser(kind, options)
-        if file.config is not None:
-            _set_defaults(parser, options, file.config)
+        if file := config or default_config:
+            _set_defaults(parser, options, file)
         for word in words:
             if word.startswith("--") and word != "--help":
                 _check_name(word[2:].split("=")[0].rstrip("+"), options)
         return _build(kind, parser.parse_args(words).as_dict())
     except argparse.ArgumentError as error:
         raise ValueError(f"{_readable(error)}; `--help` lists all options") from error
+    except RecursionError as error:
+        raise ValueError("a value on the command line is nested too deeply") from error
+
+
+def _split_config(command_line: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Return the file of `--config`, and the other words of a command line."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder.add_argument("--config", type=os.path.expanduser)
+    file, words = finder.parse_known_args(command_line)
+    return file.config, words
 
 
 @contextmanager
@@ -112,7 +126,11 @@ def _one_line(text: object) -> str:
 
 def _readable(error: Exception) -> str:
     """Return the message of jsonargparse without its notation for types and keys."""
-    return re.sub(r"<class '(\w+)'>|Parser key \"(\w+)\"|typing\.(?=Literal)", r"\1\2", _one_line(error))
+    text = re.sub(r"<class '(\w+)'>|Parser key \"(\w+)\"|typing\.(?=Literal)", r"\1\2", _one_line(error))
+    optional = (
+        r"Does not validate .* Errors: - (Expected .*) - Expected a NoneType Given value type: \w+ Given value: "
+    )
+    return re.sub(optional, r"\1. Got value: ", text)
 
 
 def _options(kind: type) -> _Options:
@@ -194,8 +212,11 @@ def _set_defaults(parser: ArgumentParser, options: _Options, path: str | Path) -
 def _read_yaml(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise ValueError("no such file; give the YAML file of a run")
+    if Path(path).stat().st_size > MAX_YAML_BYTES:
+        raise ValueError(f"larger than {MAX_YAML_BYTES:,} bytes, so it is not the YAML file of a run")
     try:
         text = Path(path).read_text(encoding="utf-8")
+        _check_yaml(text)
         values, document = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"not a YAML file: {_one_line(error)}") from error
@@ -209,12 +230,31 @@ def _read_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
+def _check_yaml(text: str) -> None:
+    """Refuse aliases, which can multiply a short text to gigabytes, and deep nesting, before anything is built."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"the alias *{event.anchor} is not supported; write its value out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_YAML_DEPTH:
+            raise ValueError(f"nested more than {MAX_YAML_DEPTH} deep, so it is not the YAML file of a run")
+
+
 def _build(kind: type[T], values: Mapping[str, Any]) -> T:
     hints = get_type_hints(kind)
     arguments = {}
     for name in (part.name for part in dataclasses.fields(kind) if part.init):  # type: ignore[arg-type]
-        arguments[name] = _build(hints[name], values) if dataclasses.is_dataclass(hints[name]) else values[name]
+        is_group = dataclasses.is_dataclass(hints[name])
+        arguments[name] = _build(hints[name], values) if is_group else _expand_home(values[name])
     return kind(**arguments)
+
+
+def _expand_home(value: Any) -> Any:
+    """Replace a leading `~` of a text, or of the texts in a list, by the home folder."""
+    if isinstance(value, list):
+        return [_expand_home(item) for item in value]
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 # --- pretraining -----------------------------------------------------------------------------------------------------
@@ -306,7 +346,7 @@ class MaskArguments:
 class OptimizationArguments:
     """Initial weights, AdamW, schedules, and the average of the target encoder."""
 
-    init_from: str | None = option("folder of a saved model to load initial weights from (None: random weights)", None)
+    init_from: str | None = option("folder or Hub name of a model with initial weights (None: random weights)", None)
     init_parts: list[str] = option("parts to load: context_encoder, target_encoder, predictor (default: all)", [])
     freeze_layers: int = option("number of context-encoder layers to freeze; freezes the tubelet embedding too", 0)
     max_steps: int = option("number of optimizer steps", 90_000)
@@ -334,8 +374,12 @@ class OptimizationArguments:
         _require(self, "0 or more and finite", "weight_decay", "final_weight_decay")
         _require(self, "in [0, 1]", "ema_momentum", "final_ema_momentum")
         _require(self, "above 0", "max_grad_norm")
-        if not 0 <= self.warmup_steps <= self.max_steps:
-            raise ValueError(f"warmup_steps must lie in [0, max_steps={self.max_steps}], got {self.warmup_steps}")
+        _require(self, "0 or more and finite", "warmup_steps")
+
+    @property
+    def effective_warmup_steps(self) -> int:
+        """Number of warm-up steps: `warmup_steps`, or a tenth of a run that is shorter than its warm-up."""
+        return self.warmup_steps if self.warmup_steps <= self.max_steps else self.max_steps // 10
 
 
 @dataclass
@@ -362,7 +406,9 @@ class RunArguments:
 
     output_dir: str = option("folder for checkpoints, log, curves and exported model", "output/pretrain")
     seed: int = option("random seed", 0)
-    mixed_precision: Literal["no", "fp16", "bf16"] = option("precision of the forward pass", "no")
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = option(
+        "precision of the forward pass (None: that of the launcher, or no)", None
+    )
     cpu_threads: int | None = option("CPU threads per process (None: keep the setting of the launcher)", None)
     compile: bool = option("compile the transformer layers with torch.compile", False)
     gradient_checkpointing: bool = option("recompute activations in the backward pass to save memory", False)
@@ -375,7 +421,7 @@ class RunArguments:
     overwrite_output_dir: bool = option("delete the run in output_dir and start from scratch", False)
     max_skipped_steps: int = option("consecutive skipped steps after which the run saves and stops", 20)
     max_grad_norm_ratio: float | None = option("skip steps above this multiple of the median gradient norm", None)
-    report_to: list[str] = option("trackers of Accelerate: tensorboard, wandb, ...", [])
+    report_to: list[str] = option("trackers of Accelerate: tensorboard, wandb, ... (default or none: no tracker)", [])
 
     def __post_init__(self) -> None:
         _require(self, "at least 1", "logging_steps", "health_steps", "save_steps", "save_total_limit")
@@ -424,5 +470,32 @@ class PretrainingArguments:
 def parse_arguments(
     command_line: Sequence[str] | None = None, default_config: str | Path | None = None
 ) -> PretrainingArguments:
-    """Read the arguments of a pretraining run, see `parse`."""
-    return parse(PretrainingArguments, command_line, default_config)
+    """Read the arguments of a pretraining run, see `parse`.
+
+    A run that was moved or copied resumes where its `ARGUMENTS_FILE` lies, unless the command line has `output_dir`.
+
+    Raises:
+        ValueError: as `parse`; a warm-up on the command line that is longer than the run; or `overwrite_output_dir`
+            with the file of a copied run, which names another folder.
+    """
+    if command_line is None:
+        with mistakes_exit():
+            return parse_arguments(sys.argv[1:], default_config)
+    args = parse(PretrainingArguments, command_line, default_config)
+    config, words = _split_config(command_line)
+    named = {word.split("=")[0] for word in words}
+    optimization = args.optimization
+    if "--warmup_steps" in named and optimization.warmup_steps > optimization.max_steps:
+        allowed = f"[0, max_steps={optimization.max_steps}]"
+        raise ValueError(f"warmup_steps must lie in {allowed}, got {optimization.warmup_steps}")
+    folder = Path(config or "").parent
+    is_copied = (folder / "checkpoints").is_dir() and folder.resolve() != Path(args.run.output_dir).resolve()
+    if config and Path(config).name == ARGUMENTS_FILE and is_copied and "--output_dir" not in named:
+        if args.run.overwrite_output_dir:
+            raise ValueError(
+                f"{config} names the folder {args.run.output_dir!r}, not its own; give --output_dir, the folder whose "
+                "run is to be deleted"
+            )
+        if args.run.resume:
+            args.run.output_dir = str(folder)
+    return args

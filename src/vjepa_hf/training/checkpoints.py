@@ -10,10 +10,11 @@ import io
 import itertools
 import json
 import pickle
+import re
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any
@@ -29,24 +30,36 @@ from ..files import flush, settle
 MANIFEST_FILE = "manifest.json"
 PROGRESS_FILE = "progress.json"
 SHARDED_WEIGHTS = "pytorch_model_fsdp_0"
+# Files that file managers leave in folders; not those of `torch.distributed.checkpoint`, which begin with a dot too.
+LEFT_BEHIND = re.compile(r"(?!\.metadata$)\..*|Thumbs\.db|desktop\.ini", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a run: number of optimizer steps, and of clips drawn by all processes."""
+    """Progress of a run: number of optimizer steps, and of clips drawn by all processes; and what its data is.
+
+    `data` is a `DataIdentity` as a dict; None in checkpoints of 0.1.0.
+    """
 
     step: int = 0
     clips: int = 0
+    data: dict[str, Any] | None = None
 
     def after_step(self, clips: int) -> "Progress":
         """Return the progress after one more optimizer step over `clips` clips."""
-        return Progress(self.step + 1, self.clips + clips)
+        return replace(self, step=self.step + 1, clips=self.clips + clips)
 
 
 def list_checkpoints(output_dir: str | Path) -> list[Path]:
     """Return the checkpoints of a run, oldest first. Incomplete ones have other names."""
-    folders = (Path(output_dir) / "checkpoints").glob("step_*")
-    return sorted((folder for folder in folders if folder.name.removeprefix("step_").isdigit()), key=_step_of)
+    return _folders_of_steps(Path(output_dir) / "checkpoints", "step_")
+
+
+def _folders_of_steps(parent: Path, prefix: str) -> list[Path]:
+    """Return the folders whose name is the prefix and a number, in the order of the numbers."""
+    folders = parent.glob(f"{prefix}*")
+    named = re.compile(re.escape(prefix) + "[0-9]+")
+    return sorted((folder for folder in folders if named.fullmatch(folder.name) and folder.is_dir()), key=_step_of)
 
 
 def find_checkpoint(output_dir: str | Path, step: int | None = None) -> Path:
@@ -81,7 +94,7 @@ def save_checkpoint(accelerator: Accelerator, output_dir: str | Path, progress: 
     unfinished = folder.with_name(f"unfinished_{folder.name}")
     try:
         if accelerator.is_main_process:
-            for leftover in folder.parent.glob("unfinished_*"):
+            for leftover in _folders_of_steps(folder.parent, "unfinished_step_"):
                 shutil.rmtree(leftover)
         accelerator.wait_for_everyone()
         accelerator.save_state(str(unfinished))
@@ -138,10 +151,10 @@ def load_checkpoint(accelerator: Accelerator, output_dir: str | Path, step: int 
             accelerator.load_state(str(folder))
     except pickle.UnpicklingError as error:
         raise ValueError(f"checkpoint {str(folder)!r} contains code, which was not executed") from error
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:  # also from states of our objects
         raise ValueError(f"checkpoint {str(folder)!r} does not fit the arguments of this run: {error}") from error
     accelerator.step = 0  # gradient accumulation starts with a new optimizer step
-    progress = Progress(**json.loads((folder / PROGRESS_FILE).read_text()))
+    progress = _read_progress(folder)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         print(f"resuming after step {progress.step}, from {folder}")
@@ -150,9 +163,30 @@ def load_checkpoint(accelerator: Accelerator, output_dir: str | Path, step: int 
     return progress
 
 
+def _read_progress(folder: Path) -> Progress:
+    """Read the progress of a checkpoint.
+
+    Raises:
+        ValueError: the file does not contain the progress of a run.
+    """
+    path = folder / PROGRESS_FILE
+    try:
+        progress = Progress(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} is not the progress of a run: {error}") from error
+    numbers = progress.step, progress.clips
+    if any(type(number) is not int or not 0 <= number < 2**63 for number in numbers):
+        raise ValueError(
+            f"{str(path)!r} has step={progress.step!r} and clips={progress.clips!r}; expected whole numbers"
+        )
+    if not isinstance(progress.data, dict | None):
+        raise ValueError(f"{str(path)!r} has data={progress.data!r}; expected an object")
+    return progress
+
+
 def _set_newer_aside(folder: Path, progress: Progress) -> None:
-    for unfinished in sorted(folder.parent.glob("unfinished_step_*")):
-        if int(unfinished.name.rpartition("_")[2]) > progress.step:
+    for unfinished in _folders_of_steps(folder.parent, "unfinished_step_"):
+        if _step_of(unfinished) > progress.step:
             print(f"skipped {unfinished.name}, which is incomplete")
     for newer in list_checkpoints(folder.parent.parent):
         if _step_of(newer) > progress.step:
@@ -165,9 +199,10 @@ def damage(folder: str | Path) -> str | None:
     try:
         manifest = json.loads((folder / MANIFEST_FILE).read_text())
         records = {name: (record["bytes"], record["sha256"]) for name, record in manifest.items()}
+        records = {name: record for name, record in records.items() if not LEFT_BEHIND.fullmatch(Path(name).name)}
     except FileNotFoundError:
         return f"it has no {MANIFEST_FILE}, so it is incomplete"
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"its {MANIFEST_FILE} cannot be read ({error})"
     names = {str(file.relative_to(folder)) for file in _files(folder)} - {MANIFEST_FILE}
     for name in sorted(names ^ set(records)):
@@ -235,11 +270,11 @@ def _set_aside(folder: Path) -> Path:
 
 
 def _step_of(folder: Path) -> int:
-    return int(folder.name.removeprefix("step_"))
+    return int(folder.name.rpartition("_")[2])
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return (path for path in sorted(folder.rglob("*")) if path.is_file() and not LEFT_BEHIND.fullmatch(path.name))
 
 
 def _fingerprint(file: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,13 @@ def run_summary(
         f"{num_clips:,} clips in {optimization.max_steps:,} steps"
         + ("" if num_videos is None else f" = {num_clips / num_videos:.1f} epochs"),
     ]
+    if optimization.effective_warmup_steps < optimization.warmup_steps:
+        lines.append(
+            f"warm-up shortened to {optimization.effective_warmup_steps} steps, a tenth of the run, because "
+            f"warmup_steps={optimization.warmup_steps} is more than max_steps={optimization.max_steps}"
+        )
     last = optimization.max_steps - 1
-    for name, step in (("first", 0), ("warm-up end", min(optimization.warmup_steps, last)), ("last", last)):
+    for name, step in (("first", 0), ("warm-up end", min(optimization.effective_warmup_steps, last)), ("last", last)):
         values = hyperparameters(step, optimization)
         lines.append(
             f"{name + ' step':<16} {step:>8}: lr {values['learning_rate']:.3e}, weight decay "
@@ -78,7 +84,7 @@ class RunLog:
             _cut_log(self.path, first_step)
             if self.skipped_path.exists():
                 _cut_log(self.skipped_path, first_step)
-        if args.run.report_to:
+        if accelerator.log_with:
             accelerator.init_trackers("vjepa", config={key: str(value) for key, value in args.to_dict().items()})
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
@@ -126,9 +132,24 @@ class RunLog:
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """Return all rows of a `log.jsonl`, except an incomplete last one of a killed run."""
-    lines = Path(path).read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """Return all rows of a `log.jsonl` or `skipped_steps.jsonl`, except an incomplete last one of a killed run.
+
+    Other lines that are not rows, such as the zero bytes that a power failure leaves, are skipped with a warning.
+    """
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    rows = [_row(line) for line in lines]
+    if damaged := rows.count(None):
+        warnings.warn(f"skipped {damaged} damaged lines of {path}", stacklevel=2)
+    return [row for row in rows if row is not None]
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """Return the row in a line; None if it is not an object with the number of a step."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and type(row.get("step")) is int else None
 
 
 def _cut_log(path: Path, last_step: int) -> None:
@@ -259,7 +280,7 @@ class Monitor:
         if (is_last or step % run.health_steps == 0) and not self.guard.skip_reason:
             masks = batch["context_masks"], batch["target_masks"]
             metrics = health(self.model, join_mask_types(outputs), *masks, self.accelerator.gather)
-            after_warmup = step > self.args.optimization.warmup_steps
+            after_warmup = step > self.args.optimization.effective_warmup_steps
             self.log.write_health(step, metrics, alarms(metrics, after_warmup))
         if self.evaluate is not None and (is_last or step % self.args.evaluation.eval_steps == 0):
             with callable_in_parts(self.model):

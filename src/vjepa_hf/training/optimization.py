@@ -65,7 +65,7 @@ def hyperparameters(step: int, optimization: OptimizationArguments) -> dict[str,
     return {
         "learning_rate": learning_rate(
             step,
-            warmup_steps=optimization.warmup_steps,
+            warmup_steps=optimization.effective_warmup_steps,
             start=optimization.start_learning_rate,
             peak=optimization.learning_rate,
             final=optimization.final_learning_rate,
@@ -89,7 +89,7 @@ def set_hyperparameters(optimizer: torch.optim.Optimizer, values: dict[str, floa
 
 def max_grad_norm(step: int, optimization: OptimizationArguments) -> float:
     """Return the maximum gradient norm of a step; inf means no clipping."""
-    never = optimization.clip_after_warmup and step < optimization.warmup_steps
+    never = optimization.clip_after_warmup and step < optimization.effective_warmup_steps
     return math.inf if never else optimization.max_grad_norm
 
 

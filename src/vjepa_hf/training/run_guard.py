@@ -31,6 +31,8 @@ def ignore_stop_signals(worker: int) -> None:
 
 def _end_workers() -> None:
     """Kill the workers of a failed run. They ignore SIGTERM, which Python would send before it waits for them."""
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would blame them below the true error
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()

@@ -1,6 +1,5 @@
 """Model, processor and batches of a pretraining run, made from its arguments."""
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -197,15 +196,3 @@ def callable_in_parts(model: torch.nn.Module) -> Iterator[None]:
     yield
     if isinstance(model, FSDPModule):
         model.reshard()
-
-
-def check_launcher() -> None:
-    """Check that the launcher does not use DeepSpeed, which is not supported.
-
-    Raises:
-        ValueError: the launcher uses DeepSpeed.
-    """
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
-        raise ValueError(
-            "DeepSpeed is not supported. To shard a model over GPUs, launch with examples/accelerate/fsdp.yaml (FSDP2)"
-        )

@@ -1,9 +1,13 @@
 """Initial weights from a saved model, loaded strictly, and frozen layers."""
 
+import json
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -27,6 +31,15 @@ _SILENT_FIELDS = {
     "encoder": ("num_attention_heads", "hidden_act", "layer_norm_eps"),
     "predictor": ("pred_num_attention_heads", "hidden_act", "layer_norm_eps"),
 }
+# Files of weights, or their indices, in the order in which `from_pretrained` looks for them.
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_UNREADABLE: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
+_UNREADABLE += (EOFError, RecursionError, SafetensorError, pickle.UnpicklingError)
 PROJECTION, POSITIONS = "embeddings.projection.weight", "position_embeddings"
 
 
@@ -34,23 +47,30 @@ PROJECTION, POSITIONS = "embeddings.projection.weight", "position_embeddings"
 def load_starting_weights(model: VJEPAForPreTraining, folder: str | Path, parts: Sequence[str] = ()) -> str:
     """Load parts of a saved model into a new one; return a report of the loaded and the skipped parts.
 
+    At least one encoder must be in it, unless `parts` asks for the predictor only.
+
     If only one encoder is loaded, the other becomes a copy of it. The tubelet embedding is adapted to another number
     of channels (`inflate_channels`) and position tables to another grid; all other shapes must be equal.
 
     Args:
         model: model to load weights into.
-        folder: folder that `save_pretrained` wrote: a run or a converted checkpoint.
+        folder: folder that `save_pretrained` wrote, a run or a converted checkpoint; or the name of one on the Hub.
         parts: parts to load, from `PARTS`; empty for all in the folder.
 
     Raises:
         ValueError: the folder is not a saved model, lacks a part, or does not fit; the message lists every missing,
             unexpected or misshapen tensor.
     """
-    config, saved = _read(Path(folder))
+    config, saved = _read(str(folder))
     for part in parts:
         if part not in PARTS or part not in saved:
             raise ValueError(f"init_parts: {part!r} is not in {str(folder)!r}; choose from {', '.join(saved)}")
     wanted = [part for part in PARTS if part in (parts or saved)]
+    if not parts and not {"context_encoder", "target_encoder"} & saved.keys():
+        raise ValueError(
+            f"init_from {str(folder)!r} contains no encoder, only {', '.join(saved)}; give another model, or name "
+            "what to load with init_parts"
+        )
     modules: dict[str, torch.nn.Module] = {
         "context_encoder": model.context_encoder,
         "target_encoder": model.vjepa.encoder,
@@ -81,25 +101,69 @@ def load_starting_weights(model: VJEPAForPreTraining, folder: str | Path, parts:
     return "\n".join([f"weights of {folder}:", *lines, *dict.fromkeys(notes)])
 
 
-def _read(folder: Path) -> tuple[VJEPAConfig, dict[str, dict[str, torch.Tensor]]]:
-    """Return the configuration of a folder, and its tensors by part."""
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise ValueError(
-                f"init_from {str(folder)!r} has no {name}; give a folder that save_pretrained wrote, such as the "
-                "output_dir of a run or the output of `vjepa-hf convert`"
-            )
+def _read(name: str) -> tuple[VJEPAConfig, dict[str, dict[str, torch.Tensor]]]:
+    """Return the configuration of a folder or a Hub repository, and its tensors by part."""
+    folder = _find_folder(name)
     try:
-        tensors = load_file(folder / "model.safetensors")
-    except SafetensorError as error:
-        raise ValueError(f"init_from: cannot read {str(folder / 'model.safetensors')!r}: {error}") from error
+        tensors = read_tensors(folder)
+    except ValueError as error:
+        raise ValueError(f"init_from {name!r}: {error}") from error
     parts: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None)
+    for key, tensor in tensors.items():
+        prefix = next((prefix for prefix in _PREFIXES if key.startswith(prefix)), None)
         if prefix is None:
-            raise ValueError(f"init_from {str(folder)!r} contains {name!r}, which is not a weight of a V-JEPA model")
-        parts.setdefault(_PREFIXES[prefix], {})[name.removeprefix(prefix)] = tensor
+            raise ValueError(f"init_from {name!r} contains {key!r}, which is not a weight of a V-JEPA model")
+        parts.setdefault(_PREFIXES[prefix], {})[key.removeprefix(prefix)] = tensor
     return VJEPAConfig.from_pretrained(folder), parts
+
+
+def _find_folder(name: str) -> Path:
+    """Return the folder of a saved model; one on the Hub is downloaded, or taken from the cache.
+
+    Raises:
+        ValueError: there is no such folder or repository, or it has no configuration.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(name, allow_patterns=["config.json", *WEIGHTS, "*.safetensors", "*.bin"]))
+        except (HFValidationError, HfHubHTTPError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"init_from {name!r} has no config.json: it is neither a folder nor a model on the Hub ({reason})"
+            ) from error
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"init_from {name!r} has no config.json; give a model that save_pretrained wrote, such as the output_dir "
+            "of a run or the output of `vjepa-hf convert`"
+        )
+    return folder
+
+
+def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the weights that `save_pretrained` wrote, from one file or several. Code in `.bin` files is not executed.
+
+    Raises:
+        ValueError: there are no weights, or a file of them is missing or damaged.
+    """
+    index = next((folder / file for file in WEIGHTS if (folder / file).is_file()), None)
+    if index is None:
+        raise ValueError(f"{str(folder)!r} has no weights: none of {', '.join(WEIGHTS)}")
+    path = index
+    try:
+        files = [index.name]
+        if index.suffix == ".json":
+            files = sorted({str(file) for file in json.loads(index.read_text())["weight_map"].values()})
+        tensors: dict[str, torch.Tensor] = {}
+        for path in (folder / file for file in files):
+            if path.parent != folder:
+                raise ValueError("it lies outside the folder")
+            tensors |= load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except _UNREADABLE as error:
+        raise ValueError(f"cannot read {str(path)!r}: {' '.join(str(error).split())}") from error
+    if not tensors or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        raise ValueError(f"{str(index)!r} contains no weights")
+    return tensors
 
 
 def _silent_differences(part: str, config: VJEPAConfig, new: VJEPAConfig) -> list[str]:
