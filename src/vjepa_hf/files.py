@@ -6,7 +6,7 @@ A process that dies while it writes leaves `NAME.unfinished` and does not change
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -18,8 +18,11 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
     Raises:
         OSError: the folder cannot be written.
+        ValueError: `path` is a folder or a device.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} exists and is not a file; choose another name")
     unfinished = _unfinished(path)
     unfinished.unlink(missing_ok=True)
     unfinished.touch()
@@ -56,6 +59,24 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         flush(path.parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)  # exists only if the block failed
+
+
+@contextmanager
+def parents_of(path: str | Path) -> Iterator[None]:
+    """Make the missing folders above `path`; those that are still empty are removed if the block fails.
+
+    Raises:
+        OSError: a folder cannot be made.
+    """
+    missing = [folder for folder in Path(path).parents if not folder.exists()]
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            with suppress(OSError):  # not empty
+                folder.rmdir()
+        raise
 
 
 def settle(folder: Path) -> None:
