@@ -29,7 +29,7 @@ from .data.sources import load_videos
 from .data.videos import VideoFailure, video_name
 from .evaluation.dense_features import stream_features, write_features
 from .evaluation.loading import load_encoder
-from .files import parents_of, whole_file
+from .files import parents_of, printable, whole_file
 from .model.frame_sampling import clip_span
 from .model.video_io import VideoDecodeError, VideoFile, VideoInfo
 from .training.arguments import mistakes_exit
@@ -142,11 +142,6 @@ def _new_file(output: Path, source: str) -> Iterator[Path]:
         yield unfinished
 
 
-def _printable(text: str) -> str:
-    """Escape line breaks and control characters, which names of files may have."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-
-
 def _seconds(video: str, frames: np.ndarray) -> torch.Tensor:
     """Return the timestamps of frames in seconds, float64 in the shape of `frames`."""
     numbers, positions = np.unique(frames, return_inverse=True)
@@ -235,7 +230,7 @@ def _copy_name(source: str, row: int, name: str) -> str:
     Source and row distinguish videos of the same name, also those that another call copies to the same folder.
     """
     path = urlsplit(name).path if "://" in name else name  # a query may contain a signature
-    stem = re.sub(r'[\\:*?"<>|]', "_", _printable(Path(path).stem)).encode(errors="replace")
+    stem = re.sub(r'[\\:*?"<>|]', "_", printable(Path(path).stem)).encode(errors="replace")
     origin = hashlib.blake2b(f"{Path(source).absolute()} {name}".encode(errors="replace"), digest_size=4).hexdigest()
     room = NAME_BYTES - len(f"{row:08}_{origin}_.mp4.unfinished")
     return f"{row:08}_{origin}_{stem[:room].decode(errors='ignore')}.mp4"
@@ -247,7 +242,7 @@ def _report(checks: Sequence[_Check], span: int) -> Counter[str]:
     for check in checks:
         for kind, description in _problems(check, span):
             counts[kind] += 1
-            typer.echo(f"{kind:<12}{_printable(f'{check.video}: {description}')}")
+            typer.echo(f"{kind:<12}{printable(f'{check.video}: {description}')}")
     typer.echo(f"{len(checks)} videos: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
     return counts
 

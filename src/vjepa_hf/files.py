@@ -1,4 +1,4 @@
-"""Files and folders that get their names only when they are complete.
+"""Files and folders that get their names only when they are complete, and names that are safe to print.
 
 A process that dies while it writes leaves `NAME.unfinished` and does not change an existing `NAME`.
 """
@@ -100,6 +100,11 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def printable(text: str) -> str:
+    """Escape line breaks and control characters, which names from files may contain."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _unfinished(path: Path) -> Path:

@@ -20,7 +20,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from ..data.masking import make_mask
-from ..files import whole_file
+from ..files import printable, whole_file
 from ..model.configuration_vjepa import VJEPAConfig
 from ..model.video_io import VideoDecodeError
 
@@ -107,7 +107,7 @@ def mistakes_exit() -> Iterator[None]:
 
 
 def _one_line(text: object) -> str:
-    return " ".join(str(text).split())
+    return printable(" ".join(str(text).split()))
 
 
 def _readable(error: Exception) -> str:
