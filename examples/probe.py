@@ -35,9 +35,8 @@ from vjepa_hf.evaluation import probes
 from vjepa_hf.evaluation.features import extract_features
 from vjepa_hf.evaluation.labels import draw_labels, read_labels
 from vjepa_hf.evaluation.live_features import LiveFeatures
-from vjepa_hf.evaluation.loading import damaged_models_are_named
 from vjepa_hf.evaluation.views import AugmentedClips, Clips, RegularClips, augmentation
-from vjepa_hf.files import printable
+from vjepa_hf.files import named_damage, printable
 from vjepa_hf.training.arguments import mistakes_exit, option, parse
 
 SAVED = "saved_classifier"  # key of result.json, by which a later call knows the folder of a probe
@@ -88,7 +87,7 @@ class ProbeArguments:
         """Load the processor of the model with the given frames, clips and crops."""
         views = {"num_frames": self.num_frames, "num_clips": self.num_clips, "num_crops": self.num_crops} | views
         views = {name: value for name, value in views.items() if value is not None}
-        with damaged_models_are_named(self.model):
+        with named_damage(self.model):
             return VJEPAVideoProcessor.from_pretrained(self.model, **views)
 
 
@@ -169,6 +168,8 @@ def main(command_line: Sequence[str] | None = None) -> None:
     if trained:
         probes.head_of(classifier).load_state_dict(heads[best].state_dict())
         classifier.save_pretrained(output)
+        for file in output.glob("model*.safetensors"):
+            file.chmod((output / "config.json").stat().st_mode)  # safetensors writes 0600
         processor.save_pretrained(output)
         print(f'classify a video: pipeline("video-classification", model="{output}")("some.mp4")')
 
@@ -221,12 +222,12 @@ def load_tables(args: ProbeArguments) -> dict[str, Dataset]:
 def load_classifier(args: ProbeArguments, tables: dict[str, Dataset]) -> VJEPAForVideoClassification:
     """Return the classifier to test, or the encoder with a new head for the classes of the training videos."""
     if args.evaluate_only:
-        with damaged_models_are_named(args.model):
+        with named_damage(args.model):
             classifier = VJEPAForVideoClassification.from_pretrained(args.model, dtype=torch.float32)
         classifier.resize_position_embeddings(args.num_frames)
         return classifier
     _, names = read_labels(tables["train"], args.label, "train_videos")
-    with damaged_models_are_named(args.model):
+    with named_damage(args.model):
         config = VJEPAConfig.from_pretrained(
             args.model,
             id2label=dict(enumerate(names)),

@@ -1,4 +1,4 @@
-"""Files and folders that get their names only when they are complete, and names that are safe to print.
+"""Files and folders that get their names only when they are complete; damaged models; names that are safe to print.
 
 A process that dies while it writes leaves `NAME.unfinished` and does not change an existing `NAME`.
 """
@@ -8,6 +8,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 
 @contextmanager
@@ -100,6 +103,22 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def named_damage(model: str | Path) -> Iterator[None]:
+    """Turn what transformers raises for the damaged files of a model into a ValueError that names the model.
+
+    Raises:
+        ValueError: a configuration has another structure or a value of another type, or the weights are cut off.
+    """
+    try:
+        yield
+    except (StrictDataclassError, SafetensorError, RuntimeError, TypeError, LookupError, AttributeError) as error:
+        raise ValueError(
+            f"cannot load model {str(model)!r} ({type(error).__name__}: {error}); one of its files may be damaged; "
+            "copy or save it again."
+        ) from error
 
 
 def printable(text: str) -> str:
