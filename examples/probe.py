@@ -36,7 +36,8 @@ from vjepa_hf.evaluation.features import extract_features
 from vjepa_hf.evaluation.labels import draw_labels, read_labels
 from vjepa_hf.evaluation.live_features import LiveFeatures
 from vjepa_hf.evaluation.views import AugmentedClips, Clips, RegularClips, augmentation
-from vjepa_hf.files import named_damage, printable
+from vjepa_hf.files import named_damage
+from vjepa_hf.model.names import printable
 from vjepa_hf.training.arguments import mistakes_exit, option, parse
 
 SAVED = "saved_classifier"  # key of result.json, by which a later call knows the folder of a probe

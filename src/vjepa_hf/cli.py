@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 import numpy as np
 import torch
 import typer
-from av import FFmpegError
 from datasets import ClassLabel, Dataset, Value
 from safetensors.torch import save_file
 from tqdm import tqdm
@@ -26,12 +25,13 @@ from .conversion.meta import LICENSE, export_to_meta
 from .conversion.meta import convert as convert_checkpoint
 from .data.checks import check_video, oddities, shrink_video
 from .data.sources import load_videos
-from .data.videos import VideoFailure, video_name
+from .data.videos import VideoFailure, open_video, video_name
 from .evaluation.dense_features import stream_features, write_features
 from .evaluation.loading import load_encoder
-from .files import parents_of, printable, whole_file
+from .files import parents_of, whole_file
 from .model.frame_sampling import clip_span
-from .model.video_io import VideoDecodeError, VideoFile, VideoInfo
+from .model.names import printable
+from .model.video_io import VideoDecodeError, VideoInfo
 from .training.arguments import mistakes_exit
 from .training.flops import matmul_rate
 
@@ -145,8 +145,9 @@ def _new_file(output: Path, source: str) -> Iterator[Path]:
 def _seconds(video: str, frames: np.ndarray) -> torch.Tensor:
     """Return the timestamps of frames in seconds, float64 in the shape of `frames`."""
     numbers, positions = np.unique(frames, return_inverse=True)
-    with VideoFile(video) as file:
-        seconds = torch.tensor([frame.seconds for frame in file.iter_frames(numbers)], dtype=torch.float64)
+    with open_video(video) as file:
+        frames_at = file.iter_frames(numbers)  # type: ignore[union-attr]
+        seconds = torch.tensor([frame.seconds for frame in frames_at], dtype=torch.float64)
     return seconds[torch.from_numpy(positions.reshape(frames.shape))]
 
 
@@ -219,7 +220,7 @@ class _CheckedVideos(torch.utils.data.Dataset):
             shrink_video(video, copy, self.short_side, self.keyframe_interval)
         except VideoDecodeError as error:
             return _Check(name, VideoFailure.of(video, error))
-        except (OSError, FFmpegError) as error:
+        except OSError as error:
             return _Check(name, result, VideoFailure(name, f"{type(error).__name__}: {error}"))
         return _Check(name, result, str(copy))
 

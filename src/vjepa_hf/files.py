@@ -1,4 +1,4 @@
-"""Files and folders that get their names only when they are complete; damaged models; names that are safe to print.
+"""Files and folders that get their names only when they are complete, and damaged models.
 
 A process that dies while it writes leaves `NAME.unfinished` and does not change an existing `NAME`.
 """
@@ -119,11 +119,6 @@ def named_damage(model: str | Path) -> Iterator[None]:
             f"cannot load model {str(model)!r} ({type(error).__name__}: {error}); one of its files may be damaged; "
             "copy or save it again."
         ) from error
-
-
-def printable(text: str) -> str:
-    """Escape line breaks and control characters, which names from files may contain."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _unfinished(path: Path) -> Path:

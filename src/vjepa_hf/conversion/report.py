@@ -5,8 +5,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..files import printable
 from ..model.configuration_vjepa import VJEPAConfig
+from ..model.names import printable
 from .released import LICENSE
 
 # Only certain names. SSv2: the class numbers of its own `labels.json`. IN1K: sorted WordNet numbers, as in every

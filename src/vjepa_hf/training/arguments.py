@@ -20,8 +20,9 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from ..data.masking import make_mask
-from ..files import printable, whole_file
+from ..files import whole_file
 from ..model.configuration_vjepa import VJEPAConfig
+from ..model.names import printable
 from ..model.video_io import VideoDecodeError
 
 T = TypeVar("T")
