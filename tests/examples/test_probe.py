@@ -257,7 +257,7 @@ def test_every_path_of_the_probe_may_begin_at_home(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     names = ["model", "train_videos", "test_videos", "validation_videos", "features_dir", "output_dir"]
-    args = probe.ProbeArguments(**dict.fromkeys(names, "~/x"))
+    args = parse(probe.ProbeArguments, [word for name in names for word in (f"--{name}", "~/x")])
     assert {getattr(args, name) for name in names} == {str(tmp_path / "x")}
 
 
