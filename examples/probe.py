@@ -14,16 +14,19 @@ the commands of the paper's protocols.
 """
 
 import json
-import shutil
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 
 from vjepa_hf import VJEPAConfig, VJEPAForVideoClassification, VJEPAModel, VJEPAVideoProcessor
@@ -33,8 +36,12 @@ from vjepa_hf.evaluation.features import extract_features
 from vjepa_hf.evaluation.labels import draw_labels, read_labels
 from vjepa_hf.evaluation.live_features import LiveFeatures
 from vjepa_hf.evaluation.views import AugmentedClips, Clips, RegularClips, augmentation
+from vjepa_hf.files import named_damage
+from vjepa_hf.model.names import printable
 from vjepa_hf.training.arguments import mistakes_exit, option, parse
 from vjepa_hf.training.launcher import make_accelerator
+
+SAVED = "saved_classifier"  # key of result.json, by which a later call knows the folder of a probe
 
 
 @dataclass
@@ -70,6 +77,9 @@ class ProbeArguments:
     output_dir: str = option("folder of the classifier and its result", "output/probe")
 
     def __post_init__(self) -> None:
+        for name in ("model", "train_videos", "test_videos", "validation_videos", "features_dir", "output_dir"):
+            if path := getattr(self, name):
+                setattr(self, name, os.path.expanduser(path))
         if self.attend_across_clips and self.num_clips is None:
             raise ValueError("attend_across_clips needs num_clips, the number of clips to attend to")
         if self.evaluate_only and self.random_init:
@@ -79,7 +89,8 @@ class ProbeArguments:
         """Load the processor of the model with the given frames, clips and crops."""
         views = {"num_frames": self.num_frames, "num_clips": self.num_clips, "num_crops": self.num_crops} | views
         views = {name: value for name, value in views.items() if value is not None}
-        return VJEPAVideoProcessor.from_pretrained(self.model, **views)
+        with named_damage(self.model):
+            return VJEPAVideoProcessor.from_pretrained(self.model, **views)
 
 
 def main(command_line: Sequence[str] | None = None) -> None:
@@ -90,7 +101,7 @@ def main(command_line: Sequence[str] | None = None) -> None:
     torch.manual_seed(args.seed)
     output = Path(args.output_dir)
 
-    with mistakes_exit():
+    with mistakes_exit(), features_folder(args, accelerator) as folder:
         # 2. Load: videos with labels, and the frozen encoder with a new head, or the classifier to test.
         tables = load_tables(args)
         classifier = load_classifier(args, tables).to(accelerator.device)
@@ -109,7 +120,7 @@ def main(command_line: Sequence[str] | None = None) -> None:
             clips["train"] = training_clips(args, processor, classifier.config.pooler_num_clips)
 
         # 4. Features: all processes extract them, one trains on them. Unreadable videos are skipped, not replaced.
-        features = extract(args, accelerator, classifier.vjepa, clips, tables)
+        features = extract(args, accelerator, classifier.vjepa, clips, tables, folder)
         if not accelerator.is_main_process:
             return
 
@@ -148,9 +159,11 @@ def main(command_line: Sequence[str] | None = None) -> None:
     result: dict[str, Any] = {"label": args.label, "random_init": args.random_init}
     result |= {"num_clips": processor.num_clips, "num_crops": processor.num_crops}
     result |= {"test_videos": len(tables["test"]), "unreadable_test_videos": len(features["test"].failures)}
+    if trained or (output / "config.json").exists():
+        result[SAVED] = True
     result |= records[0] if len(records) == 1 else {"summary": probes.summarize(records), "probes": records}
     for failure in (failure for split in features.values() for failure in split.failures.values()):
-        print(f"skipped {failure}")
+        print(f"skipped {printable(str(failure))}")
     print(json.dumps({name: value for name, value in result.items() if name not in ("per_class", "probes")}))
     (output / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     best = int(np.argmax([len(draw.rows) for draw in draws])) if draws else 0
@@ -158,10 +171,47 @@ def main(command_line: Sequence[str] | None = None) -> None:
     if trained:
         probes.head_of(classifier).load_state_dict(heads[best].state_dict())
         classifier.save_pretrained(output)
+        for file in output.glob("model*.safetensors"):
+            file.chmod((output / "config.json").stat().st_mode)  # safetensors writes 0600
         processor.save_pretrained(output)
         print(f'classify a video: pipeline("video-classification", model="{output}")("some.mp4")')
-    if not args.features_dir:
-        shutil.rmtree(output / "features", ignore_errors=True)
+
+
+@contextmanager
+def features_folder(args: ProbeArguments, accelerator: Accelerator) -> Iterator[Path]:
+    """Make the folders of the output and of the features; yield the latter, which is removed if it was not named.
+
+    Raises:
+        OSError: a folder cannot be made or written.
+        ValueError: the output folder holds a model that is not one of this script.
+    """
+    with ExitStack() as stack:
+        folder = None
+        if accelerator.is_main_process:
+            output = Path(args.output_dir)
+            if holds_another_model(output):
+                raise ValueError(f"output_dir {str(output)!r} holds another model or a run; choose a new folder")
+            output.mkdir(parents=True, exist_ok=True)
+            # Made in any case: it shows that the output can be written.
+            private = TemporaryDirectory(prefix="features_", dir=output, ignore_cleanup_errors=True)
+            folder = stack.enter_context(private)
+            if args.features_dir:
+                folder = args.features_dir
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                TemporaryFile(dir=folder).close()
+        (folder,) = broadcast_object_list([folder])
+        yield Path(folder)
+
+
+def holds_another_model(folder: Path) -> bool:
+    """Return whether a folder holds the files of a model, or a run, that this script did not write."""
+    patterns = ("config.json", "*.safetensors*", "*.bin", "arguments.yaml", "checkpoint*")
+    if not any(found for pattern in patterns for found in folder.glob(pattern)):
+        return False
+    try:
+        return not json.loads((folder / "result.json").read_text())[SAVED]
+    except (OSError, ValueError, LookupError, TypeError):
+        return True
 
 
 def load_tables(args: ProbeArguments) -> dict[str, Dataset]:
@@ -175,9 +225,12 @@ def load_tables(args: ProbeArguments) -> dict[str, Dataset]:
 def load_classifier(args: ProbeArguments, tables: dict[str, Dataset]) -> VJEPAForVideoClassification:
     """Return the classifier to test, or the encoder with a new head for the classes of the training videos."""
     if args.evaluate_only:
-        classifier = VJEPAForVideoClassification.from_pretrained(args.model, dtype=torch.float32)
-    else:
-        _, names = read_labels(tables["train"], args.label, "train_videos")
+        with named_damage(args.model):
+            classifier = VJEPAForVideoClassification.from_pretrained(args.model, dtype=torch.float32)
+        classifier.resize_position_embeddings(args.num_frames)
+        return classifier
+    _, names = read_labels(tables["train"], args.label, "train_videos")
+    with named_damage(args.model):
         config = VJEPAConfig.from_pretrained(
             args.model,
             id2label=dict(enumerate(names)),
@@ -206,14 +259,9 @@ def extract(
     encoder: VJEPAModel,
     clips: dict[str, Clips],
     tables: dict[str, Dataset],
+    folder: Path,
 ) -> dict[str, probes.Features]:
     """Return split -> features, cached in a folder or computed in every pass."""
-    folder = Path(args.features_dir or Path(args.output_dir) / "features")
-    if accelerator.is_main_process:
-        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-        if not args.features_dir:
-            shutil.rmtree(folder, ignore_errors=True)
-    accelerator.wait_for_everyone()
     features: dict[str, probes.Features] = {}
     for split, table in tables.items():
         videos, workers = table["video"], args.num_workers

@@ -3,7 +3,10 @@
 pytest tests/test_cli.py
 """
 
+import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ from typer.testing import CliRunner
 
 from video_files import write_video
 from vjepa_hf import VJEPAModel, VJEPAVideoProcessor
-from vjepa_hf.cli import app
+from vjepa_hf.cli import _copy_name, app
 from vjepa_hf.data.sources import load_videos
 from vjepa_hf.data.videos import probe_video
 from vjepa_hf.evaluation.dense_features import stream_features
@@ -162,3 +165,165 @@ def test_mistakes_of_check_data_are_clear_errors(toy_video_path, tmp_path):
     assert "16" in run(*words, "--shrink_to", tmp_path / "copies", "--short_side", 8, exit_code=2)
     assert "0 unreadable" in run(*words)
     assert "add --shrink_to" in run(*words, "-o", tmp_path / "a.csv", exit_code=2)
+
+
+# --- outputs, names and paths ---
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Fail where a command begins its work: a test shows that it ends before."""
+
+    def work(*arguments, **options):
+        raise AssertionError("the work began")
+
+    for name in ("load_encoder", "load_videos", "export_to_meta", "convert_checkpoint"):
+        monkeypatch.setattr(f"vjepa_hf.cli.{name}", work)
+
+
+def commands_with(output, video, model_folder, videos) -> dict[str, list]:
+    return {
+        "features": ["features", video, "--model", model_folder, "-o", output],
+        "dense-features": ["dense-features", video, "--model", model_folder, "-o", output],
+        "check-data": ["check-data", videos, "--num_workers", 0, "--num_frames", 4, "-o", output],
+    }
+
+
+@pytest.mark.parametrize("command", ["features", "dense-features", "check-data"])
+def test_the_folder_of_an_output_is_made_and_the_file_readable_by_others(
+    command, model_folder, toy_video_path, tmp_path
+):
+    output = tmp_path / "new" / "folder" / "out.safetensors"
+    run(*commands_with(output, toy_video_path, model_folder, toy_video_path)[command])
+    (tmp_path / "plain").touch()
+    assert output.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert [path.name for path in output.parent.iterdir()] == [output.name]
+
+
+@pytest.mark.parametrize("command", ["features", "dense-features", "check-data"])
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    command, model_folder, toy_video_path, tmp_path, no_work
+):
+    (tmp_path / "file").write_text("not a folder")
+    video = Path(shutil.copy(toy_video_path, tmp_path / "video.mp4"))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    refused = {
+        tmp_path / "file" / "out.csv": "Not a directory|File exists",
+        tmp_path: "is not a file",
+        Path(os.devnull): "is not a file",
+        video: "is the input",
+        model_folder / "model.safetensors": "file of a saved model",
+    }
+    for output, message in refused.items():
+        *_, line = run(*commands_with(output, video, model_folder, video)[command], exit_code=2).splitlines()
+        assert any(part in line for part in message.split("|")), line
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_failed_command_leaves_no_folder_that_it_made(model_folder, tmp_path):
+    run("features", "nowhere.mp4", "--model", model_folder, "-o", tmp_path / "new" / "a" / "b", exit_code=2)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_for_copies_that_cannot_be_made_is_refused_before_the_work(toy_video_path, tmp_path, no_work):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "copies"):
+        run("check-data", toy_video_path, "--shrink_to", folder, exit_code=2)
+
+
+def test_every_path_may_begin_at_home(model_folder, toy_video_path, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(toy_video_path, home / "a.mp4")
+    shutil.copytree(model_folder, home / "model")
+    for command in ("features", "dense-features"):
+        run(command, "~/a.mp4", "--model", "~/model", "-o", f"~/{command}.safetensors")
+        assert (home / f"{command}.safetensors").exists()
+    words = ["--num_workers", 0, "--num_frames", 4, "--shrink_to", "~/copies", "-o", "~/clean.csv"]
+    run("check-data", "~/a.mp4", *words)
+    assert load_videos(home / "clean.csv")["video"][0].startswith(str(home / "copies"))
+    assert "~" not in os.listdir(tmp_path)
+
+
+def test_a_damaged_model_is_one_line_and_status_2(model_folder, toy_video_path, tmp_path):
+    def changed(name: str, content: bytes) -> Path:
+        folder = shutil.copytree(model_folder, tmp_path / f"damaged_{len(list(tmp_path.iterdir()))}")
+        (folder / name).write_bytes(content)
+        return folder
+
+    config = json.loads((model_folder / "config.json").read_text())
+    weights = (model_folder / "model.safetensors").read_bytes()
+    damages = [
+        changed("model.safetensors", weights[:1000]),
+        changed("model.safetensors", b""),
+        changed("model.safetensors.index.json", b"[]"),
+        changed("config.json", b"[1]"),
+        changed("config.json", b"[" * 100_000),
+        changed("config.json", json.dumps(config | {"hidden_size": "wide"}).encode()),
+        changed("config.json", json.dumps(config | {"hidden_size": 96}).encode()),
+        changed("video_preprocessor_config.json", b"[]"),
+        tmp_path / "nowhere",
+    ]
+    (damages[2] / "model.safetensors").unlink()
+    for folder in damages:
+        for command in ("features", "dense-features"):
+            words = [command, toy_video_path, "--model", folder, "-o", tmp_path / "out.safetensors"]
+            *bars, line = run(*words, exit_code=2).splitlines()
+            assert ": " in line and all(bar.startswith("Loading weights") for bar in bars if bar), (folder, line)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_names_are_printed_without_control_characters(toy_video_path, tmp_path):
+    name = "red \x1b[31m\nforged: 0 unreadable\u202e.mp4"
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / name).write_bytes(b"not a video")
+    output = run("check-data", tmp_path / "videos", "--num_workers", 0, exit_code=1)
+    assert r"red \x1b[31m\nforged: 0 unreadable\u202e.mp4" in output
+    assert "\x1b" not in output and not any(line.startswith("forged") for line in output.splitlines())
+
+
+def test_copies_of_long_and_odd_names_get_names_that_fit(toy_video_path, tmp_path):
+    names = ["\u3042" * 83 + ".mp4", "a" * 251 + ".mp4", "b|<>?*.mp4"]
+    (tmp_path / "videos").mkdir()
+    for name in names:
+        shutil.copy(toy_video_path, tmp_path / "videos" / name)
+    words = ["--num_workers", 0, "--num_frames", 4, "--shrink_to", tmp_path / "copies", "-o", tmp_path / "clean.csv"]
+    assert "0 unreadable, 0 short" in run("check-data", tmp_path / "videos", *words)
+    copies = sorted(path.name for path in (tmp_path / "copies").iterdir())
+    assert len(copies) == 3 and max(len(copy.encode()) for copy in copies) <= 255
+    assert [Path(video).name for video in load_videos(tmp_path / "clean.csv")["video"]] == copies
+
+
+def test_a_copy_is_named_without_the_signature_of_a_url():
+    name = _copy_name("list.csv", 3, "https://example.org/clips/one.mp4?X-Signature=" + "s" * 400)
+    assert name.startswith("00000003_") and name.endswith("_one.mp4")
+
+
+def test_copies_of_two_sources_do_not_replace_each_other(toy_video_path, tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(toy_video_path, tmp_path / folder / "clip.mp4")
+        words = ["--num_workers", 0, "--num_frames", 4, "--shrink_to", tmp_path / "copies"]
+        run("check-data", tmp_path / folder, *words)
+    assert len(os.listdir(tmp_path / "copies")) == 2
+
+
+def test_a_copy_that_fails_is_reported_and_the_others_are_listed(
+    folder_with_a_broken_video, toy_video_path, tmp_path, monkeypatch
+):
+    shutil.copy(toy_video_path, folder_with_a_broken_video / "second.mp4")
+
+    def failing(video, path, *options):
+        if "second" in video:
+            raise OSError(28, "No space left on device")
+        shutil.copy(video, path)
+
+    monkeypatch.setattr("vjepa_hf.cli.shrink_video", failing)
+    (folder_with_a_broken_video / "broken.mp4").unlink()
+    words = ["--num_workers", 0, "--num_frames", 4, "--shrink_to", tmp_path / "copies", "-o", tmp_path / "clean.csv"]
+    output = run("check-data", folder_with_a_broken_video, *words, exit_code=1)
+    assert "not copied  " in output and "No space left" in output and "0 unreadable" in output
+    assert [video.rsplit("_", 1)[-1] for video in load_videos(tmp_path / "clean.csv")["video"]] == ["good one.mp4"]

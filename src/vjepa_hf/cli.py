@@ -1,12 +1,18 @@
 """The `vjepa-hf` command line."""
 
 import csv
+import hashlib
 import importlib.metadata
+import os
 import platform
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from tempfile import TemporaryFile
+from typing import Annotated, Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -19,16 +25,19 @@ from .conversion.meta import LICENSE, export_to_meta
 from .conversion.meta import convert as convert_checkpoint
 from .data.checks import check_video, oddities, shrink_video
 from .data.sources import load_videos
-from .data.videos import VideoFailure, video_name
+from .data.videos import VideoFailure, open_video, video_name
 from .evaluation.dense_features import stream_features, write_features
+from .evaluation.loading import load_encoder
+from .files import parents_of, whole_file
 from .model.frame_sampling import clip_span
-from .model.modeling_vjepa import VJEPAModel
-from .model.video_io import VideoDecodeError, VideoFile, VideoInfo
-from .model.video_processing_vjepa import VJEPAVideoProcessor
+from .model.names import printable
+from .model.video_io import VideoDecodeError, VideoInfo
 from .training.arguments import mistakes_exit
 from .training.flops import matmul_rate
 
 PACKAGES = ("vjepa_hf", "torch", "torchvision", "transformers", "accelerate", "datasets", "av", "numpy")
+NAME_BYTES = 255  # of a file name, on the file systems in use
+Given = TypeVar("Given", str, Path, str | None, Path | None)
 
 
 # Options have underscores, like those of the scripts in examples/; `--num-clips` is read as `--num_clips`.
@@ -72,8 +81,9 @@ def features(
 
     A timestamp is the time of the first frame of a time step, in seconds.
     """
-    with mistakes_exit():
-        encoder, processor = _load(model)
+    video, output, model = _expanduser(video), _expanduser(output), _expanduser(model)
+    with mistakes_exit(), _new_file(output, video) as unfinished:
+        encoder, processor = load_encoder(model)
         # (1, V, T, C, H, W), or (1, T, C, H, W) for a single clip -> (V, T, C, H, W)
         inputs = processor(video, num_clips=num_clips, num_crops=1, return_metadata=True, return_tensors="pt")
         pixels = inputs["pixel_values_videos"].flatten(0, -5)
@@ -82,7 +92,7 @@ def features(
         with torch.inference_mode():
             tokens = encoder(pixels.to(encoder.device)).last_hidden_state.unflatten(1, encoder.config.grid_size)
         tensors = {"features": tokens.float().cpu().contiguous(), "timestamps": timestamps}
-        save_file(tensors, output, metadata={"video": video, "model": model})
+        save_file(tensors, unfinished, metadata={"video": video, "model": model})
     typer.echo(f"features {tuple(tokens.shape)} in {output}")
 
 
@@ -101,26 +111,43 @@ def dense_features(
     A feature is the mean over the tokens of a time step. A stride of half a clip gives every time step context on both
     sides, and encodes every frame twice.
     """
-    with mistakes_exit():
-        encoder, processor = _load(model)
-        pieces = stream_features(encoder, processor, video, stride or processor.num_frames, batch_size)
-        shape = write_features(pieces, output, {"video": video, "model": model})
+    video, output, model = _expanduser(video), _expanduser(output), _expanduser(model)
+    with mistakes_exit(), _new_file(output, video) as unfinished:
+        encoder, processor = load_encoder(model)
+        stride = processor.num_frames if stride is None else stride
+        pieces = stream_features(encoder, processor, video, stride, batch_size)
+        shape = write_features(pieces, unfinished, {"video": video, "model": model})
     typer.echo(f"features {tuple(shape)} in {output}")
 
 
-def _load(model: str) -> tuple[VJEPAModel, VJEPAVideoProcessor]:
-    """Return the encoder, on the accelerator if there is one, and the processor."""
-    encoder = VJEPAModel.from_pretrained(model, add_predictor=False).eval()
-    if torch.accelerator.is_available():
-        encoder.to(torch.accelerator.current_accelerator())
-    return encoder, VJEPAVideoProcessor.from_pretrained(model)
+def _expanduser(path: Given) -> Given:
+    """Replace a leading ~ by the home folder; the shell does it only at the beginning of a word."""
+    return path if path is None else type(path)(os.path.expanduser(path))
+
+
+@contextmanager
+def _new_file(output: Path, source: str) -> Iterator[Path]:
+    """Yield an unfinished file that becomes `output` after the block; what cannot be written is refused before it.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+        ValueError: `output` is the input, a folder, or a file of a saved model.
+    """
+    if output.exists() and os.path.exists(source) and output.samefile(source):
+        raise ValueError(f"output {str(output)!r} is the input, which it would replace; choose another name")
+    in_model = (output.parent / "config.json").exists() and (output.match("model*") or output.suffix == ".json")
+    if output.exists() and in_model:
+        raise ValueError(f"output {str(output)!r} is a file of a saved model; choose another name")
+    with parents_of(output), whole_file(output) as unfinished:
+        yield unfinished
 
 
 def _seconds(video: str, frames: np.ndarray) -> torch.Tensor:
     """Return the timestamps of frames in seconds, float64 in the shape of `frames`."""
     numbers, positions = np.unique(frames, return_inverse=True)
-    with VideoFile(video) as file:
-        seconds = torch.tensor([frame.seconds for frame in file.iter_frames(numbers)], dtype=torch.float64)
+    with open_video(video) as file:
+        frames_at = file.iter_frames(numbers)  # type: ignore[union-attr]
+        seconds = torch.tensor([frame.seconds for frame in frames_at], dtype=torch.float64)
     return seconds[torch.from_numpy(positions.reshape(frames.shape))]
 
 
@@ -142,40 +169,42 @@ def check_data(
 ) -> None:
     """Decode every frame of a source; report the videos that are unreadable, shorter than a clip, or unusual.
 
-    The list has the copies if --shrink_to is given. The exit status is 1 if a video is unreadable.
+    The list has the copies if --shrink_to is given. The exit status is 1 if a video is unreadable or was not copied.
     """
-    with mistakes_exit():
+    source, output, shrink_to = _expanduser(source), _expanduser(output), _expanduser(shrink_to)
+    with mistakes_exit(), ExitStack() as stack:
+        unfinished = stack.enter_context(_new_file(output, source)) if output is not None else None
+        if shrink_to is not None:
+            stack.enter_context(parents_of(shrink_to / "copy.mp4"))
+            TemporaryFile(dir=shrink_to).close()  # fails if the folder cannot be written
         videos = load_videos(source, video_column)
         if output is not None and shrink_to is None and len(videos) and not isinstance(videos[0]["video"], str):
             raise ValueError(f"the videos in {source} do not have paths to list: add --shrink_to, or omit --output")
-    checked = _CheckedVideos(videos, shrink_to, short_side, keyframe_interval)
-    checks = list(tqdm(torch.utils.data.DataLoader(checked, batch_size=None, num_workers=num_workers), unit="video"))
-    span = clip_span(num_frames, frame_step)
-    counts = Counter({"unreadable": 0, "short": 0, "odd": 0})
-    for check in checks:
-        for kind, description in _problems(check.result, span):
-            counts[kind] += 1
-            typer.echo(f"{kind:<12}{check.video}: {description}")
-    typer.echo(f"{len(checks)} videos: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
-    if output is not None:
-        _write_list(output, videos, checks)
-    if counts["unreadable"]:
+        checked = _CheckedVideos(videos, source, shrink_to, short_side, keyframe_interval)
+        loader = torch.utils.data.DataLoader(checked, batch_size=None, num_workers=num_workers)
+        checks = list(tqdm(loader, unit="video"))
+        counts = _report(checks, clip_span(num_frames, frame_step))
+        if unfinished is not None:
+            typer.echo(f"{_write_list(unfinished, videos, checks)} readable videos in {output}")
+    if counts["unreadable"] or counts["not copied"]:
         raise typer.Exit(1)
 
 
 class _Check(NamedTuple):
-    """Name of a video, its properties or failure, and the path of its copy."""
+    """Name of a video, its properties or failure, and the path of its copy, or why there is none."""
 
     video: str
     result: VideoInfo | VideoFailure
-    copy: str | None = None
+    copy: str | VideoFailure | None = None
 
 
 class _CheckedVideos(torch.utils.data.Dataset):
     """Dataset of the checks of videos; each video is also copied to `shrink_to` if it is given."""
 
-    def __init__(self, videos: Dataset, shrink_to: Path | None, short_side: int, keyframe_interval: int) -> None:
-        self.videos, self.shrink_to = videos, shrink_to
+    def __init__(
+        self, videos: Dataset, source: str, shrink_to: Path | None, short_side: int, keyframe_interval: int
+    ) -> None:
+        self.videos, self.source, self.shrink_to = videos, source, shrink_to
         self.short_side, self.keyframe_interval = short_side, keyframe_interval
 
     def __len__(self) -> int:
@@ -186,40 +215,68 @@ class _CheckedVideos(torch.utils.data.Dataset):
         name, result = video_name(video), check_video(video)
         if self.shrink_to is None or isinstance(result, VideoFailure):
             return _Check(name, result)
-        # The row distinguishes videos with the same name in different folders.
-        copy = self.shrink_to / f"{row:08}_{Path(name).stem}.mp4"
-        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy = self.shrink_to / _copy_name(self.source, row, name)
         try:
             shrink_video(video, copy, self.short_side, self.keyframe_interval)
         except VideoDecodeError as error:
             return _Check(name, VideoFailure.of(video, error))
+        except OSError as error:
+            return _Check(name, result, VideoFailure(name, f"{type(error).__name__}: {error}"))
         return _Check(name, result, str(copy))
 
 
-def _problems(result: VideoInfo | VideoFailure, span: int) -> list[tuple[str, str]]:
+def _copy_name(source: str, row: int, name: str) -> str:
+    """Return the file name of the copy of a video.
+
+    Source and row distinguish videos of the same name, also those that another call copies to the same folder.
+    """
+    path = urlsplit(name).path if "://" in name else name  # a query may contain a signature
+    stem = re.sub(r'[\\:*?"<>|]', "_", printable(Path(path).stem)).encode(errors="replace")
+    origin = hashlib.blake2b(f"{Path(source).absolute()} {name}".encode(errors="replace"), digest_size=4).hexdigest()
+    room = NAME_BYTES - len(f"{row:08}_{origin}_.mp4.unfinished")
+    return f"{row:08}_{origin}_{stem[:room].decode(errors='ignore')}.mp4"
+
+
+def _report(checks: Sequence[_Check], span: int) -> Counter[str]:
+    """Print the problems of all videos and their numbers, which are returned."""
+    counts = Counter({"unreadable": 0, "short": 0, "odd": 0})
+    for check in checks:
+        for kind, description in _problems(check, span):
+            counts[kind] += 1
+            typer.echo(f"{kind:<12}{printable(f'{check.video}: {description}')}")
+    typer.echo(f"{len(checks)} videos: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
+    return counts
+
+
+def _problems(check: _Check, span: int) -> list[tuple[str, str]]:
     """Return kind and description of each problem; `span` is the number of frames from first to last of a clip."""
-    if isinstance(result, VideoFailure):
-        return [("unreadable", result.cause)]
-    short = [("short", f"{result.num_frames} frames, a clip spans {span}")] if result.num_frames < span else []
-    return short + [("odd", description) for description in oddities(result)]
+    if isinstance(check.result, VideoFailure):
+        return [("unreadable", check.result.cause)]
+    frames = check.result.num_frames
+    problems = [("short", f"{frames} frames, a clip spans {span}")] if frames < span else []
+    problems += [("odd", description) for description in oddities(check.result)]
+    return problems + ([("not copied", check.copy.cause)] if isinstance(check.copy, VideoFailure) else [])
 
 
-def _write_list(path: Path, videos: Dataset, checks: Sequence[_Check]) -> None:
-    """Write the rows of the readable videos, with absolute paths of them or of their copies; skip binary columns."""
+def _write_list(path: Path, videos: Dataset, checks: Sequence[_Check]) -> int:
+    """Write the rows of the readable videos, with absolute paths of them or of their copies, and count them.
+
+    Binary columns, and videos that could not be copied, are skipped.
+    """
     columns = ["video"]
     for name, feature in videos.features.items():
         if name != "video" and isinstance(feature, Value | ClassLabel) and "binary" not in feature.dtype:
             columns.append(name)
     rows = []
     for row, check in zip(videos, checks, strict=True):
-        if isinstance(check.result, VideoInfo):
+        if isinstance(check.result, VideoInfo) and not isinstance(check.copy, VideoFailure):
             video = check.copy or row["video"]
             rows.append(row | {"video": video if "://" in video else str(Path(video).resolve())})
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-    typer.echo(f"{len(rows)} readable videos in {path}")
+    return len(rows)
 
 
 @app.command()
@@ -258,14 +315,15 @@ def convert(
 
     An incomplete checkpoint, or one of another model, is refused with exit status 2, and nothing is written.
     """
+    checkpoint, output, probe = _expanduser(checkpoint), _expanduser(output), _expanduser(probe)
     options: dict[str, Any] = {
         "probe": probe,
         "num_attention_heads": num_attention_heads,
         "num_frames": num_frames,
         "image_size": image_size or None,
         "uniform_power": uniform_power,
-        "labels": labels,
-        "download_dir": download_dir,
+        "labels": _expanduser(labels),
+        "download_dir": _expanduser(download_dir),
     }
     given = [f"--{name}" for name, value in options.items() if value is not None]
     given = ["--class_names" if option == "--labels" else option for option in given]

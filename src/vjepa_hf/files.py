@@ -1,4 +1,4 @@
-"""Files and folders that get their names only when they are complete.
+"""Files and folders that get their names only when they are complete, and damaged models.
 
 A process that dies while it writes leaves `NAME.unfinished` and does not change an existing `NAME`.
 """
@@ -6,8 +6,11 @@ A process that dies while it writes leaves `NAME.unfinished` and does not change
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 
 @contextmanager
@@ -18,8 +21,11 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
     Raises:
         OSError: the folder cannot be written.
+        ValueError: `path` is a folder or a device.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} exists and is not a file; choose another name")
     unfinished = _unfinished(path)
     unfinished.unlink(missing_ok=True)
     unfinished.touch()
@@ -58,6 +64,24 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)  # exists only if the block failed
 
 
+@contextmanager
+def parents_of(path: str | Path) -> Iterator[None]:
+    """Make the missing folders above `path`; those that are still empty are removed if the block fails.
+
+    Raises:
+        OSError: a folder cannot be made.
+    """
+    missing = [folder for folder in Path(path).parents if not folder.exists()]
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            with suppress(OSError):  # not empty
+                folder.rmdir()
+        raise
+
+
 def settle(folder: Path) -> None:
     """Give all files of a folder the mode of the umask, and flush them and the folder to disk."""
     mode = folder.stat().st_mode & 0o666  # the folder was made under the same umask
@@ -79,6 +103,22 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def named_damage(model: str | Path) -> Iterator[None]:
+    """Turn what transformers raises for the damaged files of a model into a ValueError that names the model.
+
+    Raises:
+        ValueError: a configuration has another structure or a value of another type, or the weights are cut off.
+    """
+    try:
+        yield
+    except (StrictDataclassError, SafetensorError, RuntimeError, TypeError, LookupError, AttributeError) as error:
+        raise ValueError(
+            f"cannot load model {str(model)!r} ({type(error).__name__}: {error}); one of its files may be damaged; "
+            "copy or save it again."
+        ) from error
 
 
 def _unfinished(path: Path) -> Path:

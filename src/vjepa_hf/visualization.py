@@ -13,6 +13,8 @@ import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from .model.names import printable
+
 # Patterns of the metrics in each plot, and its title.
 CURVES = (
     (("loss", "loss/mask_type_*"), "loss (L1), and the loss of each mask type"),
@@ -53,7 +55,7 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: str | Path, title: str = "
             axis.legend(fontsize=8, frameon=False, ncols=1 + len(names) // 5)
     for axis in axes[-1]:
         axis.set_xlabel("optimizer step")
-    figure.suptitle(title)
+    figure.suptitle(printable(title), parse_math=False)
     figure.savefig(path, dpi=100)
 
 
@@ -119,7 +121,7 @@ def plot_masks(
         for axis, frame in zip(row, frames[columns], strict=True):
             axis.imshow(frame.permute(1, 2, 0).numpy())
             axis.set(xticks=[], yticks=[])
-        row[0].set_ylabel(name)
+        row[0].set_ylabel(printable(name), parse_math=False)
     figure.savefig(path, dpi=100)
 
 
@@ -134,14 +136,15 @@ def plot_confusion(matrix: np.ndarray, names: Sequence[str], path: str | Path, m
     """
     fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     named = len(names) <= max_named
+    labels = [printable(name) for name in names]  # and `$` is only a letter: names come from files
     side = max(4.0, 0.45 * len(names)) if named else 9.0
     figure = Figure(figsize=(side + 1.5, side + 1), layout="constrained")
     axis = figure.subplots()
     image = axis.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     axis.set(xlabel="predicted", ylabel="true")
     if named:
-        axis.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
-        axis.set_yticks(range(len(names)), names)
+        axis.set_xticks(range(len(names)), labels, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
+        axis.set_yticks(range(len(names)), labels, parse_math=False)
         for row, column in zip(*np.nonzero(matrix), strict=True):
             color = "white" if fractions[row, column] > 0.5 else "black"
             axis.text(column, row, matrix[row, column], ha="center", va="center", color=color, fontsize=8)

@@ -189,6 +189,11 @@ def cut(state: dict, name: str) -> None:
         (lambda c: c.pop("target_encoder"), "has no target_encoder"),
         (lambda c: c.update(other={"weight": torch.ones(1)}), "'other' contains weights"),
         (lambda c: c.update(encoder={"a": 1}), "'encoder' is not a state dict"),
+        (lambda c: c["encoder"].update({3: torch.ones(1)}), "'encoder' is not a state dict"),
+        (lambda c: c["encoder"].update({"x": torch.ones(2).to_sparse()}), "'encoder' is not a state dict of dense"),
+        (lambda c: c["encoder"].update({"x": torch.ones(1).expand(10**12)}), "'encoder' is not a state dict of dense"),
+        (lambda c: c["target_encoder"].update({"x": torch.ones(0)}), "'target_encoder' is not a state dict of dense"),
+        (lambda c: c.update({(1, 2): [{"a": torch.ones(1)}]}), "weights that V-JEPA does not have"),
         (lambda c: c["encoder"].update({"norm.bias": torch.ones(48)}), "differ only in their prefix"),
         (lambda c: c["encoder"].update({"module.backbone.norm.bias": torch.ones(48).int()}), "torch.int32"),
     ],
@@ -222,12 +227,76 @@ def test_an_incomplete_checkpoint_is_an_error(checkpoint, tmp_path):
     assert left_behind(tmp_path) == []
 
 
+def test_state_that_contains_itself_is_dropped(content, tmp_path):
+    content["cycle"] = []
+    content["cycle"].append(content["cycle"])
+    torch.save(content, tmp_path / "checkpoint.pth.tar")
+    assert "cycle" in convert(tmp_path / "checkpoint.pth.tar", tmp_path / "model", num_attention_heads=2).dropped
+
+
 def test_an_output_that_is_not_empty_is_not_changed(checkpoint, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "precious").write_text("weeks of work")
     with pytest.raises(FileExistsError, match="not an empty folder"):
         convert(checkpoint, tmp_path / "model", num_attention_heads=2)
     assert left_behind(tmp_path / "model") == ["precious"]
+
+
+def test_an_output_that_cannot_be_made_is_refused_before_the_work(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("vjepa_hf.conversion.meta._locate", None)  # the work
+    monkeypatch.setattr("vjepa_hf.conversion.meta._read_folder", None)
+    for output in (checkpoint / "model", checkpoint):
+        with pytest.raises(OSError):
+            convert(checkpoint, output, num_attention_heads=2)
+        with pytest.raises(OSError):
+            export_to_meta(tmp_path, output)
+    (tmp_path / "model.unfinished").mkdir()
+    (tmp_path / "model.unfinished" / "precious").touch()
+    with pytest.raises(FileExistsError, match="model.unfinished' exists"):
+        convert(checkpoint, tmp_path / "model", num_attention_heads=2)
+    assert left_behind(tmp_path / "model.unfinished") == ["precious"]
+
+
+def test_a_failed_conversion_leaves_no_folder_that_it_made(checkpoint, tmp_path):
+    checkpoint.write_bytes(b"a text file")
+    with pytest.raises(ValueError):
+        convert(checkpoint, tmp_path / "new" / "model", num_attention_heads=2)
+    with pytest.raises(ValueError):
+        export_to_meta(tmp_path, tmp_path / "new" / "back.pth.tar")
+    assert left_behind(tmp_path) == []
+
+
+FOLDER_DAMAGES = {
+    "weights cut off": ("model.safetensors", lambda content: content[:1000]),
+    "weights empty": ("model.safetensors", lambda content: b""),
+    "configuration a list": ("config.json", lambda content: b"[]"),
+    "configuration cut off": ("config.json", lambda content: content[:20]),
+    "configuration of other types": ("config.json", lambda content: content.replace(b": 48", b': "wide"')),
+    "index a list": ("model.safetensors.index.json", lambda content: b"[]"),
+    "index of a missing file": ("model.safetensors.index.json", lambda content: b'{"weight_map": {"a": "b"}}'),
+}
+
+
+@pytest.mark.parametrize("damage", FOLDER_DAMAGES)
+def test_a_damaged_folder_is_one_sentence_and_status_2(tiny_pretraining_model, tmp_path, damage):
+    tiny_pretraining_model.save_pretrained(tmp_path / "model")
+    name, change = FOLDER_DAMAGES[damage]
+    file = tmp_path / "model" / name
+    file.write_bytes(change(file.read_bytes() if file.exists() else b""))
+    result = CliRunner().invoke(app, ["convert", "--to_meta", str(tmp_path / "model"), str(tmp_path / "a" / "b.tar")])
+    assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1, result.stderr
+    assert left_behind(tmp_path) == ["model"]
+
+
+def test_convert_expands_home_in_every_path(checkpoint, probe, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "names.txt").write_text("a\nb\nc\nd\ne\n")
+    words = ["~/checkpoint.pth.tar", "~/model", "--probe", "~/probe.pth.tar", "--labels", "~/names.txt"]
+    result = CliRunner().invoke(app, ["convert", *words, "--num_attention_heads", "2"])
+    assert result.exit_code == 0, result.output
+    assert CliRunner().invoke(app, ["convert", "--to_meta", "~/model", "~/back.pth.tar"]).exit_code == 0
+    assert (tmp_path / "back.pth.tar").is_file()
 
 
 def test_a_folder_with_unknown_weights_is_not_exported(tiny_pretraining_model, tmp_path):

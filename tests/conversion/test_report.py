@@ -4,8 +4,10 @@ pytest tests/conversion/test_report.py
 """
 
 import hashlib
+import re
 
 import pytest
+import torch
 
 from vjepa_hf import VJEPAConfig
 from vjepa_hf.conversion.meta import UNUSED_PROJECTION, convert
@@ -25,6 +27,28 @@ def test_card_names_source_checksum_license_and_everything_dropped(checkpoint, p
         assert "LABEL_i" in text and "--class_names FILE" in text and "facebookresearch/jepa/issues/18" in text
     convert(checkpoint, tmp_path / "mine", num_attention_heads=2, license="apache-2.0")
     assert "CC BY-NC" not in (tmp_path / "mine" / "README.md").read_text()
+
+
+def test_names_from_files_are_only_text_in_the_card_and_in_the_report(content, tmp_path):
+    names = [
+        "ema\n\n## License\n\nPublic domain",
+        "[link](https://example.org) https://example.org",
+        "<script>alert(1)</script>",
+        "a`b` | c",
+        "\x1b[31mred\u202e",
+        "x" * 10_000,
+    ]
+    file = tmp_path / "my | check`point` [x](y).pth.tar"
+    torch.save(content | dict.fromkeys(names, 0) | {7: 0}, file)
+    report = convert(file, tmp_path / "model", num_attention_heads=2)
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert card.count("\n## License") == 1 and "Public domain" in card and len(card) < 5_000
+    assert "\x1b" not in card + str(report) and "\u202e" not in card + str(report)
+    outside_of_code = re.sub(r"`[^`\n]*`", "", re.sub(r"```.*?```", "", card, flags=re.DOTALL))
+    for part in ("example.org", "script", "[x]", "c`", "31mred", "Public"):
+        assert part in card and part not in outside_of_code, part
+    (row,) = [line for line in card.splitlines() if "check" in line and line.startswith("|")]
+    assert row.count("|") == 4
 
 
 def test_class_names_come_from_a_file_and_must_fit(checkpoint, probe, tmp_path):

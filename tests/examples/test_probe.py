@@ -178,6 +178,98 @@ def test_a_mistake_is_one_sentence_and_status_2(model, lists, tmp_path, options,
     assert stopped.value.code == 2 and line.startswith("probe.py: ") and message in line, line
 
 
+# --- files of others ---
+
+
+def content(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def error_of(model: str, lists, capsys, **options) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        run(model, *lists, **options)
+    assert stopped.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("live", ["false", "true"])
+def test_nothing_is_removed_that_the_probe_did_not_make(model, lists, tmp_path, live):
+    mine = tmp_path / "probe" / "features" / "train" / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("weeks of work")
+    run(model, *lists, output_dir=tmp_path / "probe", live_features=live)
+    assert mine.read_text() == "weeks of work"
+    assert [path.name for path in (tmp_path / "probe").iterdir() if path.is_dir()] == ["features"]
+
+
+def test_named_features_are_kept_inside_the_output(model, lists, tmp_path):
+    folder = tmp_path / "probe" / "features"
+    for _ in range(2):
+        run(model, *lists, output_dir=tmp_path / "probe", features_dir=folder)
+        assert len(list(folder.rglob("*.safetensors"))) == 2
+
+
+def test_a_probe_that_fails_leaves_no_features(model, lists, tmp_path, capsys, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(probe.probes, "fit_probe", full)
+    assert "No space left" in error_of(model, lists, capsys, output_dir=tmp_path / "probe")
+    assert content(tmp_path / "probe") == {} and not list((tmp_path / "probe").iterdir())
+
+
+@pytest.mark.parametrize("evaluate_only", [False, True])
+@pytest.mark.parametrize("files", [["config.json", "model.safetensors"], ["arguments.yaml"], ["result.json", "a.bin"]])
+def test_a_folder_with_another_model_or_a_run_is_refused_and_untouched(
+    model, lists, tmp_path, capsys, files, evaluate_only
+):
+    folder = tmp_path / "other"
+    folder.mkdir()
+    for name in files:
+        (folder / name).write_text("{}")
+    before = content(folder)
+    options = {"evaluate_only": True} if evaluate_only else {}
+    line = error_of(model, lists, capsys, output_dir=folder, **options)
+    assert "other' holds another model or a run; choose a new folder" in line
+    assert content(folder) == before
+
+
+def test_the_output_of_a_probe_may_be_replaced_by_the_next_one_but_not_by_another_model(
+    model, lists, tmp_path, capsys
+):
+    run(model, *lists, output_dir=tmp_path / "probe")
+    evaluated = {"model": str(tmp_path / "probe"), "evaluate_only": True, "output_dir": tmp_path / "probe"}
+    run(evaluated.pop("model"), *lists, **evaluated)
+    run(model, *lists, output_dir=tmp_path / "probe")
+    (tmp_path / "probe" / "result.json").write_text('{"method": "lora"}')  # as examples/finetune.py writes
+    assert "holds another model" in error_of(model, lists, capsys, output_dir=tmp_path / "probe")
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(model, lists, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(probe, "load_tables", None)  # the work
+    (tmp_path / "file").touch()
+    for options in ({"output_dir": tmp_path / "file"}, {"features_dir": tmp_path / "file" / "features"}):
+        line = error_of(model, lists, capsys, **{"output_dir": tmp_path / "probe"} | options)
+        assert "file" in line
+
+
+def test_every_path_of_the_probe_may_begin_at_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    names = ["model", "train_videos", "test_videos", "validation_videos", "features_dir", "output_dir"]
+    args = parse(probe.ProbeArguments, [word for name in names for word in (f"--{name}", "~/x")])
+    assert {getattr(args, name) for name in names} == {str(tmp_path / "x")}
+
+
+def test_a_damaged_model_is_one_sentence(model, lists, tmp_path, capsys):
+    (Path(model) / "config.json").write_text("[1]")
+    for options in ({}, {"evaluate_only": True}):
+        assert "cannot load model" in error_of(model, lists, capsys, output_dir=tmp_path / "probe", **options)
+
+
+# --- commands of the pages ---
+
+
 def commands_of(page: str) -> list[list[str]]:
     """Return the options of every `examples/probe.py` in the shell blocks of a page."""
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", page, re.DOTALL)).replace("\\\n", " ")

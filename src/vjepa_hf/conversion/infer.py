@@ -119,7 +119,7 @@ def _infer_grid(
 ) -> tuple[tuple[int, int, int], bool]:
     """Return the token grid (t, h, w) and sin-cos split whose formula matches the stored position tables best."""
     stored = [parts["target_encoder"].get("pos_embed"), parts.get("predictor", {}).get("predictor_pos_embed")]
-    tables = [table[0].float() for table in stored if table is not None and table.ndim == 3]
+    tables = [table[0].float() for table in stored if table is not None and table.ndim == 3 and table.numel()]
     if not tables:
         raise ValueError(
             "'target_encoder' has no 'pos_embed' of shape (1, N, D); it is not a complete V-JEPA checkpoint."

@@ -7,7 +7,6 @@ Letters in shapes: N tokens, D encoder width, P predictor width, L labels.
 """
 
 import json
-import pickle
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file
 
-from ..files import whole_file, whole_folder
+from ..files import named_damage, parents_of, whole_file, whole_folder
 from ..model.configuration_vjepa import VJEPAConfig
 from ..model.modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
@@ -101,31 +100,32 @@ def convert(
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"output {str(output)!r} is not an empty folder; choose another one.")
-    sources = _locate(checkpoint, probe, download_dir)
+    leftover = output.with_name(f"{output.name}.unfinished")
+    if leftover.exists():
+        raise FileExistsError(f"{str(leftover)!r} exists: a conversion is running or was killed; delete it if killed.")
+    with parents_of(output), whole_folder(output) as folder:  # before the work, so that it is not done in vain
+        sources = _locate(checkpoint, probe, download_dir)
+        parts, dropped = read_checkpoint(sources[0].path)
+        if probe is not None:
+            probe_parts, probe_dropped = read_checkpoint(sources[1].path, required=("classifier",))
+            parts["classifier"] = probe_parts["classifier"]
+            dropped |= {f"{name} of the probe": reason for name, reason in probe_dropped.items()}
+        config = infer_config(parts, num_attention_heads, num_frames, image_size, uniform_power)
+        check_parts(parts, config)
+        notes = [
+            f"clips of {config.num_frames} frames of {config.image_size} pixels, {config.num_attention_heads} heads, "
+            f"uniform_power={config.uniform_power}"
+        ]
+        if "classifier" in parts:
+            dropped[f"{UNUSED_PROJECTION}*"] = (
+                "the cross-attention output projection of the probe, which Meta's code stores but never applies"
+            )
+            notes.append(name_labels(config, labels, sources[-1].released_as))
+        elif labels:
+            raise ValueError(f"labels={str(labels)!r} name the classes of a probe; add one with probe=...")
+        notes.append(f"license of the weights: {license}")
 
-    parts, dropped = read_checkpoint(sources[0].path)
-    if probe is not None:
-        probe_parts, probe_dropped = read_checkpoint(sources[1].path, required=("classifier",))
-        parts["classifier"] = probe_parts["classifier"]
-        dropped |= {f"{name} of the probe": reason for name, reason in probe_dropped.items()}
-    config = infer_config(parts, num_attention_heads, num_frames, image_size, uniform_power)
-    check_parts(parts, config)
-    notes = [
-        f"clips of {config.num_frames} frames of {config.image_size} pixels, {config.num_attention_heads} heads, "
-        f"uniform_power={config.uniform_power}"
-    ]
-    if "classifier" in parts:
-        dropped[f"{UNUSED_PROJECTION}*"] = (
-            "the cross-attention output projection of the probe, which Meta's code stores but never applies"
-        )
-        notes.append(name_labels(config, labels, sources[-1].released_as))
-    elif labels:
-        raise ValueError(f"labels={str(labels)!r} name the classes of a probe; add one with probe=...")
-    notes.append(f"license of the weights: {license}")
-
-    report = Conversion(output, _count(parts), dropped, notes)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with whole_folder(output) as folder:
+        report = Conversion(output, _count(parts), dropped, notes)
         save_torch_state_dict(_unshared(from_meta(parts)), folder)
         config.save_pretrained(folder)
         side = config.image_size
@@ -135,7 +135,7 @@ def convert(
             tubelet_size=config.tubelet_size,
             patch_size=config.patch_size,
         ).save_pretrained(folder)
-        (folder / "README.md").write_text(model_card(config, report, sources, license))
+        (folder / "README.md").write_text(model_card(config, report, sources, license), encoding="utf-8")
     return report
 
 
@@ -166,7 +166,7 @@ def read_checkpoint(path: str | Path, required: Iterable[str] = REQUIRED) -> tup
         raise ValueError(f"{path} is not a complete PyTorch checkpoint (zip format); it may be truncated.")
     try:  # `weights_only` executes no code of the file; `mmap` reads weights only when they are written
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+    except Exception as error:  # of any type: unpickling foreign bytes is what fails
         raise ValueError(f"{path} is not a checkpoint of weights only, or is damaged: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} contains a {type(content).__name__}, not the dict of a V-JEPA checkpoint.")
@@ -189,21 +189,33 @@ def read_checkpoint(path: str | Path, required: Iterable[str] = REQUIRED) -> tup
 
 
 def _holds_tensors(value: object) -> bool:
-    if isinstance(value, dict):
-        return any(map(_holds_tensors, value.values()))
-    if isinstance(value, (list, tuple)):
-        return any(map(_holds_tensors, value))
-    return isinstance(value, torch.Tensor)
+    todo, seen = [value], set()  # a list may contain itself
+    while todo:
+        value = todo.pop()
+        if isinstance(value, torch.Tensor):
+            return True
+        if isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            todo += value.values() if isinstance(value, dict) else value
+    return False
 
 
 def _strip(part: str, state: object) -> State:
     """Return the tensors of a part without the prefixes `module.` and `backbone.`."""
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(f"{part!r} is not a state dict of tensors.")
+    if not isinstance(state, dict) or not all(map(_is_weight, state.items())):
+        raise ValueError(f"{part!r} is not a state dict of dense tensors.")
     stripped = {name.removeprefix("module.").removeprefix("backbone."): value for name, value in state.items()}
     if len(stripped) != len(state):
         raise ValueError(f"{part!r} contains tensors whose names differ only in their prefix.")
     return stripped
+
+
+def _is_weight(item: tuple[object, object]) -> bool:
+    """Return whether this is a name and a dense tensor, not empty, and of no more numbers than the file contains."""
+    name, value = item
+    if not isinstance(name, str) or not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+        return False
+    return 0 < value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 # --- names ---------------------------------------------------------------------------------------------------------
@@ -325,38 +337,37 @@ def export_to_meta(folder: str | Path, output: str | Path) -> Conversion:
     folder, output = Path(folder), Path(output)
     if output.exists():
         raise FileExistsError(f"output {str(output)!r} exists; choose another name.")
-    state, config = _read_folder(folder)
-    for name, value in FIXED.items():
-        if getattr(config, name) != value:
-            raise ValueError(f"{name}={getattr(config, name)}, but Meta's code supports only {value}.")
-    if (config.pred_num_attention_heads or config.num_attention_heads) != config.num_attention_heads:
-        raise ValueError(
-            f"pred_num_attention_heads={config.pred_num_attention_heads}: Meta's predictors have as many heads as "
-            f"their encoder, here {config.num_attention_heads}."
-        )
-    parts = to_meta(state)
-    check_parts(parts, config)
+    with parents_of(output), whole_file(output) as unfinished:  # before the work, so that it is not done in vain
+        state, config = _read_folder(folder)
+        for name, value in FIXED.items():
+            if getattr(config, name) != value:
+                raise ValueError(f"{name}={getattr(config, name)}, but Meta's code supports only {value}.")
+        if (config.pred_num_attention_heads or config.num_attention_heads) != config.num_attention_heads:
+            raise ValueError(
+                f"pred_num_attention_heads={config.pred_num_attention_heads}: Meta's predictors have as many heads as "
+                f"their encoder, here {config.num_attention_heads}."
+            )
+        parts = to_meta(state)
+        check_parts(parts, config)
 
-    prefixes = {"classifier": "module."}
-    content: dict[str, Any] = {
-        part: {prefixes.get(part, "module.backbone.") + name: value for name, value in parts[part].items()}
-        for part in PARTS
-        if part in parts
-    }
-    content |= {
-        "opt": _fresh_optimizer_state(parts),
-        "scaler": torch.amp.GradScaler("cpu").state_dict(),
-        "epoch": 0,
-        "loss": 0.0,
-    }
-    content |= {"batch_size": 1, "world_size": 1, "lr": 0.0}
-    notes = ["opt, scaler and epoch are those of a run before its first step"]
-    if "classifier" in parts:
-        notes.append(f"{UNUSED_PROJECTION}* is an identity: Meta's code expects it but never applies it")
-    notes += [f"no {part}: the folder has none" for part in REQUIRED if part not in parts]
+        prefixes = {"classifier": "module."}
+        content: dict[str, Any] = {
+            part: {prefixes.get(part, "module.backbone.") + name: value for name, value in parts[part].items()}
+            for part in PARTS
+            if part in parts
+        }
+        content |= {
+            "opt": _fresh_optimizer_state(parts),
+            "scaler": torch.amp.GradScaler("cpu").state_dict(),
+            "epoch": 0,
+            "loss": 0.0,
+        }
+        content |= {"batch_size": 1, "world_size": 1, "lr": 0.0}
+        notes = ["opt, scaler and epoch are those of a run before its first step"]
+        if "classifier" in parts:
+            notes.append(f"{UNUSED_PROJECTION}* is an identity: Meta's code expects it but never applies it")
+        notes += [f"no {part}: the folder has none" for part in REQUIRED if part not in parts]
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(output) as unfinished:
         torch.save(content, unfinished)
     return Conversion(output, _count(parts), notes=notes)
 
@@ -367,14 +378,16 @@ def _read_folder(folder: Path) -> tuple[State, VJEPAConfig]:
     if not files or not (folder / "config.json").is_file():
         raise ValueError(f"{folder} was not written by save_pretrained: no config.json or no model.safetensors.")
     index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        files = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
     state: State = {}
-    for file in files:
-        state |= load_file(file)
+    with named_damage(folder):
+        config = VJEPAConfig.from_pretrained(folder)
+        if index.is_file():
+            files = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        for file in files:
+            state |= load_file(file)
     if any(name.startswith("encoder.") for name in state):  # saved as a bare VJEPAModel
         state = {f"vjepa.{name}": value for name, value in state.items()}
-    return state, VJEPAConfig.from_pretrained(folder)
+    return state, config
 
 
 def _fresh_optimizer_state(parts: dict[str, State]) -> dict:

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..model.configuration_vjepa import VJEPAConfig
+from ..model.names import printable
 from .released import LICENSE
 
 # Only certain names. SSv2: the class numbers of its own `labels.json`. IN1K: sorted WordNet numbers, as in every
 # ImageNet classifier.
+MAX_NAME = 120  # characters of a name in a report
 CLASS_NAMES = Path(__file__).with_name("class_names.json")
 NO_NAMES = {
     "k400": "K400 probes use a class order of Meta's own",
@@ -60,7 +62,13 @@ class Conversion:
         names: dict[str, list[str]] = {}
         for name, reason in self.dropped.items():
             names.setdefault(reason, []).append(name)
-        return [f"{', '.join(dropped)}: {reason}" for reason, dropped in names.items()]
+        return [f"{', '.join(map(_code, dropped))}: {reason}" for reason, dropped in names.items()]
+
+
+def _code(name: object) -> str:
+    """Quote a name from a file as Markdown code, so that it is only text: on one line, also in a cell of a table."""
+    text = printable(str(name)).replace("`", r"\x60").replace("|", r"\x7c")
+    return f"`{text if len(text) <= MAX_NAME else text[:MAX_NAME] + '...'}`"
 
 
 def class_names(dataset: str) -> list[str] | None:
@@ -101,7 +109,7 @@ def name_labels(config: VJEPAConfig, labels: str | Path | None, probe: str | Non
         )
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
-    return f"classes are named after {labels or probe}"
+    return f"classes are named after {_code(labels or probe)}"
 
 
 def has_class_names(config: VJEPAConfig) -> bool:
@@ -115,7 +123,7 @@ def model_card(config: VJEPAConfig, report: Conversion, sources: list[Source], l
     side = config.image_size if isinstance(config.image_size, int) else " x ".join(map(str, config.image_size))
     lines = [
         "---",
-        f"license: {license.lower().replace(' ', '-')}",
+        f"license: {printable(license).lower().replace(' ', '-')}",
         "library_name: transformers",
         f"pipeline_tag: {'video-classification' if classifier else 'feature-extraction'}",
         "tags: [video, v-jepa, vjepa_hf]",
@@ -139,7 +147,9 @@ def model_card(config: VJEPAConfig, report: Conversion, sources: list[Source], l
     if classifier:
         lines.append("classifier = VJEPAForVideoClassification.from_pretrained(folder)")
     lines += ["```", "", "## Source", "", "| file | bytes | sha256 |", "|---|---|---|"]
-    lines += [f"| {source.origin} | {source.path.stat().st_size:,} | `{_sha256(source.path)}` |" for source in sources]
+    for source in sources:
+        origin = source.origin if source.released_as else _code(source.origin)
+        lines.append(f"| {origin} | {source.path.stat().st_size:,} | `{_sha256(source.path)}` |")
     lines += ["", "## Weights", "", "Without position tables, which are copied as stored.", ""]
     lines += [f"- {part}: {count:,}" for part, count in report.parts.items()]
     lines += ["", "## Notes", ""] + [f"- {note}" for note in report.notes]

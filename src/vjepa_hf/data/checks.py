@@ -1,5 +1,7 @@
 """Check videos before a run, and write smaller copies that training reads faster."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -58,10 +60,12 @@ def shrink_video(
     Raises:
         ValueError: `short_side` or `keyframe_interval` is too small.
         VideoDecodeError: the original cannot be read to its end.
+        OSError: the copy cannot be written or encoded.
     """
     if short_side < 16 or keyframe_interval < 1:
         raise ValueError(f"{short_side=} must be at least 16 and {keyframe_interval=} at least 1")
     with (
+        _encoder_errors(),
         open_video(video) as file,
         whole_file(path) as unfinished,
         av.open(str(unfinished), "w", format="mp4") as container,
@@ -81,3 +85,12 @@ def shrink_video(
             for frame in frames.permute(0, 2, 3, 1).contiguous().numpy():
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
+
+
+@contextmanager
+def _encoder_errors() -> Iterator[None]:
+    """Turn all errors of FFmpeg into an OSError; some of them are only an Exception."""
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise OSError(str(error)) from error

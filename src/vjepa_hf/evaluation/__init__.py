@@ -5,6 +5,7 @@
 - `features`: tokens of videos, computed once and cached on disk
 - `labels`: class indices, and class-balanced draws
 - `live_features`: tokens of videos, computed in every pass
+- `loading`: saved encoder and processor
 - `metrics`: classification metrics that need no download
 - `online`: evaluation during pretraining: nearest neighbors and a linear probe
 - `probes`: attentive probes, hyperparameter sweeps, predictions and metrics

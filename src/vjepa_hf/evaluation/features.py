@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
-from ..data.videos import VideoFailure, video_name
+from ..data.videos import VideoFailure
 from ..model.modeling_vjepa import VJEPAModel
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
 from .shards import ShardedTokens, ShardFolder
@@ -101,8 +102,8 @@ def extract_features(
     """Encode videos and cache all tokens in a folder, or read the tokens that are in the folder.
 
     Call it on all processes: each writes some of the shards, whose content does not depend on the number of processes.
-    Complete shards of an interrupted call are reused. Shards identify videos by name, so a video that is replaced by
-    another one of the same name is not noticed.
+    Complete shards of an interrupted call are reused, if their numbers have their checksum and their videos still have
+    the size and modification time (raw bytes: the hash) that they had. A video that is gone keeps its features.
 
     Args:
         accelerator: its mixed precision is the precision of the encoder.
@@ -114,16 +115,17 @@ def extract_features(
         num_workers: worker processes that decode, per process.
 
     Raises:
-        ValueError: the folder has other features, or clips do not have the configured size.
+        ValueError: the folder has other features, or damaged ones, or a video was written again under its name, or
+            clips do not have the configured size.
     """
     clips = processor if isinstance(processor, Clips) else RegularClips(processor)
     encoder = FrozenEncoder(accelerator, model, batch_size)
-    names = [video_name(video) for video in videos]
-    shards = ShardFolder(Path(path), names, model, clips, accelerator.mixed_precision)
+    shards = ShardFolder(Path(path), videos, model, clips, accelerator.mixed_precision)
     shards.folder.mkdir(parents=True, exist_ok=True)
     shards.check()
     own = range(accelerator.process_index, len(shards.files), accelerator.num_processes)
     missing = [shard for shard in own if not shards.files[shard].exists()]
+    _check_numbers(shards, [shard for shard in own if shard not in missing])
     loader = torch.utils.data.DataLoader(
         torch.utils.data.Subset(ViewDataset(videos, clips), [row for shard in missing for row in shards.rows(shard)]),
         batch_size=max(1, batch_size // clips.num_views),
@@ -136,3 +138,15 @@ def extract_features(
     accelerator.wait_for_everyone()
     failures = shards.check()
     return VideoFeatures(ShardedTokens(shards.files, shards.rows_per_shard, shards.shape, set(failures)), failures)
+
+
+def _check_numbers(shards: ShardFolder, own: Sequence[int]) -> None:
+    """Check the numbers of the own shards; raise the first error of any process on all, so that none waits."""
+    errors: list[str] = []
+    for shard in own:
+        try:
+            shards.check_numbers(shard)
+        except ValueError as error:
+            errors.append(str(error))
+    if errors := gather_object(errors):
+        raise ValueError(errors[0])

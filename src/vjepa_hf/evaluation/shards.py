@@ -1,22 +1,25 @@
 """Features in a folder of safetensors shards, which record their origin and are validated when they are read.
 
 A shard holds consecutive rows of the list of videos, one tensor per video. Its metadata have the fingerprint of the
-encoder, the settings of the clips, the precision, the names of the videos, and the failures.
+encoder, the settings of the clips, the precision, the names and versions of the videos, the failures, and a checksum
+of the numbers.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..data.videos import VideoFailure
+from ..data.videos import VideoFailure, video_name
 from ..files import whole_file
 from ..model.modeling_vjepa import VJEPAModel
 from .views import Clips
@@ -63,8 +66,11 @@ class ShardedTokens:
 class ShardFolder:
     """Shard files of a list of videos, for one encoder and one setting of clips."""
 
-    def __init__(self, folder: Path, names: list[str], model: VJEPAModel, clips: Clips, precision: str) -> None:
-        self.folder, self.names = folder, names
+    def __init__(self, folder: Path, videos: Iterable[Any], model: VJEPAModel, clips: Clips, precision: str) -> None:
+        self.folder = folder
+        known = [(video_name(video), video_version(video)) for video in videos]
+        self.names, self.versions = [name for name, _ in known], [version for _, version in known]
+        names = self.names
         tokens = (int(np.prod(model.config.grid_size)), model.config.hidden_size)
         self.shape = (len(names), *tokens) if clips.num_views == 1 else (len(names), clips.num_views, *tokens)
         row_bytes = 2 * int(np.prod(self.shape[1:]))
@@ -94,14 +100,20 @@ class ShardFolder:
         """
         failures = {row: value.cause for row, value in rows.items() if isinstance(value, VideoFailure)}
         tensors = {str(row): self._checked(value) for row, value in rows.items() if isinstance(value, torch.Tensor)}
+        metadata = self._metadata(shard) | {
+            "versions": json.dumps([self.versions[row] for row in self.rows(shard)]),
+            "failures": json.dumps(failures),
+            "checksum": _checksum(tensors, lambda name: tensors[name].numpy()),
+        }
         with whole_file(self.files[shard]) as unfinished:
-            save_file(tensors, unfinished, self._metadata(shard) | {"failures": json.dumps(failures)})
+            save_file(tensors, unfinished, metadata)
 
     def check(self) -> dict[int, VideoFailure]:
-        """Validate the shards on disk and return the failures that they record, by row.
+        """Validate what the shards on disk record about themselves, and return their failures, by row.
 
         Raises:
-            ValueError: the folder has other shards, or a shard is damaged or has another origin.
+            ValueError: the folder has other shards, or a shard is damaged, has another origin, or is of a video that
+                was written again.
         """
         others = sorted({file.name for file in self.folder.glob("*.safetensors")} - {f.name for f in self.files})
         if others:
@@ -124,11 +136,23 @@ class ShardFolder:
             )
         return tokens.contiguous()
 
+    def check_numbers(self, shard: int) -> None:
+        """Compare the numbers of a shard on disk, which `check` accepted, with their checksum; this reads all of them.
+
+        Raises:
+            ValueError: the numbers are not those that were written.
+        """
+        file = self.files[shard]
+        with safe_open(file, framework="np") as tensors:
+            if _checksum(tensors.keys(), tensors.get_tensor) != tensors.metadata()["checksum"]:
+                raise ValueError(f"{file} is damaged (its numbers do not have its checksum): delete it")
+
     def _check_shard(self, shard: int) -> dict[int, VideoFailure]:
         file = self.files[shard]
         try:
             with safe_open(file, framework="np") as tensors:
-                metadata, keys = tensors.metadata() or {}, set(tensors.keys())
+                metadata = tensors.metadata() or {}
+                layouts = {name: (view.get_dtype(), tuple(view.get_shape())) for name, view in _views(tensors)}
         except SafetensorError as error:
             raise ValueError(f"{file} is damaged ({error}): delete it") from error
         for name, value in self._metadata(shard).items():
@@ -137,10 +161,89 @@ class ShardFolder:
                     f"{file} was made with other {name}: {_difference(metadata.get(name, 'unknown'), value)}; "
                     "give another folder, or delete this one"
                 )
-        causes = {int(row): cause for row, cause in json.loads(metadata["failures"]).items()}
-        if keys != {str(row) for row in self.rows(shard) if row not in causes}:
-            raise ValueError(f"{file} does not have the rows of its videos: delete it")
+        causes, versions = _read_records(file, metadata, self.rows(shard))
+        for row, version in zip(self.rows(shard), versions, strict=True):
+            # A video that is not there any more, and a URL, have no version now.
+            if self.versions[row] not in (version, None):
+                raise ValueError(
+                    f"{self.names[row]} was written again after its features in {file} (now {self.versions[row]}, "
+                    f"then {version}); give another folder, or delete that shard"
+                )
+        if layouts != {str(row): ("F16", self.shape[1:]) for row in self.rows(shard) if row not in causes}:
+            raise ValueError(f"{file} is damaged (it does not have the rows of its videos): delete it")
         return {row: VideoFailure(self.names[row], cause) for row, cause in causes.items()}
+
+
+def video_version(video: Any) -> str | None:
+    """Return what changes when a video is written again under its name; None for a remote URL or a missing file.
+
+    For a file it is size and modification time, for a folder those of its files, for a video in memory its hash.
+    """
+    if isinstance(video, dict):
+        video = video["path"] if video.get("bytes") is None else video["bytes"]
+    if not isinstance(video, str | os.PathLike):
+        return None if video is None else f"hash {_hash(video)}"
+    path = os.fspath(video)
+    if path.startswith("file://"):
+        path = url2pathname(urlsplit(path).path)
+    try:
+        if os.path.isdir(path):
+            files = [f"{file.name}: {_size_and_time(file)}" for file in sorted(Path(path).iterdir())]
+            return f"files with hash {_hash(files)}"
+        return _size_and_time(Path(path))
+    except (OSError, ValueError):  # ValueError: a name with a zero byte
+        return None
+
+
+def _size_and_time(file: Path) -> str:
+    status = file.stat()
+    return f"{status.st_size} bytes, modified at {status.st_mtime_ns} ns"
+
+
+def _hash(video: Any) -> str:
+    """Hash text, bytes, a binary file object, an array, or a list of these."""
+    digest = hashlib.blake2b(digest_size=16)
+    if isinstance(video, list | tuple):
+        digest.update("".join(map(_hash, video)).encode())
+    elif isinstance(video, str):
+        digest.update(video.encode(errors="surrogateescape"))
+    elif hasattr(video, "read") and hasattr(video, "seek"):
+        video.seek(0)
+        digest.update(video.read())
+        video.seek(0)
+    else:
+        array = np.asarray(video if not isinstance(video, bytes) else memoryview(video))
+        digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+def _views(tensors: Any) -> list[tuple[str, Any]]:
+    return [(name, tensors.get_slice(name)) for name in tensors.keys()]  # noqa: SIM118  not a dict
+
+
+def _checksum(names: Iterable[str], read: Callable[[str], np.ndarray]) -> str:
+    """Hash arrays by name."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(names):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(read(name)).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _read_records(file: Path, metadata: Mapping[str, str], rows: range) -> tuple[dict[int, str], list[str | None]]:
+    """Return the causes of the failures by row, and the versions of the videos."""
+    try:
+        causes = {int(row): cause for row, cause in json.loads(metadata["failures"]).items()}
+        versions = json.loads(metadata["versions"])
+        if not all(row in rows and isinstance(cause, str) for row, cause in causes.items()):
+            raise ValueError("failures of other rows")
+        if not isinstance(versions, list) or len(versions) != len(rows) or "checksum" not in metadata:
+            raise ValueError("versions or checksum are missing")
+    except (ValueError, LookupError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{file} is damaged, or of an older version of vjepa_hf ({type(error).__name__}: {error}): delete it"
+        ) from error
+    return causes, versions
 
 
 def _difference(text: str, expected: str) -> str:

@@ -4,6 +4,7 @@
 - `configuration_vjepa`: VJEPAConfig, every size and switch of a model, checked
 - `frame_sampling`: which frames of a video make a clip
 - `modeling_vjepa`: encoder, predictor, attentive pooler and the models made of them
+- `names`: names from files in messages, as text that is safe to print
 - `tubelets`: clips to tubelet tokens, the token grid and its position embeddings
 - `video_io`: what a video file holds, and exactly the frames asked for
 - `video_sources`: what is opened, and what is refused: local files, addresses, bytes and file objects

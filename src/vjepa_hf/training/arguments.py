@@ -23,6 +23,7 @@ from jsonargparse import ArgumentParser
 from ..data.masking import make_mask
 from ..files import whole_file
 from ..model.configuration_vjepa import VJEPAConfig
+from ..model.names import printable
 from ..model.video_io import VideoDecodeError
 
 T = TypeVar("T")
@@ -121,7 +122,7 @@ def mistakes_exit() -> Iterator[None]:
 
 
 def _one_line(text: object) -> str:
-    return " ".join(str(text).split())
+    return printable(" ".join(str(text).split()))
 
 
 def _readable(error: Exception) -> str:
