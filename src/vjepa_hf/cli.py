@@ -19,11 +19,11 @@ from .conversion.meta import LICENSE, export_to_meta
 from .conversion.meta import convert as convert_checkpoint
 from .data.checks import check_video, oddities, shrink_video
 from .data.sources import load_videos
-from .data.videos import VideoFailure, video_name
+from .data.videos import VideoFailure, open_video, video_name
 from .evaluation.dense_features import stream_features, write_features
 from .model.frame_sampling import clip_span
 from .model.modeling_vjepa import VJEPAModel
-from .model.video_io import VideoDecodeError, VideoFile, VideoInfo
+from .model.video_io import VideoDecodeError, VideoInfo
 from .model.video_processing_vjepa import VJEPAVideoProcessor
 from .training.arguments import mistakes_exit
 from .training.flops import matmul_rate
@@ -119,7 +119,7 @@ def _load(model: str) -> tuple[VJEPAModel, VJEPAVideoProcessor]:
 def _seconds(video: str, frames: np.ndarray) -> torch.Tensor:
     """Return the timestamps of frames in seconds, float64 in the shape of `frames`."""
     numbers, positions = np.unique(frames, return_inverse=True)
-    with VideoFile(video) as file:
+    with open_video(video) as file:
         seconds = torch.tensor([frame.seconds for frame in file.iter_frames(numbers)], dtype=torch.float64)
     return seconds[torch.from_numpy(positions.reshape(frames.shape))]
 
