@@ -119,8 +119,3 @@ def test_names_are_printable_wherever_they_come_from(name, tmp_path):
     with pytest.raises(VideoDecodeError) as error:
         open_video(folder)
     assert str(error.value).isprintable()
-
-
-def test_ordinary_names_are_shown_as_they_are():
-    for name in ("a b.mp4", "日本語/ü.mp4", "C:\\videos\\a.mp4", "https://host/a.mp4"):
-        assert printable(name) == name
