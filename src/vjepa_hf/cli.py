@@ -210,9 +210,12 @@ def _write_list(path: Path, videos: Dataset, checks: Sequence[_Check]) -> None:
     for name, feature in videos.features.items():
         if name != "video" and isinstance(feature, Value | ClassLabel) and "binary" not in feature.dtype:
             columns.append(name)
+    classes = {name: column for name, column in videos.features.items() if isinstance(column, ClassLabel)}
     rows = []
     for row, check in zip(videos, checks, strict=True):
         if isinstance(check.result, VideoInfo):
+            for name, column in classes.items():  # -1 is a missing label
+                row[name] = column.int2str(row[name]) if row[name] is not None and row[name] >= 0 else None
             video = check.copy or row["video"]
             rows.append(row | {"video": video if "://" in video else str(Path(video).resolve())})
     with path.open("w", newline="") as file:

@@ -5,12 +5,13 @@ pytest tests/evaluation/test_labels.py
 
 import datasets
 import numpy as np
-import pandas
 import pytest
 import torch
 
 from vjepa_hf.data.sources import load_videos
 from vjepa_hf.evaluation.labels import draw_labels, encode_labels, hold_out, read_labels
+
+pandas = pytest.importorskip("pandas")  # which `datasets` brings
 
 
 def drawn(labels, fraction=1.0, seed=0, per_class=None) -> np.ndarray:

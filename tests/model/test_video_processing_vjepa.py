@@ -5,7 +5,6 @@ import json
 
 import datasets
 import numpy as np
-import pandas
 import pytest
 import torch
 from PIL import Image
@@ -18,6 +17,8 @@ from vjepa_hf import VJEPAVideoProcessor
 from vjepa_hf.data.videos import decode_video
 from vjepa_hf.model.tubelets import to_tubelets
 from vjepa_hf.model.video_io import VideoDecodeError
+
+pandas = pytest.importorskip("pandas")  # which `datasets` brings
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 

@@ -4,7 +4,9 @@
 - `configuration_vjepa`: VJEPAConfig, every size and switch of a model, checked
 - `frame_sampling`: which frames of a video make a clip
 - `modeling_vjepa`: encoder, predictor, attentive pooler and the models made of them
+- `names`: printable names in messages
 - `tubelets`: clips to tubelet tokens, the token grid and its position embeddings
+- `video_inputs`: what a video is: files, rows, folders of images, frames in memory
 - `video_io`: what a video file holds, and exactly the frames asked for
 - `video_processing_vjepa`: VJEPAVideoProcessor, from a path, URL, array or image to tensors
 """
