@@ -4,7 +4,7 @@
 - `configuration_vjepa`: VJEPAConfig, every size and switch of a model, checked
 - `frame_sampling`: which frames of a video make a clip
 - `modeling_vjepa`: encoder, predictor, attentive pooler and the models made of them
-- `names`: printable names in messages
+- `names`: names from files in messages, as text that is safe to print
 - `tubelets`: clips to tubelet tokens, the token grid and its position embeddings
 - `video_inputs`: what a video is: files, rows, folders of images, frames in memory
 - `video_io`: what a video file holds, and exactly the frames asked for
