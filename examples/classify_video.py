@@ -14,6 +14,7 @@ from transformers import pipeline
 
 from vjepa_hf import VJEPAVideoProcessor  # the import also registers V-JEPA in transformers
 from vjepa_hf.conversion.report import HOW_TO_NAME, has_class_names, name_labels
+from vjepa_hf.model.names import printable
 from vjepa_hf.training.arguments import mistakes_exit, option, parse
 
 
@@ -21,7 +22,7 @@ from vjepa_hf.training.arguments import mistakes_exit, option, parse
 class ClassifyArguments:
     """Print the most likely classes of each video."""
 
-    videos: list[str] = option("paths or URLs of videos or images")
+    videos: list[str] = option("paths or URLs of videos, images or folders of frames")
     model: str = option("folder or Hub name of a classifier", "output/probe")
     top_k: int = option("classes printed per video", 5)
     num_clips: int | None = option("clips per video; None: as the classifier", None)
@@ -41,7 +42,7 @@ def main(command_line: Sequence[str] | None = None) -> None:
         elif not has_class_names(classify.model.config):
             print(f"{args.model} has no class names: {HOW_TO_NAME}.", file=sys.stderr)
         for video in args.videos:
-            print(video)
+            print(printable(video))
             for answer in classify(video, top_k=args.top_k):
                 print(f"  {answer['score']:.3f}  {answer['label']}")
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import typer
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -137,6 +137,15 @@ def test_check_data_reports_unusual_videos(toy_video_path, tmp_path):
     output = run("check-data", tmp_path / "odd.mp4", "--num_frames", 1, "--num_workers", 0)
     assert "odd         " in output and "one frame" in output and "elongated, 320 x 64" in output
     assert "0 unreadable, 0 short, 2 odd" in output
+
+
+def test_check_data_writes_the_names_of_classes(toy_video_path, tmp_path):
+    table = Dataset.from_dict({"video": [str(toy_video_path)] * 3, "label": [1, -1, None]})
+    table.cast_column("label", ClassLabel(names=["walk", "jump"])).to_parquet(tmp_path / "a.parquet")
+    run("check-data", tmp_path / "a.parquet", "--num_workers", 0, "-o", tmp_path / "clean.csv")
+    assert (tmp_path / "clean.csv").read_text().splitlines() == [
+        "video,label", f"{toy_video_path},jump", f"{toy_video_path},", f"{toy_video_path},",
+    ]  # fmt: skip
 
 
 def test_check_data_writes_smaller_copies_and_their_list(folder_with_a_broken_video, tmp_path):

@@ -146,8 +146,7 @@ def _seconds(video: str, frames: np.ndarray) -> torch.Tensor:
     """Return the timestamps of frames in seconds, float64 in the shape of `frames`."""
     numbers, positions = np.unique(frames, return_inverse=True)
     with open_video(video) as file:
-        frames_at = file.iter_frames(numbers)  # type: ignore[union-attr]
-        seconds = torch.tensor([frame.seconds for frame in frames_at], dtype=torch.float64)
+        seconds = torch.tensor([frame.seconds for frame in file.iter_frames(numbers)], dtype=torch.float64)
     return seconds[torch.from_numpy(positions.reshape(frames.shape))]
 
 
@@ -267,9 +266,12 @@ def _write_list(path: Path, videos: Dataset, checks: Sequence[_Check]) -> int:
     for name, feature in videos.features.items():
         if name != "video" and isinstance(feature, Value | ClassLabel) and "binary" not in feature.dtype:
             columns.append(name)
+    classes = {name: column for name, column in videos.features.items() if isinstance(column, ClassLabel)}
     rows = []
     for row, check in zip(videos, checks, strict=True):
         if isinstance(check.result, VideoInfo) and not isinstance(check.copy, VideoFailure):
+            for name, column in classes.items():  # -1 is a missing label
+                row[name] = column.int2str(row[name]) if row[name] is not None and row[name] >= 0 else None
             video = check.copy or row["video"]
             rows.append(row | {"video": video if "://" in video else str(Path(video).resolve())})
     with path.open("w", newline="", encoding="utf-8") as file:

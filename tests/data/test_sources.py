@@ -4,12 +4,14 @@ pytest tests/data/test_sources.py
 """
 
 import os
+from pathlib import Path
 
 import datasets
 import pytest
 
 from video_files import write_tar
 from vjepa_hf.data.sources import load_images, load_videos
+from vjepa_hf.data.videos import probe_video
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +82,29 @@ def test_without_videos_each_folder_of_images_is_one(tmp_path):
 def test_a_folder_of_frames_may_be_the_source_itself(tmp_path):
     touch(tmp_path / "set" / "1.png", tmp_path / "set" / "2.png")
     assert load_videos(tmp_path / "set")[:] == {"video": [str(tmp_path / "set")]}
+
+
+def test_what_file_managers_leave_behind_is_ignored(tmp_path):
+    folder = tmp_path / "set"
+    touch(folder / "a.mp4")
+    (folder / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    (folder / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0" * 100)
+    (folder / "desktop.ini").write_text("[.ShellClassInfo]")
+    (folder / "Icon\r").write_bytes(b"")
+    (folder / "icon.ico").write_bytes(b"\0\0\1\0\1\0")
+    (folder / "state.json").write_text("{}")
+    (folder / "dataset_infos.json").write_text("{}")
+    assert videos_of(folder) == [str(folder / "a.mp4")]
+
+
+def test_a_saved_dataset_with_splits_is_an_error_that_says_what_to_give(tmp_path):
+    splits = datasets.DatasetDict({"train": datasets.Dataset.from_dict({"video": ["a.mp4"]})})
+    splits.save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match="saved is a dataset with splits; give the folder of one of them"):
+        load_videos(tmp_path / "saved")
+    for source in (splits, datasets.IterableDatasetDict({"train": splits["train"].to_iterable_dataset()})):
+        with pytest.raises(ValueError, match=r"the splits train; pass one of them: dataset\['train'\]"):
+            load_videos(source)
 
 
 def test_a_saved_dataset_loads(tmp_path):
@@ -208,6 +233,81 @@ def test_names_of_folders_are_not_patterns(tmp_path, name):
     assert len(videos_of(folder / name)) >= 1
 
 
+@pytest.mark.parametrize("name", ["list.csv", "list.tsv", "plain.csv", "list.jsonl", "list.txt", "list.parquet"])
+def test_a_list_is_known_by_its_content_and_not_by_its_time(tmp_path, name):
+    def write(path):
+        if name.endswith(".parquet"):
+            datasets.Dataset.from_dict({"video": [path]}).to_parquet(tmp_path / name)
+        else:
+            lines = {"list.txt": path, "plain.csv": path, "list.jsonl": f'{{"video": "{path}"}}'}
+            (tmp_path / name).write_text(lines.get(name, f"video\n{path}") + "\n")
+        os.utime(tmp_path / name, (0, 0))
+
+    for path in ("/d/a.mp4", "/d/b.mp4", "/d/a.mp4"):
+        write(path)
+        assert videos_of(tmp_path / name) == [path]
+
+
+@pytest.mark.parametrize("name, divider", [("list.csv", ","), ("list.tsv", "\t")])
+@pytest.mark.parametrize("position", [1, 2, 10_001, 10_002])
+def test_a_row_with_more_cells_than_the_header_is_an_error_that_names_the_line(tmp_path, name, divider, position):
+    rows = [divider.join(("a.mp4", "1"))] * 10_003
+    rows[position - 1] = divider.join(("a.mp4", "1", "2", "3"))
+    (tmp_path / name).write_text("\n".join([divider.join(("video", "x")), *rows]) + "\n")
+    with pytest.raises(ValueError, match=f"{name}.* line {position + 1}\\b"):
+        load_videos(tmp_path / name)
+
+
+@pytest.mark.parametrize("type_", [list, tuple, lambda paths: datasets.Dataset.from_dict({"video": paths})["video"]])
+def test_a_list_of_videos_is_a_source(type_, tmp_path):
+    assert load_videos(type_(["a.mp4", "b.mp4"]))[:] == {"video": ["a.mp4", "b.mp4"]}
+    assert len(list(load_videos(type_(["a.mp4", "b.mp4"]), streaming=True))) == 2
+
+
+def test_a_list_of_videos_may_have_bytes_or_rows_and_nothing_else():
+    assert load_videos([Path("a.mp4")])["video"][:] == ["a.mp4"]
+    assert load_videos([b"1", b"2"])["video"][:] == [b"1", b"2"]
+    assert load_videos([{"bytes": b"1", "path": "a.mp4"}])[0]["video"] == {"bytes": b"1", "path": "a.mp4"}
+    mixed = load_videos(["a.mp4", b"1", {"path": "b.mp4"}])["video"][:]
+    paths = [{"bytes": None, "path": name} for name in ("a.mp4", "b.mp4")]
+    assert mixed == [paths[0], {"bytes": b"1", "path": None}, paths[1]]
+    for wrong, message in (
+        ([], "the list of videos is empty"),
+        ([1, 2], "the list of videos contains int; give paths, bytes or rows"),
+        (["a.mp4", 1], "the list of videos contains int, str; give paths"),
+        (["a.csv", "b.csv"], "a.csv in a list of videos is a list itself; load each and use mix_videos"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_videos(wrong)
+
+
+# --- files of any name -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["b.mxf", "c.h264", "d.asf", "e.qt", "f.unknown", "0f3a9c"])
+def test_a_video_is_a_video_whatever_its_name(tmp_path, toy_video_path, name):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / name).write_bytes(toy_video_path.read_bytes())
+    (folder / "notes").write_text("a.mp4\n")
+    (folder / "song.m4a").write_bytes(toy_video_path.read_bytes())
+    for source in (folder / name, folder, folder / f"{name[:3]}*", [str(folder / name)]):
+        assert videos_of(source) == [str(folder / name)]
+    assert probe_video(videos_of(folder)[0]).num_frames > 1
+    assert videos_of(folder / "notes") == [str(folder / "a.mp4")]
+
+
+def test_names_in_errors_are_printable(tmp_path):
+    for name in ("gone\x1b[31m\n.csv", "a\n*.tar"):
+        with pytest.raises(ValueError, match="does not exist") as error:
+            load_videos(tmp_path / name)
+        assert str(error.value).isprintable()
+    (tmp_path / "bad\n\x1b.jsonl").write_text("{")
+    with pytest.raises(ValueError, match=r"bad\\n\\x1b.jsonl cannot be read") as error:
+        load_videos(tmp_path / "bad\n\x1b.jsonl")
+    assert str(error.value).isprintable()
+
+
 # --- shards ----------------------------------------------------------------------------------------------------------
 
 
@@ -239,7 +339,8 @@ def test_classes_of_tar_shards_are_labels(tmp_path):
 @pytest.mark.parametrize("streaming", [False, True])
 def test_parquet_gives_bytes_or_paths(tmp_path, streaming):
     datasets.Dataset.from_dict({"video": [b"1", b"2"]}).to_parquet(tmp_path / "bytes.parquet")
-    assert videos_of(tmp_path / "bytes.parquet", streaming=streaming) == [b"1", b"2"]
+    contents = videos_of(tmp_path / "bytes.parquet", streaming=streaming)
+    assert contents == ([{"bytes": b"1", "path": None}, {"bytes": b"2", "path": None}] if streaming else [b"1", b"2"])
     datasets.Dataset.from_dict({"path": ["a.mp4"]}).to_parquet(tmp_path / "paths.parquet")
     assert videos_of(tmp_path / "paths.parquet", streaming=streaming) == [str(tmp_path / "a.mp4")]
 
@@ -305,7 +406,7 @@ def test_a_list_missing_from_the_web_is_an_error(monkeypatch):
     def missing(*args, **options):
         raise FileNotFoundError("no such page")
 
-    monkeypatch.setattr(datasets, "load_dataset", missing)
+    monkeypatch.setattr(datasets, "load_dataset_builder", missing)
     with pytest.raises(ValueError, match="https://host/list.csv cannot be read: no such page"):
         load_videos("https://host/list.csv")
 

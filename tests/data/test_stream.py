@@ -138,6 +138,33 @@ def test_a_broken_video_of_a_stream_is_skipped_and_named(shards):
     assert [failure.video for batch in batches for failure in batch["failures"]] == ["0-2.mp4"]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_shard_of_a_stream_is_skipped_named_and_counted(shards, tmp_path, workers):
+    for shard in shards.glob("*.tar"):
+        (tmp_path / shard.name).write_bytes(shard.read_bytes())
+    source = load_videos(tmp_path, streaming=True)
+    (tmp_path / "3.tar").unlink()
+    content = (tmp_path / "1.tar").read_bytes()
+    (tmp_path / "1.tar").write_bytes(content[: len(content) // 2 + 100])
+    batches = list(stream_loader([source], 12, workers))
+    failed = {failure.video for batch in batches for failure in batch["failures"]}
+    assert failed >= {f"shard {tmp_path / name}" for name in ("1.tar", "3.tar")}
+    assert {video for batch in batches for video in grays(batch)} >= {0, 1, 3, 4, 5, 10, 11, 12, 13, 14}
+    inputs = InputLog(max_failed_share=0.5)
+    for batch in batches:
+        inputs.update(batch)
+    inputs.gather()
+    assert inputs.videos[f"shard {tmp_path / '3.tar'}"] >= 1
+
+
+def test_a_stream_of_others_that_breaks_is_an_error_of_ours(shards, tmp_path):
+    (tmp_path / "0.tar").write_bytes((shards / "1.tar").read_bytes()[:9000])
+    files = {"train": [str(shards / "2.tar"), str(tmp_path / "0.tar")]}
+    stream = datasets.load_dataset("webdataset", data_files=files, split="train", streaming=True)
+    with pytest.raises(ValueError, match="a stream of videos cannot be read: "):
+        list(stream_loader([load_videos(stream)], 9))
+
+
 def test_several_clips_of_a_streamed_video_come_together(shards):
     batches = list(stream_loader([load_videos(shards / "1.tar", streaming=True)], 5, clips_per_video=2))
     assert sorted(first for first, _ in map(grays, batches)) == [5, 6, 7, 8, 9]

@@ -9,7 +9,7 @@ import torch
 
 from video_files import picture, write_image
 from vjepa_hf import VJEPAVideoProcessor
-from vjepa_hf.data.videos import VideoFailure, decode_video, for_processor, open_video, probe_video, video_name
+from vjepa_hf.data.videos import VideoFailure, decode_video, open_video, probe_video, video_name
 from vjepa_hf.model.video_io import VideoDecodeError, VideoFile
 
 
@@ -39,16 +39,14 @@ def test_a_folder_of_frames_checks_indices_like_a_file_and_skips_hidden_files(fr
             decode_video(str(frame_folder), indices)
 
 
-def test_the_processor_reads_every_kind_of_video(frame_folder, toy_video_path):
-    assert for_processor({"bytes": b"1", "path": "a.mp4"}) == b"1"
-    assert for_processor(str(toy_video_path)) == str(toy_video_path)
+def test_the_processor_samples_a_folder_of_frames_like_a_file(frame_folder):
     pixels = {"do_resize": False, "do_center_crop": False, "do_rescale": False, "do_normalize": False}
     for num_frames, indices in (
         (4, [3, 7, 11, 15]),
         (20, [*range(0, 20, 4), *[19] * 15]),
     ):  # not a clip, although it has 20
         processor = VJEPAVideoProcessor(num_frames=num_frames, **pixels)
-        clip = processor(for_processor(str(frame_folder)))["pixel_values_videos"][0]
+        clip = processor(str(frame_folder))["pixel_values_videos"][0]
         assert torch.equal(clip, decode_video(str(frame_folder), indices).float())
 
 

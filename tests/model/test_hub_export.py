@@ -127,7 +127,8 @@ def test_stranger_loads_a_detector_of_actions_and_gets_the_same_scores(tmp_path,
     detector = seeded(VJEPAForActionDetection, tiny_config)
     detector.save_pretrained(tmp_path / "detector")
     copied = {path.stem for path in (tmp_path / "detector").glob("*.py")} - {"__init__"}
-    assert copied == EXPORTED - {"frame_sampling", "video_io", "video_processing_vjepa", "video_sources"}
+    reading = {"frame_sampling", "names", "video_inputs", "video_io", "video_processing_vjepa", "video_sources"}
+    assert copied == EXPORTED - reading
     torch.save(tiny_clip, tmp_path / "clip.pt")
     answer = run_as_stranger(
         """

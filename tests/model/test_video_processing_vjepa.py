@@ -3,6 +3,7 @@
 import io
 import json
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -12,10 +13,13 @@ from transformers import AutoVideoProcessor
 from transformers.image_utils import PILImageResampling
 from transformers.video_utils import VideoMetadata
 
-from video_files import picture, read_all, write_video
+from video_files import picture, read_all, write_image, write_video
 from vjepa_hf import VJEPAVideoProcessor
+from vjepa_hf.data.videos import decode_video
 from vjepa_hf.model.tubelets import to_tubelets
 from vjepa_hf.model.video_io import VideoDecodeError
+
+pandas = pytest.importorskip("pandas")  # which `datasets` brings
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
@@ -84,6 +88,44 @@ class TestInputs:
         for mode in ("L", "P", "RGBA"):
             image = Image.new(mode, (40, 40))
             assert processor(image)["pixel_values_videos"].shape == (1, 16, 3, 32, 32)
+
+    def test_arrays_with_alpha_or_gray_give_the_clip_of_the_images(self, processor, frames):
+        rgba = np.concatenate([frames, frames[..., :1]], axis=-1)[:20]
+        kinds = {"RGBA": rgba, "gray with an axis": rgba[..., :1], "gray": rgba[..., 0]}
+        for kind, array in kinds.items():
+            expected = processor([Image.fromarray(frame.squeeze()) for frame in array])["pixel_values_videos"]
+            tensor = torch.from_numpy(array)
+            same = [array, tensor, list(array), list(tensor), array[::-1][::-1], array.astype(np.int32)]
+            same += [tensor.movedim(-1, 1)] if array.ndim == 4 else []
+            for video in same:
+                assert torch.equal(processor(video)["pixel_values_videos"], expected), kind
+            batch = processor([array, array])["pixel_values_videos"]
+            assert torch.equal(batch, torch.cat([expected, expected])), kind
+
+    @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+    def test_images_of_more_than_8_bits_are_errors(self, processor, mode):
+        with pytest.raises(ValueError, match=f"mode {mode} has more than 8 bits"):
+            processor([Image.new(mode, (40, 40))])
+
+    def test_rows_and_columns_of_datasets_give_the_clip_of_the_file(self, processor, video):
+        expected = processor(str(video))["pixel_values_videos"]
+        paths = datasets.Dataset.from_dict({"video": [str(video)] * 2})
+        media = paths.cast_column("video", datasets.Video(decode=False))
+        content = datasets.Dataset.from_dict({"video": [video.read_bytes()] * 2})
+        for table in (paths, media, content):
+            assert torch.equal(processor(table[0]["video"])["pixel_values_videos"], expected)
+            for column in (table["video"], table["video"][:], tuple(table["video"])):
+                assert torch.equal(processor(column)["pixel_values_videos"], torch.cat([expected, expected]))
+        for several in (np.array([str(video)] * 2), pandas.Series([str(video)] * 2)):
+            assert len(processor(several)["pixel_values_videos"]) == 2
+        row = {"bytes": video.read_bytes(), "path": "a.mp4"}
+        assert torch.equal(processor([row])["pixel_values_videos"], expected)
+
+    def test_a_folder_of_frames_is_a_video(self, plain, tmp_path):
+        for number in range(20):
+            write_image(tmp_path / f"{number}.png", number)
+        clip = plain(str(tmp_path), num_frames=4)["pixel_values_videos"][0]
+        assert torch.equal(clip, decode_video(str(tmp_path), [3, 7, 11, 15]).float())
 
     @pytest.mark.parametrize("num_channels", [1, 2, 4, 12])
     def test_the_number_of_channels_is_that_of_the_means(self, num_channels):
@@ -311,6 +353,46 @@ class TestSaving:
         assert isinstance(processor(video, return_tensors=None)["pixel_values_videos"], list)
 
 
+class TestValueRange:
+    @pytest.mark.parametrize("settings", [{}, {"do_rescale": False}])
+    @pytest.mark.parametrize("black, white", [(-1, 1), (0, 1), (0, 255)])
+    def test_a_stated_range_gives_the_clip_of_8_bits(self, processor, frames, black, white, settings):
+        array = (frames / 255 * (white - black) + black).astype(np.float32)
+        expected = processor(frames.astype(np.float32))["pixel_values_videos"]
+        for video in (array, torch.from_numpy(array), list(array)):
+            clip = processor(video, value_range=(black, white), **settings)["pixel_values_videos"]
+            assert torch.allclose(clip, expected, atol=1e-4)
+
+    @pytest.mark.parametrize("settings", [{}, {"do_rescale": False}])
+    @pytest.mark.parametrize("values, seen", [((-1, 1), "from -1 to 1"), ((-2.1, 2.6), "from -2.1 to 2.6")])
+    def test_values_below_black_are_an_error_that_says_what_was_seen(self, processor, frames, values, seen, settings):
+        array = np.interp(frames, (frames.min(), frames.max()), values)
+        with pytest.raises(ValueError, match=rf"values {seen}, but black is 0 .* value_range=\(-1, 1\)"):
+            processor(array, **settings)
+
+    def test_the_range_is_that_of_the_video_and_not_of_a_clip(self, processor, frames):
+        array = frames / 255.0
+        array[0] = -1  # a frame that is not in the clip
+        with pytest.raises(ValueError, match="from -1 to 1, but black is 0"):
+            processor(array)
+
+    def test_values_beyond_the_stated_range_are_an_error(self, processor, frames):
+        with pytest.raises(ValueError, match=r"values from 0 to 255, beyond value_range=\(-1, 1\)"):
+            processor(frames.astype(np.float32), value_range=(-1, 1))
+        with pytest.raises(ValueError, match=r"value_range=\(1, -1\) must be the values of black and of white"):
+            processor(frames, value_range=(1, -1))
+
+    def test_other_sensors_may_have_any_values(self, frames):
+        radar = VJEPAVideoProcessor(crop_size=32, image_mean=[-12.0], image_std=[5.0], do_rescale=False)
+        assert radar(-(frames[..., :1].astype(np.float32)))["pixel_values_videos"].min() < -40
+
+    def test_it_is_saved(self, tmp_path, frames):
+        VJEPAVideoProcessor(crop_size=32, value_range=(-1, 1)).save_pretrained(tmp_path)
+        loaded = VJEPAVideoProcessor.from_pretrained(tmp_path)
+        assert list(loaded.value_range) == [-1, 1]
+        assert loaded(frames / 127.5 - 1)["pixel_values_videos"].abs().max() < 3
+
+
 class TestErrors:
     @pytest.mark.parametrize("nothing", [None, [], 7, np.zeros(3)])
     def test_what_is_not_a_video_is_refused(self, processor, nothing):
@@ -331,7 +413,7 @@ class TestErrors:
 
     def test_a_wrong_number_of_channels_is_explained(self, processor):
         with pytest.raises(ValueError, match="no axis of 3 channels"):
-            processor(np.zeros((16, 20, 20, 4), dtype=np.uint8))
+            processor(np.zeros((16, 20, 20, 5), dtype=np.uint8))
 
     def test_pixels_that_are_rescaled_already_are_an_error(self, processor, frames):
         with pytest.raises(ValueError, match="do_rescale=False"):

@@ -2,14 +2,17 @@
 
 - `checks`: check videos before a run, and write smaller copies
 - `clips`: random augmented clips, and batches of them
+- `file_types`: which files are videos
 - `input_log`: counts of unreadable videos, and the positions of streams
 - `labelled`: clips with labels, for fine-tuning and evaluation
 - `masking`: which tokens are context and which are targets
 - `mixing`: several sources as one table, and the shard of a worker
 - `order`: the order of the clips of a run
 - `randomness`: random generators as functions of purpose, seed and key
+- `shards`: streams of shards, also of damaged ones
 - `sources`: folders, lists, shards and datasets as tables of videos
 - `stream`: clips from streams, resumable
+- `tables`: tables of `datasets`, cached by the content of files
 - `transforms`: augmentation, the same for all frames of a clip
 - `videos`: one video of a table: its name, its frames, its properties
 """

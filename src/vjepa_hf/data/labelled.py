@@ -16,7 +16,7 @@ from .clips import ClipReader
 from .order import ClipRequest
 from .randomness import generator
 from .transforms import Transform, normalize
-from .videos import VideoFailure, for_processor
+from .videos import VideoFailure
 
 logger = logging.getLogger(__name__)
 UNREADABLE = IGNORED_LABEL  # instead of a class index
@@ -73,8 +73,8 @@ class LabelledVideos(torch.utils.data.Dataset):
 
     def _pixels(self, row: int, key: tuple[int, int] | None) -> torch.Tensor:
         """Read the normalized views of a video; `key` as in `LabelledClip`."""
-        video = for_processor(self.videos[row])
-        return self.processor(video, num_clips=self.num_clips)["pixel_values_videos"][0]
+        with self.processor.open_video(self.videos[row]) as video:
+            return self.processor(video, num_clips=self.num_clips)["pixel_values_videos"][0]
 
     def _shape(self) -> tuple[int, ...]:
         num_views = self.num_clips * self.processor.num_crops

@@ -8,7 +8,8 @@ import datasets
 import numpy as np
 
 from .randomness import generator
-from .sources import PATH, Videos, is_text, map_batches
+from .sources import PATH, is_text
+from .tables import Videos, map_batches
 
 
 def mix_videos(sources: Sequence[Videos], weights: Sequence[float] | None = None, seed: int = 0) -> Videos:

@@ -8,21 +8,21 @@ import csv
 import glob
 import os
 import re
-import tarfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import datasets
-import pyarrow
 
-VIDEO_SUFFIXES = frozenset(
-    ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv".split()
-)
-IMAGE_SUFFIXES = frozenset(".bmp .jpeg .jpg .png .tif .tiff .webp".split())
-CSV = {"keep_default_na": False, "na_values": [""]}  # a video may be called NA or nan; only an empty cell is None
+from ..model.names import printable
+from ..model.video_inputs import IMAGE_SUFFIXES
+from .file_types import VIDEO_SUFFIXES, is_binary, is_video, suffix
+from .shards import shard_features, stream_shards
+from .tables import SHARDS, Videos, map_batches, named_errors, read_table
+
+# A video may be called NA or nan; only an empty cell is None. No column is an index.
+CSV = {"keep_default_na": False, "na_values": [""], "index_col": False}
 # Suffix -> builder of `datasets` and its options.
 TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     ".csv": ("csv", CSV),
@@ -32,29 +32,17 @@ TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     ".parquet": ("parquet", {}),
     ".tar": ("webdataset", {}),
 }
-STREAMED = ("parquet", "webdataset")  # lists are small: they are read first and streamed from the table
 DELIMITERS = {".csv": ",", ".tsv": "\t"}  # of lists that may have no header
-LABEL = r"-?\d+"
+LABEL = r"-?\d{1,18}"
 VIDEO_COLUMNS = ("video", "path", "file_name")
-BATCH_ROWS = 10_000  # rows of a list that are mapped at once
 STREAM_SHARDS = 1024  # parts of a list that is streamed, to shuffle and to split over workers
+SAVED = ("state.json", "dataset_info.json")  # written by `Dataset.save_to_disk`
 PATH = datasets.Value("string")
-# Errors of `datasets` and its readers for files that are missing, empty or not of the kind that their suffix says.
-UNREADABLE = (
-    datasets.exceptions.DatasetsError,
-    pyarrow.ArrowException,
-    tarfile.TarError,
-    csv.Error,
-    OSError,
-    ValueError,
-    IndexError,
-    StopIteration,
-)
-
-Videos: TypeAlias = datasets.Dataset | datasets.IterableDataset
 
 
-def load_videos(source: str | Path | Videos, video_column: str | None = None, streaming: bool = False) -> Videos:
+def load_videos(
+    source: str | Path | Videos | Sequence[Any], video_column: str | None = None, streaming: bool = False
+) -> Videos:
     """List the videos of a source without opening them.
 
     - A folder: its videos, at any depth; without videos, those of its .tar or .parquet files; without these, every
@@ -65,12 +53,15 @@ def load_videos(source: str | Path | Videos, video_column: str | None = None, st
     - .tar: the videos or images of WebDataset shards. .parquet: paths, or the bytes of videos.
     - A video: itself. A pattern such as `shards/*.tar`: all files that match.
     - A `datasets.Dataset` or `IterableDataset`: its column.
+    - A list or column of paths, bytes or rows `{"bytes": ..., "path": ...}`: the videos themselves.
+
+    Files with an unknown suffix, or none, are videos if they begin like one.
 
     Relative paths in a table start at its folder. If all videos of a folder are in sub-folders, the name of the
     sub-folder is the label of a video.
 
     Args:
-        source: folder, file, pattern, URL of a table, or dataset.
+        source: folder, file, pattern, URL of a table, dataset, or list of videos.
         video_column: column with the videos; None takes the first of `VIDEO_COLUMNS` that exists, else the only column
             of videos or images.
         streaming: read during training instead of listing first.
@@ -81,8 +72,14 @@ def load_videos(source: str | Path | Videos, video_column: str | None = None, st
     Raises:
         ValueError: the source does not exist, cannot be read, is of an unknown kind, has no videos, or no such column.
     """
+    if isinstance(source, datasets.DatasetDict | datasets.IterableDatasetDict):
+        raise ValueError(
+            f"the dataset has the splits {', '.join(source)}; pass one of them: dataset[{next(iter(source))!r}]"
+        )
     if isinstance(source, Videos):
         videos = _with_video_column(source, video_column, "the dataset")
+    elif not isinstance(source, str | Path):
+        videos = _from_list(source)
     else:
         videos = _open_source(str(source), video_column, streaming)
     if not streaming or isinstance(videos, datasets.IterableDataset):
@@ -91,7 +88,7 @@ def load_videos(source: str | Path | Videos, video_column: str | None = None, st
     return videos.shuffle(seed=0).to_iterable_dataset(num_shards=min(len(videos), STREAM_SHARDS))
 
 
-def load_images(source: str | Path | Videos) -> Videos:
+def load_images(source: str | Path | Videos | Sequence[Any]) -> Videos:
     """List images as videos of one frame: those of a folder at any depth, or of another source as in `load_videos`.
 
     If all images of a folder are in sub-folders, the name of the sub-folder is the label of an image.
@@ -99,34 +96,60 @@ def load_images(source: str | Path | Videos) -> Videos:
     Raises:
         ValueError: a folder without images, or as in `load_videos`.
     """
-    if isinstance(source, Videos) or not os.path.isdir(source):
+    if not isinstance(source, str | Path) or not os.path.isdir(source):
         return load_videos(source)
     paths = [os.path.join(folder, name) for folder, names in _walk(str(source)) for name in names]
-    images = [path for path in paths if _suffix(path) in IMAGE_SUFFIXES]
+    images = [path for path in paths if suffix(path) in IMAGE_SUFFIXES]
     if not images:
-        raise ValueError(f"{source} contains no image; suffixes searched: {' '.join(sorted(IMAGE_SUFFIXES))}")
+        raise ValueError(
+            f"{printable(str(source))} contains no image; suffixes searched: {' '.join(sorted(IMAGE_SUFFIXES))}"
+        )
     return _with_labels(images, str(source))
 
 
+def _from_list(videos: Any) -> datasets.Dataset:
+    listed = [os.fspath(video) if isinstance(video, os.PathLike) else video for video in videos]
+    if not listed:
+        raise ValueError("the list of videos is empty")
+    for video in listed:
+        if isinstance(video, str) and suffix(video) in TABLES:
+            raise ValueError(f"{printable(video)} in a list of videos is a list itself; load each and use mix_videos")
+    types = {type(video) for video in listed}
+    if not types <= {str, bytes, dict, type(None)}:
+        raise ValueError(f"the list of videos contains {_names(types)}; give paths, bytes or rows with bytes and path")
+    if len(types - {type(None)}) > 1 or dict in types:  # as bytes, a path would be content
+        listed = [_as_row(video) for video in listed]
+    return _with_video_column(datasets.Dataset.from_dict({"video": listed}), "video", "the list of videos")
+
+
+def _as_row(video: str | bytes | dict[str, Any] | None) -> dict[str, Any]:
+    row = video if isinstance(video, dict) else {"bytes" if isinstance(video, bytes) else "path": video}
+    return {"bytes": row.get("bytes"), "path": row.get("path")}
+
+
+def _names(types: set[type]) -> str:
+    return ", ".join(sorted(type_.__name__ for type_ in types))
+
+
 def _open_source(source: str, video_column: str | None, streaming: bool) -> Videos:
-    files = _matching_files(source)
-    suffixes = {_suffix(file) for file in files}
+    files, name = _matching_files(source), printable(source)
+    suffixes = {suffix(file) for file in files}
     if len(files) == 1 and os.path.isdir(files[0]):
         videos = _from_folder(files[0], video_column, streaming)
-    elif suffixes <= VIDEO_SUFFIXES:
+    elif not suffixes & {*TABLES, *IMAGE_SUFFIXES} and all(is_video(file) or is_binary(file) for file in files):
         videos = datasets.Dataset.from_dict({"video": files})
     elif len(suffixes) > 1:
-        kinds = ", ".join(sorted(suffixes))
-        raise ValueError(f"videos {source!r} matches files of several kinds ({kinds}); match one kind")
+        kinds = ", ".join(sorted(kind or "no suffix" for kind in suffixes))
+        raise ValueError(f"videos '{name}' matches files of several kinds ({kinds}); match one kind")
     elif suffixes & set(TABLES) and not _are_headerless(files):
         videos = _from_tables(files, video_column, streaming)
     elif suffixes & IMAGE_SUFFIXES or "://" in source:
-        raise ValueError(f"videos {source!r} is of an unknown kind; give a folder, a list, .parquet, .tar or a video")
+        raise ValueError(f"videos '{name}' is of an unknown kind; give a folder, a list, .parquet, .tar or a video")
     else:
         videos = _from_lines(files)
     if isinstance(videos, datasets.Dataset) and len(videos) == 0:
         suffixes_searched = " ".join(sorted(VIDEO_SUFFIXES))
-        raise ValueError(f"{source} contains no video; suffixes searched in a folder: {suffixes_searched}")
+        raise ValueError(f"{name} contains no video; suffixes searched in a folder: {suffixes_searched}")
     return videos
 
 
@@ -135,32 +158,32 @@ def _matching_files(source: str) -> list[str]:
         return [source]
     files = sorted(glob.glob(source)) if glob.has_magic(source) else []
     if not files:
-        raise ValueError(f"videos {source!r} does not exist: give a folder of videos or a list of them")
+        raise ValueError(f"videos '{printable(source)}' does not exist: give a folder of videos or a list of them")
     return files
-
-
-def _suffix(file: str) -> str:
-    return os.path.splitext(file.split("?")[0] if "://" in file else file)[1].lower()
 
 
 # --- folders -------------------------------------------------------------------------------------------------------
 
 
 def _from_folder(folder: str, video_column: str | None, streaming: bool) -> Videos:
-    if os.path.exists(os.path.join(folder, "state.json")):  # written by `Dataset.save_to_disk`
-        with _named_errors(folder):
+    if os.path.exists(os.path.join(folder, "dataset_dict.json")):  # written by `DatasetDict.save_to_disk`
+        raise ValueError(
+            f"{printable(folder)} is a dataset with splits; give the folder of one of them, such as train"
+        )
+    if all(os.path.exists(os.path.join(folder, name)) for name in SAVED):
+        with named_errors(printable(folder)):
             saved = datasets.load_from_disk(folder)
-        return _with_video_column(saved, video_column, folder, folder)
+        return _with_video_column(saved, video_column, printable(folder), folder)
     videos: list[str] = []
     tables: dict[str, list[str]] = {".tar": [], ".parquet": []}
     frame_folders: list[str] = []
     for parent, names in _walk(folder):
-        suffixes = {name: _suffix(name) for name in names}
-        videos += [os.path.join(parent, name) for name, suffix in suffixes.items() if suffix in VIDEO_SUFFIXES]
-        for kind, files in tables.items():
-            files += [os.path.join(parent, name) for name, suffix in suffixes.items() if suffix == kind]
-        if IMAGE_SUFFIXES.intersection(suffixes.values()):
+        files = {os.path.join(parent, name): suffix(name) for name in names}
+        for kind in tables:
+            tables[kind] += [file for file, found in files.items() if found == kind]
+        if IMAGE_SUFFIXES.intersection(files.values()):
             frame_folders.append(parent)
+        videos += [file for file, kind in files.items() if kind not in TABLES and is_video(file)]
     shards = tables[".tar"] or tables[".parquet"]
     if not videos and shards:
         return _from_tables(shards, video_column, streaming)
@@ -191,7 +214,7 @@ def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
             try:
                 file.encode()
             except UnicodeEncodeError as error:
-                raise ValueError(f"the file name {file!r} is not UTF-8; rename it") from error
+                raise ValueError(f"the file name '{printable(file)}' is not UTF-8; rename it") from error
         yield path, names
 
 
@@ -199,41 +222,50 @@ def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _from_tables(files: list[str], video_column: str | None, streaming: bool) -> Videos:
-    builder, options = TABLES[_suffix(files[0])]
+    builder, options = TABLES[suffix(files[0])]
     if builder == "csv":  # read as text, so that names keep leading zeros
         options = options | {"converters": dict.fromkeys([video_column] if video_column else VIDEO_COLUMNS, str)}
-    videos = _load(builder, files, streaming=streaming and builder in STREAMED, **options)
-    videos = _with_video_column(videos, video_column, files[0], folder=os.path.dirname(files[0]))
+        for file in files:
+            _check_first_row(file)
+    source = printable(files[0])
+    videos: Videos
+    if streaming and builder in SHARDS:  # lists are small: they are read first and streamed from the table
+        features = shard_features(builder, files[0])
+        column = _video_column_of(features, video_column, source)
+        videos = stream_shards(builder, files, features, column)
+    else:
+        videos = read_table(builder, files, **options)
+    videos = _with_video_column(videos, video_column, source, folder=os.path.dirname(files[0]))
     if builder == "webdataset" and "cls" in videos.column_names:
         videos = videos.rename_column("cls", "label")
     return videos
 
 
-def _load(builder: str, files: list[str], **options: Any) -> Videos:
-    names = [file if "://" in file else glob.escape(file) for file in files]
-    with _named_errors(files[0] if len(files) == 1 else f"{files[0]}, or one of {len(files) - 1} like it,"):
-        return datasets.load_dataset(builder, data_files=names, split="train", **options)
+def _check_first_row(file: str) -> None:
+    """Check that the first row of a csv file is not longer than its header, which pandas allows; later rows it checks.
 
-
-@contextmanager
-def _named_errors(source: str) -> Iterator[None]:
-    """Turn any error of the readers of files into a ValueError that names the source."""
-    try:
-        yield
-    except UNREADABLE as error:
-        cause = error.__cause__ or error
-        reason = "it is empty" if isinstance(cause, IndexError | StopIteration) else cause
-        raise ValueError(f"{source} cannot be read: {reason}") from error
+    Raises:
+        ValueError: it is longer, so it is unknown which cells belong to which columns.
+    """
+    if "://" in file:
+        return
+    with named_errors(printable(file)), open(file, newline="", encoding="utf-8-sig") as lines:
+        reader = csv.reader(lines, delimiter=DELIMITERS[suffix(file)])
+        rows = (cells for cells in reader if cells)
+        header, cells = next(rows, []), next(rows, [])
+        line = reader.line_num
+    if len(cells) > len(header):
+        raise ValueError(
+            f"{printable(file)}, line {line}: {len(cells)} cells, but the header has {len(header)} columns; "
+            "put a cell that contains the delimiter in quotes, or complete the header"
+        )
 
 
 def _with_video_column(videos: Videos, column: str | None, source: str, folder: str | None = None) -> Videos:
     """Return the table with undecoded videos in the column `video`; relative paths of a file start at its `folder`."""
     if videos.features is None:
         raise ValueError(f"{source} does not say what its columns hold; give it features, for example with `cast`")
-    column = column or _find_video_column(videos.features)
-    if column not in videos.features:
-        wanted = column or " or ".join(VIDEO_COLUMNS)
-        raise ValueError(f"{source} has no column {wanted}; its columns are {', '.join(videos.column_names)}")
+    column = _video_column_of(videos.features, column, source)
     for name, feature in videos.features.items():
         if getattr(feature, "decode", False):  # videos are decoded by this package, other media not at all
             videos = videos.cast_column(name, type(feature)(decode=False))
@@ -252,6 +284,19 @@ def _with_video_column(videos: Videos, column: str | None, source: str, folder: 
         return videos
     features = datasets.Features(videos.features | {"video": PATH})  # one type of text, so that tables can be mixed
     return map_batches(videos, partial(_absolute_paths, folder=folder or ""), features)
+
+
+def _video_column_of(features: datasets.Features, column: str | None, source: str) -> str:
+    """Return the name of the column of videos.
+
+    Raises:
+        ValueError: there is none.
+    """
+    column = column or _find_video_column(features)
+    if column is None or column not in features:
+        wanted = printable(column or " or ".join(VIDEO_COLUMNS))
+        raise ValueError(f"{source} has no column {wanted}; its columns are {printable(', '.join(features))}")
+    return column
 
 
 def is_text(feature: Any) -> bool:
@@ -286,11 +331,6 @@ def _absolute(path: str, folder: str) -> str:
     return path if "://" in path else os.path.join(folder, path)
 
 
-def map_batches(videos: Videos, function: Callable, features: datasets.Features, **options: Any) -> Videos:
-    """Apply a function of batches of rows; the result of a `Dataset` is memory-mapped too."""
-    return videos.map(function, batched=True, batch_size=BATCH_ROWS, features=features, **options)
-
-
 # --- lines ---------------------------------------------------------------------------------------------------------
 
 
@@ -303,40 +343,45 @@ def _are_headerless(files: list[str]) -> bool:
     headerless = [file for file in files if _is_headerless(file)]
     if headerless and len(headerless) < len(files):
         other = next(file for file in files if file not in headerless)
-        raise ValueError(f"{other} begins with a header and {headerless[0]} does not; give both a header, or neither")
+        raise ValueError(
+            f"{printable(other)} begins with a header and {printable(headerless[0])} does not; give both a header, or "
+            "neither"
+        )
     return bool(headerless)
 
 
 def _is_headerless(file: str) -> bool:
     """Return whether a .csv or .tsv file has lines of paths or `path label` and no header, as Meta's lists do."""
-    if _suffix(file) not in DELIMITERS or "://" in file:
+    if suffix(file) not in DELIMITERS or "://" in file:
         return False
-    with _named_errors(file), open(file, newline="", encoding="utf-8-sig") as lines:
-        rows = csv.reader(lines, delimiter=DELIMITERS[_suffix(file)])
+    with named_errors(printable(file)), open(file, newline="", encoding="utf-8-sig") as lines:
+        rows = csv.reader(lines, delimiter=DELIMITERS[suffix(file)])
         cells = next((cells for cells in rows if cells), [""])
     if set(cells).intersection(VIDEO_COLUMNS):
         return False
-    if _suffix(cells[0]) not in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
+    if suffix(cells[0]) not in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
         return _path_and_label(file).fullmatch(" ".join(cells)) is not None
     if len(cells) > 2 or (len(cells) == 2 and not re.fullmatch(LABEL, cells[1].strip())):
-        raise ValueError(f"{file} has neither a header nor only paths and integer labels; add a line of column names")
+        raise ValueError(
+            f"{printable(file)} has neither a header nor only paths and integer labels; add a line of column names"
+        )
     return True
 
 
 def _path_and_label(file: str) -> re.Pattern[str]:
-    separators = r"\s," if _suffix(file) == ".csv" else r"\s"
+    separators = r"\s," if suffix(file) == ".csv" else r"\s"
     return re.compile(rf"(.*[^{separators}])[{separators}]+({LABEL})")
 
 
 def _from_lines(files: list[str]) -> datasets.Dataset:
-    with _named_errors(files[0]), open(files[0], encoding="utf-8-sig") as lines:
+    with named_errors(printable(files[0])), open(files[0], encoding="utf-8-sig") as lines:
         first = next((line for line in lines if line.strip()), "")
     labelled = _path_and_label(files[0]).fullmatch(first.strip()) is not None
     features = datasets.Features({"video": PATH} | ({"label": datasets.Value("int64")} if labelled else {}))
     parts = []
     for file in files:
         split = partial(_split_lines, file=file, labelled=labelled)
-        lines = _load("text", [file])
+        lines = read_table("text", [file])
         parts.append(map_batches(lines, split, features, with_indices=True, remove_columns=["text"]))
     return datasets.concatenate_datasets(parts)
 
@@ -351,7 +396,7 @@ def _split_lines(rows: dict[str, list[str]], numbers: list[int], file: str, labe
         match = pattern.fullmatch(line)
         if not match:
             expected = "`path label` with an integer label, as in the first line"
-            raise ValueError(f"{file}, line {number + 1}: expected {expected}, got {line!r}")
+            raise ValueError(f"{printable(file)}, line {number + 1}: expected {expected}, got {line!r}")
         columns["video"].append(_absolute(match[1].strip('"'), os.path.dirname(file)))
         if labelled:
             columns["label"].append(int(match[2]))

@@ -13,6 +13,7 @@ from .clips import ClipReader, ClipSample, unreadable_videos
 from .mixing import worker_shard
 from .order import ClipBatchSampler, ClipRequest
 from .randomness import generator
+from .tables import named_errors
 from .videos import VideoFailure, video_name
 
 
@@ -111,7 +112,7 @@ class ClipStream(torch.utils.data.IterableDataset):
                 stream.load_state_dict(state.position)
             # `iter` does not split the stream over workers again; `worker_shard` has, even for a single file.
             rows = stream.iter(batch_size=1)
-            while block := [row["video"][0] for row in islice(rows, self.shuffle_buffer)]:
+            while block := _next_videos(rows, self.shuffle_buffer):
                 rng = generator("block of a stream", self.reader.seed, state.epoch, shard, state.block)
                 for index in rng.permutation(len(block))[state.used :]:
                     state = replace(state, used=state.used + 1)
@@ -123,3 +124,13 @@ class ClipStream(torch.utils.data.IterableDataset):
                     "processes"
                 )
             state = ShardState(state.num_shards, state.epoch + 1)
+
+
+def _next_videos(rows: Iterator[dict[str, Any]], number: int) -> list[Any]:
+    """Return the next videos of a stream.
+
+    Raises:
+        ValueError: the stream fails. Streams of `load_videos` do not: they continue with the next shard.
+    """
+    with named_errors("a stream of videos"):
+        return [row["video"][0] for row in islice(rows, number)]

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ from ..files import whole_file
 from ..model.frame_sampling import frame_offsets, resolve_frame_step
 from ..model.modeling_vjepa import VJEPAModel
 from ..model.tubelets import grid_size
-from ..model.video_io import Source, TimedFrame, VideoFile
+from ..model.video_inputs import ArrayFormat, FrameArray
+from ..model.video_io import TimedFrame
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
 
 
@@ -78,7 +80,7 @@ def plan_windows(num_steps: int, window: int, stride: int) -> list[Window]:
 
 @torch.no_grad()  # not inference_mode: a head may be trained on the features
 def stream_features(
-    model: VJEPAModel, processor: VJEPAVideoProcessor, video: Source, stride: int, batch_size: int = 4
+    model: VJEPAModel, processor: VJEPAVideoProcessor, video: Any, stride: int, batch_size: int = 4
 ) -> Iterator[FeaturePiece]:
     """Yield the features of a whole video in order.
 
@@ -88,7 +90,7 @@ def stream_features(
     Args:
         model: encoder, on its device; it is set to evaluation mode.
         processor: processor of the model.
-        video: path, URL, bytes or binary file object.
+        video: video of any kind that the processor takes. The timestamps of frames in memory are nan.
         stride: frames of a clip from one window to the next: a multiple of the tubelet size, `num_frames` at most.
         batch_size: windows per forward pass.
 
@@ -104,7 +106,7 @@ def stream_features(
             f"num_frames={processor.num_frames}."
         )
     model.eval()
-    with VideoFile(video) as opened:
+    with processor.open_video(video) as opened:
         step = resolve_frame_step(processor.frame_step, processor.fps, opened.info.fps)
         numbers = frame_offsets(math.ceil((opened.info.num_frames - 0.5) / step), step)
         if processor.fps is not None:
@@ -136,7 +138,8 @@ def _time_steps(
             return
         last = tubelet[-1:]
         video = torch.stack([frame.frame for frame in tubelet + last * (tubelet_size - len(tubelet))])
-        inputs = processor(video, do_sample_frames=False, return_tensors="pt")
+        opened = FrameArray(video, ArrayFormat(video.shape[1], "channels_first", highest=None))  # checked before
+        inputs = processor(opened, do_sample_frames=False, return_tensors="pt")
         yield tubelet[0].seconds, inputs["pixel_values_videos"][0]
 
 

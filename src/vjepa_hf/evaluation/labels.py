@@ -8,6 +8,10 @@ import datasets
 import numpy as np
 
 from ..data.randomness import generator
+from ..model.names import printable
+
+MAX_SHOWN = 20  # class names in a message
+MISSING = ("None", "nan", "NaT", "<NA>")  # of Python, numpy and pandas, as text
 
 
 def encode_labels(labels: Sequence[Any], names: Sequence[str] | None = None) -> tuple[np.ndarray, list[str]]:
@@ -16,23 +20,61 @@ def encode_labels(labels: Sequence[Any], names: Sequence[str] | None = None) -> 
     Args:
         labels: one label per sample. An integer is an index into `names`, as in Meta's lists, unless the names are
             integers too.
-        names: class names in their order; None: the sorted labels.
+        names: class names in their order; None: the sorted labels, integers by their value. So the integers 0 to n - 1
+            are the indices.
 
     Raises:
-        ValueError: a label is not in `names`.
+        ValueError: a sample has no label, or several; or a label is not in `names`.
     """
-    names = list(names) if names is not None else sorted(set(map(str, labels)))
+    values = [_class(label, row) for row, label in enumerate(labels)]
+    missing = [row for row, value in enumerate(values) if value is None]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(values)} videos have no label (None, an empty cell, nan or -1), first in row "
+            f"{missing[0]}; remove these rows or fill in their labels."
+        )
+    names = list(names) if names is not None else _sorted_names({str(value) for value in values})
     indices = {name: index for index, name in enumerate(names)}
     are_numbers = any(name.lstrip("-").isdigit() for name in names)
 
     def encode(label: Any) -> int:
         if str(label) in indices:
             return indices[str(label)]
-        if not are_numbers and isinstance(label, int) and 0 <= label < len(names):
+        if not are_numbers and isinstance(label, int) and not isinstance(label, bool) and label < len(names):
             return label
-        raise ValueError(f"label {str(label)!r} is not one of {', '.join(names)}")
+        shown = ", ".join(map(printable, names[:MAX_SHOWN])) + (", ..." if len(names) > MAX_SHOWN else "")
+        raise ValueError(f"label '{printable(str(label))}' is not one of {shown}")
 
-    return np.array([encode(label) for label in labels], dtype=np.int64), names
+    return np.array([encode(value) for value in values], dtype=np.int64), names
+
+
+def _class(label: Any, row: int) -> str | int | bool | None:
+    """Return a label as text, an integer or a truth value; None if it is missing.
+
+    Raises:
+        ValueError: the sample has several labels, or the label is a fraction.
+    """
+    label = label.item() if hasattr(label, "item") and label.ndim == 0 else label  # of numpy or torch
+    if isinstance(label, str):
+        return label if label.strip() else None
+    if str(label) in MISSING or (isinstance(label, int) and label < 0):
+        return None
+    if isinstance(label, float) and label.is_integer():  # of a column that has empty cells
+        return int(label) if label >= 0 else None
+    if isinstance(label, bool | int):
+        return label
+    if isinstance(label, float):
+        raise ValueError(f"the label {label} in row {row} is not a class; give a name or an integer.")
+    raise ValueError(
+        f"the label in row {row} is {printable(repr(label))[:80]}; a video has one label, a name or an integer: "
+        "several labels per video are not supported."
+    )
+
+
+def _sorted_names(names: set[str]) -> list[str]:
+    """Return names in order: integers by value, as their indices would be, anything else as text."""
+    are_integers = all(name.isdecimal() and str(int(name)) == name for name in names)
+    return sorted(names, key=int if are_integers else None)
 
 
 def read_labels(
@@ -42,16 +84,24 @@ def read_labels(
 
     Args:
         table: videos with their labels.
-        column: name of the column with the labels.
+        column: name of the column with the labels. A `ClassLabel` gives its own names, in its order.
         source: option that named the table, for the error message.
-        names: class names in their order; None: the sorted labels.
+        names: class names in their order; None: those of the column, or the sorted labels.
 
     Raises:
-        ValueError: the table does not have the column, or a label is not in `names`.
+        ValueError: the table does not have the column, a label is missing, or it is not in `names`.
     """
     if column not in table.column_names:
         raise ValueError(f"{source} has no column {column!r} with labels, only {', '.join(table.column_names)}")
-    return encode_labels(table[column], names)
+    feature, labels = table.features[column], table[column]
+    if isinstance(feature, datasets.ClassLabel) and feature.names:
+        names = names if names is not None else feature.names
+        # As names, because another table may number the classes in another order.
+        labels = [None if label is None or label < 0 else feature.int2str(label) for label in labels]
+    try:
+        return encode_labels(labels, names)
+    except ValueError as error:
+        raise ValueError(f"{source}, column {printable(column)}: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from ..data.clips import ClipReader
 from ..data.order import ClipRequest
 from ..data.transforms import Chain, RandAugment, RandomErasing, RandomResizedCropFlip, Transform, normalize
-from ..data.videos import VideoFailure, for_processor
+from ..data.videos import VideoFailure
 from ..model.video_io import VideoDecodeError
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
 
@@ -35,7 +35,8 @@ class RegularClips:
 
     def __call__(self, video: Any, row: int) -> torch.Tensor:
         """Return the normalized clips `(V, T, C, H, W)` of a value of the column `video`."""
-        pixels = self.processor(for_processor(video), return_tensors="pt")["pixel_values_videos"][0]
+        with self.processor.open_video(video) as opened:
+            pixels = self.processor(opened, return_tensors="pt")["pixel_values_videos"][0]
         return pixels.reshape(-1, *pixels.shape[-4:])
 
 

@@ -6,7 +6,7 @@ Shapes: B videos, V clips per video, T frames, C channels, H x W pixels.
 import copy
 import os
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +28,7 @@ from transformers.video_utils import VideoMetadata
 from .configuration_vjepa import check_spelling, drop_references_to_code
 from .frame_sampling import regular_clips, resolve_frame_step
 from .tubelets import to_tubelets
-from .video_io import VideoFile
+from .video_inputs import ArrayFormat, FrameArray, is_in_memory, list_videos, open_video
 
 OPENCV = "opencv"  # value of `resample`
 
@@ -47,6 +47,8 @@ class VJEPAVideoProcessorKwargs(VideosKwargs, total=False):
         return_tubelets: also return the tubelet tokens as `tubelets`.
         tubelet_size: frames per tubelet.
         patch_size: height and width of a tubelet in pixels.
+        value_range: values of black and white in arrays and tensors, such as (-1, 1) for a generated video; None:
+            (0, 255), or with do_rescale=False (0, 1).
     """
 
     frame_step: int | float | None
@@ -58,6 +60,7 @@ class VJEPAVideoProcessorKwargs(VideosKwargs, total=False):
     return_tubelets: bool | None
     tubelet_size: int | None
     patch_size: int | None
+    value_range: tuple[int | float, int | float] | list[int | float] | None
 
 
 class VJEPAVideoProcessor(BaseVideoProcessor):
@@ -66,10 +69,11 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
     Resized pixels differ from Meta's (paper, appendix D) by at most one gray level; with `resample="opencv"` they are
     equal.
 
-    A video is a path, a URL, bytes, a binary file, an open `VideoFile`, an array or tensor `(T, H, W, C)` or
-    `(T, C, H, W)`, a list of frames (PIL images or arrays), or one image; several videos are a list of these or an
-    array with one more dimension. A single frame becomes a still clip. An array or list of exactly `num_frames` frames
-    is a clip already, so all of its frames are used.
+    A video is a path, a URL, bytes, a binary file, a row of `datasets` with `bytes` and `path`, a folder of numbered
+    images, an open `VideoFile`, an array or tensor `(T, H, W, C)`, `(T, C, H, W)` or gray `(T, H, W)`, a list of
+    frames (PIL images or arrays), or one image; several videos are a list or column of these, or an array with one
+    more dimension (see `video_inputs.py`). RGBA frames lose their alpha. A single frame becomes a still clip. An array
+    or list of exactly `num_frames` frames is a clip already, so all of its frames are used.
 
     `crop_size` (an int or (height, width)) is the size of the output. `size` is the size before the crop: the short
     side (int) or both sides. Without `size`, it is 256/224 times the crop; with several crops it is the crop itself,
@@ -110,6 +114,7 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
     return_tubelets = False
     tubelet_size = 2
     patch_size = 16
+    value_range = None
     return_tensors = "pt"
 
     def __init__(self, **kwargs: Unpack[VJEPAVideoProcessorKwargs]) -> None:
@@ -161,40 +166,44 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
             clips = regular_clips(total_frames, num_frames, step, num_clips, short_video)
         return clips[0] if num_clips == 1 else clips
 
+    def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
+        """Open the frames in memory, whose channels and values depend on the arguments; then as in transformers."""
+        array_format = self._array_format(**kwargs)
+        listed = list_videos(videos, array_format.num_channels)
+        opened = [
+            FrameArray(video, array_format) if is_in_memory(video, array_format.num_channels) else video
+            for video in listed
+        ]
+        return super().preprocess(opened, **kwargs)
+
+    def open_video(self, video: Any) -> AbstractContextManager[Any]:
+        """Open a video of any kind as `video_inputs.open_video` does, with the channels and values of the settings."""
+        return open_video(video, self._array_format())
+
+    def _array_format(self, **kwargs: Any) -> ArrayFormat:
+        """Return how to read frames in memory with these arguments of a call."""
+        settings = {name: kwargs.get(name, getattr(self, name)) for name in ("do_rescale", "do_normalize")}
+        # The means of pixels in [0, 1] are in [0, 1]; others, of other sensors, allow any values.
+        are_unit_means = 0 <= np.min(self.image_mean) <= np.max(self.image_mean) <= 1
+        highest = 1.0 if settings["do_normalize"] and are_unit_means else None
+        highest = 255.0 if settings["do_rescale"] else highest
+        data_format, value_range = kwargs.get("input_data_format"), kwargs.get("value_range", self.value_range)
+        return ArrayFormat(self._num_channels(), data_format, value_range, highest)
+
     def _decode_and_sample_videos(  # type: ignore[override]
         self,
-        videos: Any,
+        videos: list[Any],
         video_metadata: Any = None,
         do_sample_frames: bool | None = None,
         sample_indices_fn: Callable[..., np.ndarray] | None = None,
     ) -> tuple[list[torch.Tensor], list[VideoMetadata]]:
-        """Return the sampled frames `(T, ...)` or `(V, T, ...)` of every video, and their metadata."""
-        videos = _list_videos(videos)
+        """Return the sampled frames `(T, C, H, W)` or `(V, T, C, H, W)` of every video, and their metadata."""
         entries = video_metadata if isinstance(video_metadata, list) else [video_metadata] * len(videos)
         if len(entries) != len(videos):
             raise ValueError(f"video_metadata has {len(entries)} entries for {len(videos)} videos; pass one for each.")
         sample = sample_indices_fn or (lambda metadata: np.arange(metadata.total_num_frames))
-        samples = [
-            _sample_file(video, sample) if _is_source(video) else self._sample_array(video, metadata, sample)
-            for video, metadata in zip(videos, entries, strict=True)
-        ]
+        samples = [_sample(video, entry, sample) for video, entry in zip(videos, entries, strict=True)]
         return [frames for frames, _ in samples], [metadata for _, metadata in samples]
-
-    def _sample_array(
-        self, video: Any, metadata: Any, sample: Callable[..., np.ndarray]
-    ) -> tuple[torch.Tensor, VideoMetadata]:
-        """Sample the frames of an array or of a list of images or arrays."""
-        if not hasattr(video, "ndim"):
-            mode = {1: "L", 3: "RGB"}.get(self._num_channels())
-            video = [np.asarray(frame.convert(mode)) if hasattr(frame, "convert") else frame for frame in video]
-            video = [frame[..., None] if frame.ndim == 2 else frame for frame in video]
-            sizes = sorted({tuple(frame.shape) for frame in video})
-            if len(sizes) > 1:
-                raise ValueError(f"the frames of a video differ in size: {sizes}; resize them to one, or pass paths.")
-            video = np.stack(video)
-        metadata = VideoMetadata(**{**(metadata or {}), "total_num_frames": len(video), "video_backend": None})
-        metadata.frames_indices = sample(metadata=metadata)
-        return _check_pixels(video[metadata.frames_indices]), metadata
 
     def _num_channels(self) -> int:
         """Return the number of channels: the number of means, or three if one mean applies to all."""
@@ -207,18 +216,15 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
         input_data_format: str | ChannelDimension | None = None,
         device: str | torch.device | None = None,
     ) -> list[torch.Tensor]:
-        """Return the videos as `(..., C, H, W)` on the device."""
-        num_channels, prepared = self._num_channels(), []
+        """Return the videos `(..., C, H, W)` on the device."""
+        num_channels = self._num_channels()
         for video in videos:
-            first = video.shape[-3] == num_channels and input_data_format != ChannelDimension.LAST
-            last = video.shape[-1] == num_channels and input_data_format != ChannelDimension.FIRST
-            if not (first or last):
+            if video.shape[-3] != num_channels:
                 raise ValueError(
                     f"a video of shape {tuple(video.shape)} has no axis of {num_channels} channels, the number of "
-                    f"entries in image_mean; give image_mean and image_std one entry per channel."
+                    "entries in image_mean; give image_mean and image_std one entry per channel."
                 )
-            prepared.append((video if first else video.movedim(-1, -3)).to(device))
-        return prepared
+        return [video.to(device) for video in videos]
 
     def _validate_preprocess_kwargs(self, size: SizeDict | None = None, **kwargs: Any) -> None:  # type: ignore[override]
         """Check the arguments; without `size`, the base class checks `crop_size` in its place."""
@@ -270,60 +276,16 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
         return BatchFeature(data=data, tensor_type=return_tensors)
 
 
-def _is_source(video: Any) -> bool:
-    return isinstance(video, str | bytes | os.PathLike) or hasattr(video, "read") or hasattr(video, "frames")
-
-
-def _is_frame(video: Any) -> bool:
-    """Return whether this is a PIL image, or an array of rows, columns and optionally channels."""
-    return hasattr(video, "convert") or getattr(video, "ndim", None) in (2, 3)
-
-
-def _list_videos(videos: Any) -> list[Any]:
-    """List the videos; an entry is a source, an array `(T, ...)` or a list of frames."""
-    if _is_source(videos):
-        return [videos]
-    if _is_frame(videos):
-        return [[videos]]
-    if hasattr(videos, "ndim") and videos.ndim in (4, 5):
-        return [videos] if videos.ndim == 4 else list(videos)
-    if not isinstance(videos, list | tuple) or not videos:
-        raise ValueError(
-            f"videos={type(videos).__name__} is not a path, URL, bytes, file, array (T, H, W, C), image or list of "
-            "frames, nor a non-empty list of these."
-        )
-    if all(_is_frame(frame) for frame in videos):
-        return [videos]
-    return [entry for video in videos for entry in _list_videos(video)]
-
-
-def _check_pixels(video: Any) -> torch.Tensor:
-    """Return an array or tensor of frames as a tensor.
-
-    Raises:
-        ValueError: it contains other types or values than pixels.
-    """
-    is_array = isinstance(video, np.ndarray)
-    if video.dtype.kind not in "uif" if is_array else video.is_complex() or video.dtype == torch.bool:
-        raise ValueError(f"a video of {video.dtype} contains no pixels; give uint8, or floating point numbers.")
-    frames = torch.as_tensor(video)
-    if not frames.isfinite().all():
-        raise ValueError("a video contains nan or inf; fix the array that it comes from.")
-    if not frames.is_floating_point() and (frames.min() < 0 or frames.max() > 255):
-        raise ValueError(
-            f"a video of {frames.dtype} contains values from {frames.min()} to {frames.max()}; pixels are in [0, 255]."
-        )
-    return frames
-
-
-def _sample_file(source: Any, sample: Callable[..., np.ndarray]) -> tuple[torch.Tensor, VideoMetadata]:
-    """Sample the frames of a file, or of an open video."""
-    with nullcontext(source) if hasattr(source, "frames") else VideoFile(source) as video:
-        info = video.info
-        metadata = VideoMetadata(info.num_frames, info.fps, info.width, info.height, info.duration, "vjepa_hf")
-        indices = sample(metadata=metadata)
-        metadata.frames_indices = indices  # type: ignore[assignment]  # an array, of several clips (V, T)
-        return video.frames(indices), metadata
+def _sample(video: Any, entry: Any, sample: Callable[..., np.ndarray]) -> tuple[torch.Tensor, VideoMetadata]:
+    """Sample the frames of a video; `entry` is the metadata that the caller gave for frames in memory."""
+    with open_video(video) as opened:
+        info = opened.info
+        if isinstance(opened, FrameArray):
+            metadata = VideoMetadata(**{**(entry or {}), "total_num_frames": info.num_frames, "video_backend": None})
+        else:
+            metadata = VideoMetadata(info.num_frames, info.fps, info.width, info.height, info.duration, "vjepa_hf")
+        metadata.frames_indices = indices = sample(metadata=metadata)  # type: ignore[assignment]  # (T,) or (V, T)
+        return opened.frames(indices), metadata
 
 
 def _resized_size(from_size: Sequence[int], size: SizeDict | None, crop_size: Any, num_crops: int) -> tuple[int, int]:
@@ -426,8 +388,6 @@ def _cut(video: torch.Tensor, top: int, left: int, size: Any) -> torch.Tensor:
 
 
 def _rescale(video: torch.Tensor, factor: float) -> torch.Tensor:
-    if video.is_floating_point() and 0 < video.max() <= 1:
-        raise ValueError("the pixel values are already in [0, 1]; pass do_rescale=False, or values in [0, 255].")
     # As in the reference; dividing by 255 is more exact than multiplying by 1 / 255.
     return video.float() / (1 / factor)
 
