@@ -1,5 +1,6 @@
 """`pipeline("video-classification")` on files, with only the packages of pip."""
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -151,6 +152,12 @@ def test_a_batch_gives_the_answers_of_one_by_one(classify, videos, tmp_path, bat
         for answer, one in zip(answers, expected, strict=True):
             assert [row["label"] for row in answer] == [row["label"] for row in one]
             assert [row["score"] for row in answer] == pytest.approx([row["score"] for row in one], abs=1e-5)
+
+
+def test_every_sequence_of_videos_is_classified_one_by_one(classify, videos):
+    paths = [str(path) for path in videos]
+    for sequence in (tuple(paths), datasets.Dataset.from_dict({"video": paths})["video"]):
+        assert classify(sequence) == classify(paths)
 
 
 def test_views_of_several_videos_make_a_batch(folder, videos):

@@ -1,5 +1,6 @@
 """`pipeline("video-classification")` for V-JEPA: batches of videos, and saving with the video processor."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers.pipelines.video_classification import VideoClassificationPipeline
@@ -18,3 +19,8 @@ class VJEPAVideoClassificationPipeline(VideoClassificationPipeline):
         super().__init__(*args, **kwargs)
         if self.model.config.model_type == VJEPAConfig.model_type and self.feature_extractor is None:
             self.feature_extractor = self.video_processor  # type: ignore[assignment]
+
+    def __call__(self, inputs: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Classify a video, or each of a sequence of videos, such as a column of `datasets`."""
+        is_sequence = isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes)
+        return super().__call__(list(inputs) if is_sequence else inputs, **kwargs)

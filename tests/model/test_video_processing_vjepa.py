@@ -160,6 +160,14 @@ class TestFrames:
             44,
         ]
 
+    def test_fps_gives_clips_of_equal_duration_if_the_frame_rate_varies(self, plain, tmp_path):
+        times = [200 * number for number in range(20)] + [4000 + 20 * number for number in range(200)]
+        path = write_video(tmp_path / "varies.mp4", num_frames=220, times=times, options={"qp": "0"})
+        every = read_all(path)
+        for clip in plain(path, fps=5, num_frames=8, num_clips=4)["pixel_values_videos"][0]:
+            shown = chosen({"pixel_values_videos": [clip]}, every)
+            assert times[shown[-1]] - times[shown[0]] == pytest.approx(1400, abs=240)
+
     @pytest.mark.parametrize(
         "short_video, expected", [("repeat_last", [0, 30, 60, 69, 69]), ("wrap", [0, 30, 60, 20, 50])]
     )

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from ..model.frame_sampling import clip_span, random_clips, resolve_frame_step
-from ..model.video_io import VideoDecodeError, VideoFile
+from ..model.video_inputs import at_constant_rate
+from ..model.video_io import VideoDecodeError
 from .masking import MaskSampler
 from .order import ClipRequest
 from .randomness import generator
@@ -81,8 +82,8 @@ class ClipReader:
             policy = self.short_video
             indices = [random_clips(num_frames, self.num_frames, step, rng, short_video=policy) for rng in draws]
             numbers = np.concatenate(indices)
-            if self.fps is not None and isinstance(file, VideoFile):
-                numbers = file.at_constant_rate(numbers)
+            if self.fps is not None:
+                numbers = at_constant_rate(file, numbers)
             clips = list(file.frames(numbers))
         return clips if self.transform is None else list(augment_clips(clips, keys, self.transform, self.seed))
 

@@ -22,7 +22,7 @@ from ..files import whole_file
 from ..model.frame_sampling import frame_offsets, resolve_frame_step
 from ..model.modeling_vjepa import VJEPAModel
 from ..model.tubelets import grid_size
-from ..model.video_inputs import ArrayFormat, FrameArray
+from ..model.video_inputs import ArrayFormat, FrameArray, at_constant_rate
 from ..model.video_io import TimedFrame
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
 
@@ -110,7 +110,7 @@ def stream_features(
         step = resolve_frame_step(processor.frame_step, processor.fps, opened.info.fps)
         numbers = frame_offsets(math.ceil((opened.info.num_frames - 0.5) / step), step)
         if processor.fps is not None:
-            numbers = opened.at_constant_rate(numbers)
+            numbers = at_constant_rate(opened, numbers)
         windows = deque(plan_windows(math.ceil(len(numbers) / tubelet_size), grid[0], stride // tubelet_size))
         clips: list[tuple[Window, torch.Tensor]] = []
         recent: deque[torch.Tensor] = deque(maxlen=grid[0])  # pixels of the last time steps

@@ -235,6 +235,11 @@ def open_video(video: Any, array_format: ArrayFormat = ArrayFormat()) -> Abstrac
     return VideoFile(source, name)
 
 
+def at_constant_rate(opened: Any, numbers: np.ndarray) -> np.ndarray:
+    """Replace frame numbers of a constant frame rate by those shown at the same times; only files have times."""
+    return opened.at_constant_rate(numbers) if isinstance(opened, VideoFile) else numbers
+
+
 def list_videos(videos: Any, num_channels: int = RGB) -> list[Any]:
     """List the videos in one video, a list or column of videos, or an array `(B, T, ...)`, at any depth.
 

@@ -28,7 +28,7 @@ from transformers.video_utils import VideoMetadata
 from .configuration_vjepa import check_spelling, drop_references_to_code
 from .frame_sampling import regular_clips, resolve_frame_step
 from .tubelets import to_tubelets
-from .video_inputs import ArrayFormat, FrameArray, is_in_memory, list_videos, open_video
+from .video_inputs import ArrayFormat, FrameArray, at_constant_rate, is_in_memory, list_videos, open_video
 
 OPENCV = "opencv"  # value of `resample`
 
@@ -202,7 +202,8 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
         if len(entries) != len(videos):
             raise ValueError(f"video_metadata has {len(entries)} entries for {len(videos)} videos; pass one for each.")
         sample = sample_indices_fn or (lambda metadata: np.arange(metadata.total_num_frames))
-        samples = [_sample(video, entry, sample) for video, entry in zip(videos, entries, strict=True)]
+        by_time = getattr(sample, "keywords", {}).get("fps") is not None  # transformers binds the settings of the call
+        samples = [_sample(video, entry, sample, by_time) for video, entry in zip(videos, entries, strict=True)]
         return [frames for frames, _ in samples], [metadata for _, metadata in samples]
 
     def _num_channels(self) -> int:
@@ -276,7 +277,9 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
         return BatchFeature(data=data, tensor_type=return_tensors)
 
 
-def _sample(video: Any, entry: Any, sample: Callable[..., np.ndarray]) -> tuple[torch.Tensor, VideoMetadata]:
+def _sample(
+    video: Any, entry: Any, sample: Callable[..., np.ndarray], by_time: bool
+) -> tuple[torch.Tensor, VideoMetadata]:
     """Sample the frames of a video; `entry` is the metadata that the caller gave for frames in memory."""
     with open_video(video) as opened:
         info = opened.info
@@ -284,7 +287,10 @@ def _sample(video: Any, entry: Any, sample: Callable[..., np.ndarray]) -> tuple[
             metadata = VideoMetadata(**{**(entry or {}), "total_num_frames": info.num_frames, "video_backend": None})
         else:
             metadata = VideoMetadata(info.num_frames, info.fps, info.width, info.height, info.duration, "vjepa_hf")
-        metadata.frames_indices = indices = sample(metadata=metadata)  # type: ignore[assignment]  # (T,) or (V, T)
+        indices = sample(metadata=metadata)  # (T,) or (V, T)
+        if by_time:
+            indices = at_constant_rate(opened, indices)
+        metadata.frames_indices = indices  # type: ignore[assignment]
         return opened.frames(indices), metadata
 
 

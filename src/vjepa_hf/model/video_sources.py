@@ -16,6 +16,8 @@ from http.client import IncompleteRead
 from typing import Any, BinaryIO
 from urllib.parse import quote, unquote, urlsplit
 
+from .names import printable
+
 Source = str | os.PathLike | bytes | BinaryIO
 
 MAX_PIXELS = 2**26  # of a frame: 8192 x 8192, which admits 8K video
@@ -140,9 +142,9 @@ def source_name(source: Source) -> str:
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
         if not _scheme(name):
-            return name
+            return printable(name)
         address, *query = re.split(r"[?#]", name, maxsplit=1)
-        return without_secrets(address) + ("?..." if query else "")
+        return printable(without_secrets(address)) + ("?..." if query else "")
     return f"<{len(source)} bytes>" if isinstance(source, bytes) else f"<{type(source).__name__}>"
 
 
