@@ -2,6 +2,7 @@
 
 - `dense_features`: features of long videos, one per time step
 - `detection`: action detection: files of AVA, clips around key frames, frame mAP
+- `distance`: JEDi, the distance between a set of real and a set of generated videos
 - `features`: tokens of videos, computed once and cached on disk
 - `labels`: class indices, and class-balanced draws
 - `live_features`: tokens of videos, computed in every pass
@@ -26,6 +27,7 @@ from .detection import (
     whole_frame_processor,
     write_results,
 )
+from .distance import JEDi, VideoSetDistance
 from .features import extract_features
 from .labels import draw_labels, encode_labels
 from .live_features import LiveFeatures
@@ -37,11 +39,13 @@ from .views import AugmentedClips
 __all__ = [
     "AugmentedClips",
     "FrameMeanAveragePrecision",
+    "JEDi",
     "KeyFrameClips",
     "LiveFeatures",
     "MeanClassAccuracy",
     "OnlineEvaluation",
     "TopKAccuracy",
+    "VideoSetDistance",
     "collate_key_frames",
     "draw_labels",
     "encode_labels",
