@@ -26,6 +26,7 @@ from .conversion.meta import convert as convert_checkpoint
 from .data.checks import check_video, oddities, shrink_video
 from .data.sources import load_videos
 from .data.videos import VideoFailure, open_video, video_name
+from .evaluation.comparison import load_set_encoder, summary, write_comparison
 from .evaluation.dense_features import stream_features, write_features
 from .evaluation.loading import load_encoder
 from .files import parents_of, whole_file
@@ -140,6 +141,45 @@ def _new_file(output: Path, source: str) -> Iterator[Path]:
         raise ValueError(f"output {str(output)!r} is a file of a saved model; choose another name")
     with parents_of(output), whole_file(output) as unfinished:
         yield unfinished
+
+
+@app.command()
+def compare(
+    real: Annotated[str, typer.Argument(help="real videos: folder, list, .tar or .parquet file")],
+    generated: Annotated[str, typer.Argument(help="generated videos, as the real ones")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write")],
+    model: ModelOption = "output/probe",
+    features: Annotated[
+        str, typer.Option("--features", help="pooler: before the classifier, as published; mean: of all tokens")
+    ] = "pooler",
+    frame_step: Annotated[
+        int | None, typer.Option("--frame_step", min=1, help="step between frames; default: spread over the video")
+    ] = None,
+    real_stats: Annotated[
+        Path | None, typer.Option("--real_stats", help="file that keeps the real set for the next comparisons")
+    ] = None,
+    features_dir: Annotated[
+        Path | None, typer.Option("--features_dir", help="folder that keeps the features; default: deleted afterwards")
+    ] = None,
+    video_column: Annotated[str | None, typer.Option("--video_column", help="column with the videos")] = None,
+    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="clips per forward pass")] = 16,
+    num_workers: Annotated[int, typer.Option("--num_workers", min=0, help="worker processes that decode")] = 1,
+) -> None:
+    """Write JEDi, the distance between a set of real and a set of generated videos.
+
+    On several GPUs: accelerate launch -m vjepa_hf.cli compare ...
+    """
+    with mistakes_exit():
+        encoder = load_set_encoder(model, features, frame_step, batch_size=batch_size, num_workers=num_workers)
+        is_main = encoder.accelerator.is_main_process
+        if is_main:
+            typer.echo(f"{features} features of one clip per video: {encoder.clips}")
+        options = {"real_stats": real_stats, "video_column": video_column}
+        result = write_comparison(encoder, real, generated, output, features_dir, **options)
+    if is_main:
+        for line in summary(result):
+            typer.echo(line)
+        typer.echo(f"the result is in {output}")
 
 
 def _seconds(video: str, frames: np.ndarray) -> torch.Tensor:

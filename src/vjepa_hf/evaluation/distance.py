@@ -283,10 +283,13 @@ def check_settings(expected: Mapping[str, Any], given: Mapping[str, Any], name: 
         ValueError: a setting differs.
     """
     for key in sorted(expected.keys() | given.keys()):
-        if expected.get(key) != given.get(key):
+        here, there = expected.get(key), given.get(key)
+        if isinstance(here, Mapping) and isinstance(there, Mapping):
+            check_settings(here, there, name)
+        elif here != there:
             raise ValueError(
-                f"{name} has features of other settings: {key} is {_short(given.get(key))} instead of "
-                f"{_short(expected.get(key))}; compare sets with equal settings"
+                f"{name} has features of other settings: {key} is {_short(there)} instead of {_short(here)}; compare "
+                "sets with equal settings"
             )
 
 

@@ -71,21 +71,33 @@ def view_of_epoch(epoch: int | None, num_views: int, num_clips: int) -> slice:
 
 
 class FrozenEncoder:
-    """Model in evaluation mode that encodes clips without gradient, at most `batch_size` clips per forward pass."""
+    """Model in evaluation mode that encodes clips without gradient, at most `batch_size` clips per forward pass.
 
-    def __init__(self, accelerator: Accelerator, model: VJEPAModel, batch_size: int) -> None:
+    A `pooler` makes one vector `(B, D)` of the tokens `(B, N, D)` of each clip, which takes their place as one token.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, model: VJEPAModel, batch_size: int, pooler: torch.nn.Module | None = None
+    ) -> None:
         self.accelerator, self.batch_size = accelerator, batch_size
         self.model = model.to(accelerator.device).eval()
+        self.pooler = pooler.to(accelerator.device).eval() if pooler else None
 
     @torch.no_grad()
     def __call__(self, batch: Sequence[Row], to: torch.device | str | None = None) -> list[Row]:
-        """Replace the clips `(V, T, C, H, W)` of each row by tokens `(V, N, D)`, in float16 on `to` if it is given."""
+        """Replace the clips `(V, T, C, H, W)` of each row by tokens `(V, N, D)`, or pooled ones `(V, 1, D)`.
+
+        On the device `to`, if it is given, tokens are float16; otherwise they, and pooled ones always, are float32.
+        """
         videos = [clips for _, clips in batch if isinstance(clips, torch.Tensor)]
         tokens = []
         for pixels in torch.cat(videos).split(self.batch_size) if videos else ():
             with self.accelerator.autocast():
                 hidden_states = self.model(pixels.to(self.accelerator.device)).last_hidden_state
-            tokens.append(hidden_states.to(to, torch.float16) if to else hidden_states.float())
+                if self.pooler is not None:
+                    hidden_states = self.pooler(hidden_states)[:, None]
+            dtype = torch.float16 if to and self.pooler is None else torch.float32
+            tokens.append(hidden_states.to(to, dtype))
         encoded = iter(torch.cat(tokens).split([len(clips) for clips in videos]) if videos else ())
         return [(row, clips if isinstance(clips, VideoFailure) else next(encoded)) for row, clips in batch]
 
@@ -98,6 +110,7 @@ def extract_features(
     path: str | Path,
     batch_size: int = 16,
     num_workers: int = 0,
+    pooler: torch.nn.Module | None = None,
 ) -> VideoFeatures:
     """Encode videos and cache all tokens in a folder, or read the tokens that are in the folder.
 
@@ -113,14 +126,16 @@ def extract_features(
         path: folder of the shards, on a file system that all processes share.
         batch_size: clips per forward pass.
         num_workers: worker processes that decode, per process.
+        pooler: cache one vector per clip in place of its tokens: this module's `(B, D)` of tokens `(B, N, D)`, in
+            float32, as one token.
 
     Raises:
         ValueError: the folder has other features, or damaged ones, or a video was written again under its name, or
             clips do not have the configured size.
     """
     clips = processor if isinstance(processor, Clips) else RegularClips(processor)
-    encoder = FrozenEncoder(accelerator, model, batch_size)
-    shards = ShardFolder(Path(path), videos, model, clips, accelerator.mixed_precision)
+    encoder = FrozenEncoder(accelerator, model, batch_size, pooler)
+    shards = ShardFolder(Path(path), videos, model, clips, accelerator.mixed_precision, pooler)
     shards.folder.mkdir(parents=True, exist_ok=True)
     shards.check()
     own = range(accelerator.process_index, len(shards.files), accelerator.num_processes)
@@ -131,6 +146,7 @@ def extract_features(
         batch_size=max(1, batch_size // clips.num_views),
         num_workers=num_workers,
         collate_fn=list,
+        generator=torch.Generator(),  # the loader draws a seed, by default from the global generator
     )
     encoded = (row for batch in loader for row in encoder(batch, to="cpu"))
     for shard in missing:

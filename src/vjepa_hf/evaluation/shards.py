@@ -64,16 +64,25 @@ class ShardedTokens:
 
 
 class ShardFolder:
-    """Shard files of a list of videos, for one encoder and one setting of clips."""
+    """Shard files of a list of videos, for one encoder, one setting of clips and one pooler, or none."""
 
-    def __init__(self, folder: Path, videos: Iterable[Any], model: VJEPAModel, clips: Clips, precision: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        videos: Iterable[Any],
+        model: VJEPAModel,
+        clips: Clips,
+        precision: str,
+        pooler: torch.nn.Module | None = None,
+    ) -> None:
         self.folder = folder
         known = [(video_name(video), video_version(video)) for video in videos]
         self.names, self.versions = [name for name, _ in known], [version for _, version in known]
         names = self.names
-        tokens = (int(np.prod(model.config.grid_size)), model.config.hidden_size)
+        tokens = (1 if pooler else int(np.prod(model.config.grid_size)), model.config.hidden_size)
         self.shape = (len(names), *tokens) if clips.num_views == 1 else (len(names), clips.num_views, *tokens)
-        row_bytes = 2 * int(np.prod(self.shape[1:]))
+        self.layout = ("F32" if pooler else "F16", self.shape[1:])
+        row_bytes = (4 if pooler else 2) * int(np.prod(self.shape[1:]))
         self.rows_per_shard = min(SHARD_ROWS, max(1, SHARD_BYTES // row_bytes))
         count = -(-len(names) // self.rows_per_shard)
         self.files = [folder / f"{index:05}-of-{count:05}.safetensors" for index in range(count)]
@@ -82,6 +91,8 @@ class ShardFolder:
             "clips": json.dumps(clips.settings, sort_keys=True, default=str),
             "precision": precision,
         }
+        if pooler is not None:
+            self.origin["pooler"] = weights_fingerprint(pooler)
 
     def rows(self, shard: int) -> range:
         """Return the rows of a shard."""
@@ -169,7 +180,7 @@ class ShardFolder:
                     f"{self.names[row]} was written again after its features in {file} (now {self.versions[row]}, "
                     f"then {version}); give another folder, or delete that shard"
                 )
-        if layouts != {str(row): ("F16", self.shape[1:]) for row in self.rows(shard) if row not in causes}:
+        if layouts != {str(row): self.layout for row in self.rows(shard) if row not in causes}:
             raise ValueError(f"{file} is damaged (it does not have the rows of its videos): delete it")
         return {row: VideoFailure(self.names[row], cause) for row, cause in causes.items()}
 
@@ -254,11 +265,16 @@ def _difference(text: str, expected: str) -> str:
 
 def encoder_fingerprint(model: VJEPAModel) -> str:
     """Hash the weights of an encoder and the settings that affect its features."""
-    digest = hashlib.blake2b(digest_size=16)
     fields = type(model.config).__annotations__
     settings = {name: getattr(model.config, name) for name in fields if "pool" not in name and "pred_" not in name}
-    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, tensor in model.encoder.state_dict().items():
+    return weights_fingerprint(model.encoder, json.dumps(settings, sort_keys=True, default=str))
+
+
+def weights_fingerprint(module: torch.nn.Module, settings: str = "") -> str:
+    """Hash the weights of a module and a text; a module without weights is identified by the name of its class."""
+    digest = hashlib.blake2b(settings.encode(), digest_size=16)
+    state = module.state_dict()
+    for name, tensor in state.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return digest.hexdigest() if state else type(module).__name__
