@@ -150,7 +150,7 @@ def compare(
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write")],
     model: ModelOption = "output/probe",
     features: Annotated[
-        str, typer.Option("--features", help="pooler: before the classifier, as published; mean: of all tokens")
+        str, typer.Option("--features", help="pooler, trained_pooler (without projection) or mean (of tokens)")
     ] = "pooler",
     frame_step: Annotated[
         int | None, typer.Option("--frame_step", min=1, help="step between frames; default: spread over the video")

@@ -29,6 +29,8 @@ COMMANDS = [
     "reliability.py damaged --videos {videos}/train --copies 4 --seed 1",
     "collapse.py health_cost --models toy --turns 1",
     "collapse.py runs --videos {videos} --steps 2 --health_steps 1 --probes 1 --splits 2 --plot {folder}/health.png",
+    "distance.py toy --num_videos 8 --seeds 1",
+    "distance.py cost --numbers 8 --num_workers 0",
     "learning.py online --videos {videos} --runs {folder} --steps 2 --num_videos 64",
     "learning.py probes --videos {videos} --runs {folder} --seeds 0 --steps 2 --splits 2 --epochs 1",
 ]

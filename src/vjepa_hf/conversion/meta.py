@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ..files import named_damage, parents_of, whole_file, whole_folder
 from ..model.configuration_vjepa import VJEPAConfig
@@ -56,6 +56,8 @@ _RENAMED["target_encoder"] = _RENAMED["encoder"]
 
 RUN_STATE = ("opt", "scaler", "epoch", "loss", "batch_size", "world_size", "lr")
 UNUSED_PROJECTION = "pooler.cross_attention_block.xattn.proj."
+# PyPI's `vjepa` 0.1.2 does apply it, and published JEDi values are of that package.
+POOLER_PROJECTION = "pooler_projection.safetensors"
 # Constants of Meta's code that its files do not contain.
 FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-6, "pooler_layer_norm_eps": 1e-5, "num_pooler_layers": 1}
 
@@ -118,7 +120,8 @@ def convert(
         ]
         if "classifier" in parts:
             dropped[f"{UNUSED_PROJECTION}*"] = (
-                "the cross-attention output projection of the probe, which Meta's code stores but never applies"
+                "the cross-attention output projection of the probe, which Meta's code stores but never applies; kept in "
+                f"{POOLER_PROJECTION} for JEDi"
             )
             notes.append(name_labels(config, labels, sources[-1].released_as))
         elif labels:
@@ -127,6 +130,14 @@ def convert(
 
         report = Conversion(output, _count(parts), dropped, notes)
         save_torch_state_dict(_unshared(from_meta(parts)), folder)
+        if "classifier" in parts:
+            head = parts["classifier"]
+            projection = {name: head[UNUSED_PROJECTION + name].contiguous() for name in ("weight", "bias")}
+            save_file(projection, folder / POOLER_PROJECTION)
+        if "classifier" in parts:
+            head = parts["classifier"]
+            projection = {name: head[UNUSED_PROJECTION + name].contiguous() for name in ("weight", "bias")}
+            save_file(projection, folder / POOLER_PROJECTION)
         config.save_pretrained(folder)
         side = config.image_size
         VJEPAVideoProcessor(

@@ -12,7 +12,10 @@ import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
+from transformers.utils import cached_file
 
+from ..conversion.meta import POOLER_PROJECTION
 from ..conversion.released import LICENSE
 from ..data.sources import load_videos
 from ..data.videos import VideoFailure, open_video, video_name
@@ -27,7 +30,7 @@ from .features import FrozenEncoder, extract_features
 from .shards import encoder_fingerprint, video_version, weights_fingerprint
 from .views import RegularClips
 
-FEATURES = ("pooler", "mean")
+FEATURES = ("pooler", "trained_pooler", "mean")
 BATCH_ROWS = 1024  # cached features in memory
 LICENSE_NOTE = (
     f"Meta's released V-JEPA weights are under {LICENSE}, which excludes commercial use; for other weights, see the "
@@ -40,6 +43,22 @@ class MeanPooling(torch.nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         return tokens.mean(dim=1)
+
+
+class ProjectedAttention(torch.nn.Module):
+    """Cross-attention of the pooler with the output projection that a released probe stores.
+
+    Meta's code never applied the projection, so it was never trained. PyPI's `vjepa` 0.1.2 applies it, and published
+    values of JEDi are of that package.
+    """
+
+    def __init__(self, attention: torch.nn.Module, projection: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.attention = attention
+        self.weight, self.bias = (torch.nn.Parameter(projection[name].float()) for name in ("weight", "bias"))
+
+    def forward(self, queries: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(self.attention(queries, tokens), self.weight, self.bias)
 
 
 @dataclass(frozen=True)
@@ -119,7 +138,7 @@ class SetEncoder:
         model: encoder.
         pooler: module from tokens `(B, N, D)` to `(B, D)`.
         clips: makes the clip of a video.
-        features: pooler or mean.
+        features: one of `FEATURES`.
         batch_size: clips per forward pass.
         num_workers: worker processes that decode, per process.
     """
@@ -137,11 +156,20 @@ class SetEncoder:
         """Everything that affects the features of a video."""
         return {
             "features": self.features,
+            "published_setting": self.is_published,
             "encoder": encoder_fingerprint(self.model),
             "pooler": weights_fingerprint(self.pooler),
             "clips": json.loads(json.dumps(self.clips.settings, default=str)),
             "precision": str(self.accelerator.mixed_precision),
         }
+
+    @property
+    def is_published(self) -> bool:
+        """Whether sizes and steps are those of published values: ViT-H/16 with a stored projection, 16 x 224 x 224."""
+        is_projected = any(isinstance(module, ProjectedAttention) for module in self.pooler.modules())
+        config = self.model.config
+        sizes = (config.hidden_size, config.num_hidden_layers, config.num_frames, config.image_size)
+        return is_projected and sizes == (1280, 32, 16, 224) and self.clips.frame_step is None
 
     def encode(self, videos: Iterable[Any]) -> Iterator[tuple[np.ndarray, list[VideoFailure]]]:
         """Yield float32 features `(n, D)` of the readable videos of each batch, and the failures of the others."""
@@ -236,7 +264,9 @@ def load_set_encoder(
 
     Args:
         model: folder or Hub name of a classifier, or with `features="mean"` of any model.
-        features: "pooler", the vector before the classifier, as published; or "mean", the mean of all tokens.
+        features: "pooler", the vector before the classifier as `videojedi` computes it, with the projection that a
+            converted probe stores; "trained_pooler", the vector that the classifier was trained on, without it; or
+            "mean", the mean of all tokens. A probe that was trained here has no projection: the first two are equal.
         frame_step: as in `WholeVideoClip`.
         value_range: as in `WholeVideoClip`.
         batch_size: clips per forward pass.
@@ -248,8 +278,8 @@ def load_set_encoder(
     if features not in FEATURES:
         raise ValueError(f"features={features!r} must be one of {', '.join(FEATURES)}")
     pooler: torch.nn.Module = MeanPooling()
-    if features == "pooler":
-        encoder, pooler = _load_pooled(model)
+    if features != "mean":
+        encoder, pooler = _load_pooled(model, with_projection=features == "pooler")
     else:
         encoder = VJEPAModel.from_pretrained(model, add_predictor=False, dtype=torch.float32)
     processor = VJEPAVideoProcessor.from_pretrained(model)
@@ -265,8 +295,8 @@ def load_set_encoder(
     return SetEncoder(accelerator, encoder, pooler, clips, features, batch_size, num_workers)
 
 
-def _load_pooled(model: str | Path) -> tuple[VJEPAModel, torch.nn.Module]:
-    """Return the encoder and the pooler of a classifier.
+def _load_pooled(model: str | Path, with_projection: bool) -> tuple[VJEPAModel, torch.nn.Module]:
+    """Return the encoder and the pooler of a classifier, the latter with its stored projection if there is one.
 
     Raises:
         ValueError: the weights have no pooler. transformers would draw one at random.
@@ -282,6 +312,10 @@ def _load_pooled(model: str | Path) -> tuple[VJEPAModel, torch.nn.Module]:
     classifier, info = loaded
     if any(key.startswith("pooler.") for key in info["missing_keys"]):
         raise ValueError(message)
+    file = cached_file(model, POOLER_PROJECTION, _raise_exceptions_for_missing_entries=False)
+    if with_projection and file is not None:
+        layer = classifier.pooler.cross_attention_layer
+        layer.attention = ProjectedAttention(layer.attention, load_file(file))
     return classifier.vjepa, classifier.pooler
 
 
@@ -380,6 +414,8 @@ def summary(result: Mapping[str, Any]) -> list[str]:
         f"skipped {name} video {failure}" for name in ("real", "generated") for failure in result[f"unreadable_{name}"]
     ]
     lines += [f"warning: {warning}" for warning in result["warnings"]]
+    if not result["settings"]["published_setting"]:
+        lines.append("these are not the published settings: compare the value only with others of the same settings")
     for name in ("jedi", "jedi_unbiased"):
         low, high = result[f"{name}_interval"]
         lines.append(f"{name:<14} {result[name]:.4f}  (95 % interval {low:.4f} to {high:.4f})")
