@@ -97,7 +97,7 @@ def options() -> dict[str, list[str]]:
 
 
 def test_commands_have_dashes_and_options_underscores(toy_video_path):
-    assert {"features", "dense-features", "check-data", "convert", "env"} == set(options())
+    assert {"features", "dense-features", "check-data", "compare", "convert", "env"} == set(options())
     names = [name for names in options().values() for name in names]
     assert len(names) > 15 and not [name for name in names if "-" in name.removeprefix("--")]
     for name in ("--num_frames", "--num-frames"):  # 0.1.0 had dashes, which still work

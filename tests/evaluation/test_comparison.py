@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from video_files import read_all, write_image, write_video
 from vjepa_hf import VJEPAForVideoClassification, VJEPAVideoProcessor
 from vjepa_hf.cli import app
+from vjepa_hf.conversion.meta import POOLER_PROJECTION
 from vjepa_hf.evaluation import comparison, shards
 from vjepa_hf.evaluation.comparison import compare_videos, load_set_encoder, write_comparison
 from vjepa_hf.evaluation.distance import VideoSetDistance
@@ -69,6 +71,18 @@ def test_a_feature_is_the_pooled_output_for_frames_spread_over_the_video(probe_f
         expected = classifier.pooler(tokens) if features == "pooler" else tokens.mean(dim=1)
     np.testing.assert_allclose(vectors, expected.numpy(), atol=1e-5)
     assert failures == [] and vectors.dtype == np.float32
+
+
+def test_a_stored_projection_changes_the_pooler_and_its_fingerprint(probe_folder, sets):
+    plain = load_set_encoder(probe_folder)
+    assert plain.settings == load_set_encoder(probe_folder, "pooler").settings
+    save_file({"weight": torch.full((48, 48), 0.1), "bias": torch.ones(48)}, probe_folder / POOLER_PROJECTION)
+    projected, trained = (load_set_encoder(probe_folder, features) for features in ("pooler", "trained_pooler"))
+    vectors = [next(encoder.encode(sets[0][:2]))[0] for encoder in (plain, trained, projected)]
+    np.testing.assert_array_equal(vectors[0], vectors[1])
+    assert np.abs(vectors[2] - vectors[1]).max() > 0.1
+    assert projected.settings["pooler"] != trained.settings["pooler"] == plain.settings["pooler"]
+    assert not projected.is_published  # only the released ViT-H/16 is
 
 
 def test_a_step_takes_frames_around_the_middle(probe_folder, sets):
@@ -356,6 +370,13 @@ def test_sources_of_another_kind_are_errors(encoder, sets):
         comparison.as_videos(np.zeros((4, 8, 8, 3)))
     with pytest.raises(ValueError, match="folder, list, table, stream or array, not int"):
         compare_videos(encoder, 3, sets[1])
+
+
+def test_code_on_the_page_runs(probe_folder, sets, repo):
+    page = repo / "docs" / "compare.md"
+    program = "\n".join(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL))
+    assert program.count("assert") >= 4
+    exec(compile(program, page, "exec"), {"folder": probe_folder, "videos": sets[0]})
 
 
 # --- videos with a difference ---

@@ -1,5 +1,6 @@
 """Evaluate an encoder: features, probes, metrics, action detection.
 
+- `comparison`: features of two sets of videos, and JEDi between them
 - `dense_features`: features of long videos, one per time step
 - `detection`: action detection: files of AVA, clips around key frames, frame mAP
 - `distance`: JEDi, the distance between a set of real and a set of generated videos
@@ -11,9 +12,11 @@
 - `online`: evaluation during pretraining: nearest neighbors and a linear probe
 - `probes`: attentive probes, hyperparameter sweeps, predictions and metrics
 - `shards`: files of features that record their origin
+- `video_embedder`: one vector per video, as MTEB asks for it
 - `views`: clips of a video for a frozen encoder
 """
 
+from .comparison import compare_videos, load_set_encoder
 from .dense_features import stream_features, write_features
 from .detection import (
     FrameMeanAveragePrecision,
@@ -34,6 +37,7 @@ from .live_features import LiveFeatures
 from .metrics import MeanClassAccuracy, TopKAccuracy
 from .online import OnlineEvaluation
 from .probes import fit_probe, predict, score, train_heads
+from .video_embedder import VideoEmbedder
 from .views import AugmentedClips
 
 __all__ = [
@@ -45,12 +49,15 @@ __all__ = [
     "MeanClassAccuracy",
     "OnlineEvaluation",
     "TopKAccuracy",
+    "VideoEmbedder",
     "VideoSetDistance",
     "collate_key_frames",
+    "compare_videos",
     "draw_labels",
     "encode_labels",
     "extract_features",
     "fit_probe",
+    "load_set_encoder",
     "plot_detections",
     "predict",
     "read_actions",
