@@ -26,7 +26,7 @@ from .conversion.meta import convert as convert_checkpoint
 from .data.checks import check_video, oddities, shrink_video
 from .data.sources import load_videos
 from .data.videos import VideoFailure, open_video, video_name
-from .evaluation.comparison import load_set_encoder, summary, write_comparison
+from .evaluation.comparison import generated_names, load_set_encoder, summary, write_comparison
 from .evaluation.dense_features import stream_features, write_features
 from .evaluation.loading import load_encoder
 from .files import parents_of, whole_file
@@ -146,7 +146,7 @@ def _new_file(output: Path, source: str) -> Iterator[Path]:
 @app.command()
 def compare(
     real: Annotated[str, typer.Argument(help="real videos: folder, list, .tar or .parquet file")],
-    generated: Annotated[str, typer.Argument(help="generated videos, as the real ones")],
+    generated: Annotated[list[str], typer.Argument(help="generated videos, as the real ones; one or several sets")],
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write")],
     model: ModelOption = "output/probe",
     features: Annotated[
@@ -158,6 +158,9 @@ def compare(
     real_stats: Annotated[
         Path | None, typer.Option("--real_stats", help="file that keeps the real set for the next comparisons")
     ] = None,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="HTML page to write: table, intervals, the worst videos")
+    ] = None,
     features_dir: Annotated[
         Path | None, typer.Option("--features_dir", help="folder that keeps the features; default: deleted afterwards")
     ] = None,
@@ -165,7 +168,7 @@ def compare(
     batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="clips per forward pass")] = 16,
     num_workers: Annotated[int, typer.Option("--num_workers", min=0, help="worker processes that decode")] = 1,
 ) -> None:
-    """Write JEDi, the distance between a set of real and a set of generated videos.
+    """Write JEDi, the distance between a set of real and a set of generated videos, or several of these.
 
     On several GPUs: accelerate launch -m vjepa_hf.cli compare ...
     """
@@ -174,8 +177,10 @@ def compare(
         is_main = encoder.accelerator.is_main_process
         if is_main:
             typer.echo(f"{features} features of one clip per video: {encoder.clips}")
+        names = ["generated"] if len(generated) == 1 else generated_names(generated)
         options = {"real_stats": real_stats, "video_column": video_column}
-        result = write_comparison(encoder, real, generated, output, features_dir, **options)
+        sets = dict(zip(names, generated, strict=True))
+        result = write_comparison(encoder, real, sets, output, features_dir, page, **options)
     if is_main:
         for line in summary(result):
             typer.echo(line)

@@ -113,7 +113,7 @@ def test_the_result_is_the_distance_of_the_features_and_says_where_it_is_from(en
     for name in SUMS:
         assert result[name] == pytest.approx(expected[name], rel=1e-5), name
     assert (result["num_real"], result["num_generated"]) == (7, 5)
-    assert result["settings"].keys() == {"features", "encoder", "pooler", "clips", "precision"}
+    assert result["settings"].keys() == {*"features published_setting encoder pooler clips precision".split()}
     assert "CC BY-NC 4.0" in result["license"] and "x from -x" in result["blind_spot"]
 
 
@@ -178,14 +178,14 @@ def test_a_comparison_that_was_killed_resumes_and_is_equal(encoder, sets, tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr(clips, "__call__", until_killed)
         with pytest.raises(KeyboardInterrupt):
-            write_comparison(encoder, *sets, tmp_path / "result.json", None)
+            write_comparison(encoder, sets[0], {"generated": sets[1]}, tmp_path / "result.json")
     assert not (tmp_path / "result.json").exists()
     read.clear()
     with monkeypatch.context() as patch:
         patch.setattr(clips, "__call__", lambda *words: until_killed(*words, limit=99))
-        result = write_comparison(encoder, *sets, tmp_path / "result.json", None)
+        result = write_comparison(encoder, sets[0], {"generated": sets[1]}, tmp_path / "result.json")
     assert len(read) == 12 - 4  # two shards of two videos were complete
-    assert result == expected == json.loads((tmp_path / "result.json").read_text())
+    assert result["generators"]["generated"] == expected == json.loads((tmp_path / "result.json").read_text())
     assert not (tmp_path / "result.features").exists()
 
 
@@ -227,7 +227,7 @@ def test_the_state_of_the_process_does_not_change(encoder, sets, tmp_path):
 def test_statistics_of_the_real_set_are_reused_without_reading_its_videos(encoder, sets, tmp_path, monkeypatch):
     broken = [*sets[0], str(tmp_path / "missing.mp4")]
     stats = tmp_path / "real.safetensors"
-    first = compare_videos(encoder, broken, sets[1], tmp_path / "a", stats)
+    first = compare_videos(encoder, broken, sets[1], tmp_path / "a", real_stats=stats)
     clips = type(encoder.clips)
     call = clips.__call__
 
@@ -236,7 +236,7 @@ def test_statistics_of_the_real_set_are_reused_without_reading_its_videos(encode
         return call(self, video, row)
 
     monkeypatch.setattr(clips, "__call__", only_generated)
-    assert compare_videos(encoder, broken, sets[1], tmp_path / "b", stats) == first
+    assert compare_videos(encoder, broken, sets[1], tmp_path / "b", real_stats=stats) == first
 
 
 def test_statistics_of_other_settings_videos_or_changed_files_are_refused(probe_folder, sets, tmp_path):
@@ -340,7 +340,7 @@ def test_other_mistakes_are_one_sentence_and_nothing_is_written(
         ([*good, encoder_folder], "has no attentive pooler: train one with `python examples/probe.py --model"),
         ([*good, headless], "has no attentive pooler"),
         ([*good, wrong], "makes clips of 8 frames of 32 x 32 pixels, but the model is configured for 4 of 32 x 32"),
-        ([*good, probe_folder, "--features", "max"], "features='max' must be one of pooler, mean"),
+        ([*good, probe_folder, "--features", "max"], "features='max' must be one of pooler, trained_pooler, mean"),
         ([*good, probe_folder, "--real_stats", damaged], "damaged.safetensors is not a complete file of statistics"),
         ([*good, probe_folder, "--real_stats", tmp_path / "a" / "b"], "the folder .*a does not exist"),
         ([good[0], good[0], *good[2:], probe_folder], "the same set was given twice"),
@@ -370,6 +370,38 @@ def test_sources_of_another_kind_are_errors(encoder, sets):
         comparison.as_videos(np.zeros((4, 8, 8, 3)))
     with pytest.raises(ValueError, match="folder, list, table, stream or array, not int"):
         compare_videos(encoder, 3, sets[1])
+
+
+def test_several_generators_are_ranked_and_shown_on_one_page(probe_folder, toy_videos, sets, tmp_path):
+    noise = tmp_path / "noise"
+    noise.mkdir()
+    for row, path in enumerate(sets[0]):
+        rewrite(
+            path,
+            noise / f"{row}.mp4",
+            lambda f, row=row: np.random.default_rng(row).integers(0, 256, f.shape, "uint8"),
+        )
+    words = [toy_videos / "train", toy_videos / "test", noise, "-o", tmp_path / "r.json", "--model", probe_folder]
+    output = run(*words, "--page", tmp_path / "page.html")
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert list(result["generators"]) == ["test", "noise"]
+    (pair,) = result["pairs"]
+    assert (pair["first"], pair["second"]) == ("test", "noise") and pair["p_value"] < 0.05
+    assert "test is closer than noise" in output
+    values = result["generators"]["noise"]
+    assert len(values["worst"]) == 7 and sum(record["contribution"] for record in values["worst"]) == pytest.approx(
+        values["jedi"], rel=1e-4
+    )
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 4 * (8 + 7) and page.count("<circle") == 2
+    assert re.findall(r'(?:src|href)="?(?!"?data:)', page) == [] and "CC BY-NC" in page
+    assert "given twice" in run(*words[:2], words[1], *words[3:], exit_code=2)
+
+
+def test_names_of_generators_differ():
+    assert comparison.generated_names(["a/x", "b/y.csv"]) == ["x", "y"]
+    assert comparison.generated_names(["a/x", "b/x/"]) == ["1 x", "2 x"]
+    assert comparison.generated_names(["a/real"]) == ["1 real"]
 
 
 def test_code_on_the_page_runs(probe_folder, sets, repo):

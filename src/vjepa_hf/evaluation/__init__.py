@@ -1,10 +1,12 @@
 """Evaluate an encoder: features, probes, metrics, action detection.
 
-- `comparison`: features of two sets of videos, and JEDi between them
+- `comparison_page`: an HTML page about a comparison
+- `comparison`: features of sets of videos, and JEDi between them
 - `dense_features`: features of long videos, one per time step
 - `detection`: action detection: files of AVA, clips around key frames, frame mAP
 - `distance`: JEDi, the distance between a set of real and a set of generated videos
 - `features`: tokens of videos, computed once and cached on disk
+- `generators`: which of several generators is closer to the real videos
 - `labels`: class indices, and class-balanced draws
 - `live_features`: tokens of videos, computed in every pass
 - `loading`: saved encoder and processor
@@ -16,7 +18,7 @@
 - `views`: clips of a video for a frozen encoder
 """
 
-from .comparison import compare_videos, load_set_encoder
+from .comparison import compare_generators, compare_videos, load_set_encoder
 from .dense_features import stream_features, write_features
 from .detection import (
     FrameMeanAveragePrecision,
@@ -52,6 +54,7 @@ __all__ = [
     "VideoEmbedder",
     "VideoSetDistance",
     "collate_key_frames",
+    "compare_generators",
     "compare_videos",
     "draw_labels",
     "encode_labels",

@@ -25,8 +25,10 @@ from ..model.frame_sampling import regular_clips
 from ..model.modeling_vjepa import VJEPAForVideoClassification, VJEPAModel
 from ..model.video_io import VideoDecodeError
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
+from .comparison_page import comparison_page
 from .distance import BLIND_SPOT, VideoSetDistance, VideoSetMoments, check_set, check_settings
-from .features import FrozenEncoder, extract_features
+from .features import FrozenEncoder, VideoFeatures, extract_features
+from .generators import contributions, rank_generators
 from .shards import encoder_fingerprint, video_version, weights_fingerprint
 from .views import RegularClips
 
@@ -202,26 +204,61 @@ class SetEncoder:
             for features, failures in self.encode(videos):
                 result.add(features, failures)
             return result
-        if not isinstance(videos, Sequence):
-            videos = list(videos)
-        cached = extract_features(
-            self.accelerator, self.model, self.clips, videos, folder, self.batch_size, self.num_workers, self.pooler
+        result.videos = videos if isinstance(videos, Sequence) else list(videos)
+        result.cached = extract_features(
+            self.accelerator,
+            self.model,
+            self.clips,
+            result.videos,
+            folder,
+            self.batch_size,
+            self.num_workers,
+            self.pooler,
         )
-        readable = cached.readable
-        for start in range(0, len(readable), BATCH_ROWS):
-            rows = readable[start : start + BATCH_ROWS]
-            names = [video_name(videos[int(row)]) for row in rows]
-            result.add(cached.tokens[rows][:, 0], [], names)
-        result.failures = list(cached.failures.values())
+        for rows, features in result.batches():
+            result.add(features, [], [video_name(result.videos[int(row)]) for row in rows])
+        result.failures = list(result.cached.failures.values())
         return result
 
 
 @dataclass
 class VideoSet:
-    """Sums of the features of the readable videos of a set, and the failures of the others."""
+    """Sums of the features of the readable videos of a set, and the failures of the others.
+
+    Attributes:
+        moments: sums of the features.
+        failures: unreadable videos.
+        videos: all videos, if their features are cached.
+        cached: their features on disk.
+    """
 
     moments: VideoSetMoments = field(default_factory=VideoSetMoments)
     failures: list[VideoFailure] = field(default_factory=list)
+    videos: Sequence[Any] = ()
+    cached: VideoFeatures | None = None
+
+    def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield rows of readable videos and their cached features `(n, D)`."""
+        if self.cached is not None:
+            readable = self.cached.readable
+            for start in range(0, len(readable), BATCH_ROWS):
+                rows = readable[start : start + BATCH_ROWS]
+                yield rows, self.cached.tokens[rows][:, 0]
+
+    def worst(self, real: VideoSetMoments, count: int = 10) -> list[dict[str, Any]]:
+        """Return row, name and contribution of the videos that pull the set away most; none of a stream or arrays."""
+        values = [contributions(real, self.moments, features.astype(np.float64)) for _, features in self.batches()]
+        if self.cached is None:
+            return []
+        rows, contribution = self.cached.readable, np.concatenate(values)
+        return [
+            {
+                "row": int(rows[index]),
+                "video": video_name(self.videos[int(rows[index])]),
+                "contribution": float(contribution[index]),
+            }
+            for index in np.argsort(-contribution, kind="stable")[:count]
+        ]
 
     def add(self, features: np.ndarray, failures: Iterable[VideoFailure], names: Sequence[str] = ()) -> None:
         """Add features `(n, D)` of readable videos, and failures of others.
@@ -320,13 +357,7 @@ def _load_pooled(model: str | Path, with_projection: bool) -> tuple[VJEPAModel, 
 
 
 def compare_videos(
-    encoder: SetEncoder,
-    real: Any,
-    generated: Any,
-    features_dir: str | Path | None = None,
-    real_stats: str | Path | None = None,
-    video_column: str | None = None,
-    seed: int = 0,
+    encoder: SetEncoder, real: Any, generated: Any, features_dir: str | Path | None = None, **options: Any
 ) -> dict[str, Any]:
     """Compute JEDi between two sets of videos. On several processes, call it on all of them.
 
@@ -337,92 +368,171 @@ def compare_videos(
         real: the real videos.
         generated: the generated videos.
         features_dir: folder that caches the features of files, so that an interrupted call resumes.
-        real_stats: file of the sums of the real set; it is written, or read if it exists.
-        video_column: column with the videos, if a set is a table.
-        seed: seed of the bootstrap.
+        options: `real_stats`, `video_column` and `seed`, as in `compare_generators`.
 
     Returns:
         The result of `VideoSetDistance.compute`; `unreadable_real` and `unreadable_generated`: names of unreadable
-        videos with their causes; `settings`: how the features were made; `blind_spot` and `license`: sentences.
+        videos with their causes; `worst`: the ten videos that add most to `jedi`, with how much, if they are files;
+        `settings`: how the features were made; `blind_spot` and `license`: sentences. Empty on other processes than
+        the main one.
 
     Raises:
-        ValueError: a set has fewer than two readable videos, its features are equal or not finite, both sets are the
-            same, or `real_stats` is damaged or of other settings or videos.
+        ValueError: as `compare_generators`.
     """
-    settings = encoder.settings
-    folders = {name: Path(features_dir) / name if features_dir else None for name in ("real", "generated")}
-    real_videos, generated_videos = (as_videos(source, video_column) for source in (real, generated))
-    if real_stats is not None and Path(real_stats).exists():
-        real_set = read_stats(Path(real_stats), settings, real_videos)
+    result = compare_generators(encoder, real, {"generated": generated}, features_dir, **options)
+    return result["generators"]["generated"] if result else {}
+
+
+def compare_generators(
+    encoder: SetEncoder,
+    real: Any,
+    generated: Mapping[str, Any],
+    features_dir: str | Path | None = None,
+    real_stats: str | Path | None = None,
+    video_column: str | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Compare several sets of generated videos with one real set. On several processes, call it on all of them.
+
+    Args:
+        encoder: encoder and clip settings, the same for all sets.
+        real: the real videos.
+        generated: name of each generator -> its videos.
+        features_dir: folder that caches the features of files, so that an interrupted call resumes.
+        real_stats: file of the sums of the real set; it is written, or read if it exists.
+        video_column: column with the videos, if a set is a table.
+        seed: seed of the bootstrap and of the permutations.
+
+    Returns:
+        `generators`: name -> result as in `compare_videos`; `pairs`: the records of `rank_generators`, which of two
+        generators is closer and with which p-value. Empty on other processes than the main one.
+
+    Raises:
+        ValueError: a set has fewer than two readable videos, its features are equal or not finite, a generated set
+            is the real set, or `real_stats` is damaged or of other settings or videos.
+    """
+    settings, is_main = encoder.settings, encoder.accelerator.is_main_process
+    folders = {name: Path(features_dir) / name if features_dir else None for name in ("real", *generated)}
+    real_videos = as_videos(real, video_column)
+    generated_videos = {name: as_videos(source, video_column) for name, source in generated.items()}
+    stats = Path(real_stats) if real_stats is not None and Path(real_stats).exists() else None
+    if stats is not None:
+        real_set = read_stats(stats, settings, real_videos)
     else:
         real_set = _sums(encoder, real_videos, folders["real"])
-        real_set.check("real")
-        if real_stats is not None and encoder.accelerator.is_main_process:
-            write_stats(Path(real_stats), real_set, settings, real_videos)
-    generated_set = _sums(encoder, generated_videos, folders["generated"])
     real_set.check("real")
-    generated_set.check("generated")
-    if real_set.moments.has_same_features(generated_set.moments):
-        raise ValueError("the real and the generated videos have the same features: the same set was given twice")
-    distance = VideoSetDistance(settings, seed)
-    distance.real, distance.generated = real_set.moments, generated_set.moments
-    return {
-        **distance.compute(),
-        "unreadable_real": [str(failure) for failure in real_set.failures],
-        "unreadable_generated": [str(failure) for failure in generated_set.failures],
-        "settings": settings,
-        "blind_spot": BLIND_SPOT,
-        "license": LICENSE_NOTE,
-    }
+    sets = {name: _sums(encoder, videos, folders[name]) for name, videos in generated_videos.items()}
+    for name, generated_set in sets.items():
+        generated_set.check(name)
+        if real_set.moments.has_same_features(generated_set.moments):
+            raise ValueError(f"the real and the {name} videos have the same features: the same set was given twice")
+    if not is_main:
+        return {}
+    results = {}
+    for name, generated_set in sets.items():
+        distance = VideoSetDistance(settings, seed)
+        distance.real, distance.generated = real_set.moments, generated_set.moments
+        results[name] = {
+            **distance.compute(),
+            "unreadable_real": [str(failure) for failure in real_set.failures],
+            "unreadable_generated": [str(failure) for failure in generated_set.failures],
+            "worst": generated_set.worst(real_set.moments),
+            "settings": settings,
+            "blind_spot": BLIND_SPOT,
+            "license": LICENSE_NOTE,
+        }
+    moments = {name: generated_set.moments for name, generated_set in sets.items()}
+    pairs = rank_generators(real_set.moments, moments, seed) if len(moments) > 1 else []
+    if real_stats is not None and stats is None:
+        write_stats(Path(real_stats), real_set, settings, real_videos)
+    return {"generators": results, "pairs": pairs}
 
 
 def write_comparison(
-    encoder: SetEncoder, real: Any, generated: Any, output: str | Path, features_dir: str | Path | None, **options: Any
+    encoder: SetEncoder,
+    real: Any,
+    generated: Mapping[str, Any],
+    output: str | Path,
+    features_dir: str | Path | None = None,
+    page: str | Path | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
-    """Write the result of `compare_videos` to a JSON file on the main process, and return it.
+    """Write the result of `compare_generators` to a JSON file on the main process, and return it.
 
-    Without `features_dir` the features are cached next to the file while the call runs, so that a call that was killed
-    resumes. A mistake leaves no file.
+    The file of a single generator has the result of `compare_videos`. Without `features_dir` the features are cached
+    next to the file while the call runs, so that a call that was killed resumes. A mistake leaves no file.
+
+    Args:
+        encoder: as in `compare_generators`, like `real`, `generated` and `options`.
+        real: the real videos.
+        generated: name of each generator -> its videos.
+        output: JSON file to write.
+        features_dir: folder that keeps the features.
+        page: HTML file to write, see `comparison_page`.
+        options: `real_stats`, `video_column` and `seed`.
 
     Raises:
-        ValueError: as `compare_videos`, or the folder of a file to write does not exist.
+        ValueError: as `compare_generators`, or the folder of a file to write does not exist.
     """
     output = Path(output)
-    for file in (output, options.get("real_stats")):
+    for file in (output, page, options.get("real_stats")):
         if file is not None and not Path(file).parent.is_dir():
             raise ValueError(f"{file} cannot be written: the folder {Path(file).parent} does not exist")
     folder = Path(features_dir) if features_dir else output.with_name(f"{output.stem}.features")
     is_main, is_new = encoder.accelerator.is_main_process, not folder.exists()
     encoder.accelerator.wait_for_everyone()
     try:
-        result = compare_videos(encoder, real, generated, folder, **options)
+        result = compare_generators(encoder, real, generated, folder, **options)
     except ValueError:
         if is_main and is_new:
             shutil.rmtree(folder, ignore_errors=True)
         raise
     if is_main:
+        content = result if len(generated) > 1 else next(iter(result["generators"].values()))
+        if page is not None:
+            videos = {name: as_videos(source, options.get("video_column")) for name, source in generated.items()}
+            with whole_file(page) as unfinished:
+                unfinished.write_text(comparison_page(result, videos))
         with whole_file(output) as unfinished:
-            unfinished.write_text(json.dumps(result, indent=2) + "\n")
+            unfinished.write_text(json.dumps(content, indent=2) + "\n")
         if features_dir is None:
             shutil.rmtree(folder)
     return result
 
 
 def summary(result: Mapping[str, Any]) -> list[str]:
-    """Return the lines that `vjepa-hf compare` prints about a result."""
-    lines = [
-        f"skipped {name} video {failure}" for name in ("real", "generated") for failure in result[f"unreadable_{name}"]
-    ]
-    lines += [f"warning: {warning}" for warning in result["warnings"]]
-    if not result["settings"]["published_setting"]:
+    """Return the lines that `vjepa-hf compare` prints about a result of `compare_generators`."""
+    first = next(iter(result["generators"].values()))
+    lines = [f"skipped real video {failure}" for failure in first["unreadable_real"]]
+    if not first["settings"]["published_setting"]:
         lines.append("these are not the published settings: compare the value only with others of the same settings")
-    for name in ("jedi", "jedi_unbiased"):
-        low, high = result[f"{name}_interval"]
-        lines.append(f"{name:<14} {result[name]:.4f}  (95 % interval {low:.4f} to {high:.4f})")
-    lines.append(f"{'floor':<14} {result['floor']:.4f}  (between halves of the real set)")
-    lines.append(f"{'similarity':<14} {result['similarity']:.4f}")
-    lines.append(f"{result['num_real']} real and {result['num_generated']} generated videos")
-    return [*lines, f"license: {result['license']}"]
+    for name, values in result["generators"].items():
+        lines += [f"skipped {name} video {failure}" for failure in values["unreadable_generated"]]
+        lines.append(f"{name}: {values['num_real']} real and {values['num_generated']} generated videos")
+        lines += [f"  warning: {warning}" for warning in values["warnings"]]
+        for key in ("jedi", "jedi_unbiased"):
+            low, high = values[f"{key}_interval"]
+            lines.append(f"  {key:<14} {values[key]:.4f}  (95 % interval {low:.4f} to {high:.4f})")
+        lines.append(f"  {'floor':<14} {values['floor']:.4f}  (between halves of the real set)")
+        lines.append(f"  {'similarity':<14} {values['similarity']:.4f}")
+    for pair in result["pairs"]:
+        lines.append(
+            f"{pair['first']} is closer than {pair['second']} by {pair['difference']:.4f}, p={pair['p_value']:.3f}"
+        )
+    return [*lines, f"license: {first['license']}"]
+
+
+def generated_names(sources: Sequence[str]) -> list[str]:
+    """Return short and different names of sets, for results and for folders of features.
+
+    Raises:
+        ValueError: a source is given twice.
+    """
+    if len(set(sources)) < len(sources):
+        raise ValueError("the same generated videos are given twice")
+    stems = [Path(source.rstrip("/")).stem for source in sources]
+    is_short = len({*stems, "real"}) == len(stems) + 1
+    return stems if is_short else [f"{number} {stem}" for number, stem in enumerate(stems, 1)]
 
 
 def _sums(encoder: SetEncoder, videos: Iterable[Any], folder: Path | None) -> VideoSet:
