@@ -1,7 +1,7 @@
 """Evaluate an encoder: features, probes, metrics, action detection.
 
-- `comparison_page`: an HTML page about a comparison
 - `comparison`: features of sets of videos, and JEDi between them
+- `comparison_page`: an HTML page about a comparison
 - `dense_features`: features of long videos, one per time step
 - `detection`: action detection: files of AVA, clips around key frames, frame mAP
 - `distance`: JEDi, the distance between a set of real and a set of generated videos
