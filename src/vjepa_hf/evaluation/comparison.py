@@ -103,7 +103,7 @@ class WholeVideoClip(RegularClips):
             ValueError: the values of an array are outside of `value_range`, or it is missing.
         """
         if hasattr(video, "ndim"):
-            frames = self._scaled(torch.as_tensor(video)[self._indices(len(video), f"video {row}")])
+            frames = self._scaled(torch.as_tensor(video[self._indices(len(video), f"video {row}")]))
         else:
             with open_video(video) as file:
                 frames = file.frames(self._indices(file.info.num_frames, video_name(video)))
@@ -111,8 +111,8 @@ class WholeVideoClip(RegularClips):
         return self.processor(frames, return_tensors="pt", **options)["pixel_values_videos"]
 
     def _indices(self, total: int, name: str) -> np.ndarray:
-        if total == 1:
-            raise VideoDecodeError(name, "a clip", "it has one frame, so it is an image and not a video")
+        if total < 2:
+            raise VideoDecodeError(name, "a clip", f"it has {total or 'no'} frame, so it is not a video")
         num_frames = self.processor.num_frames
         if self.frame_step is not None:
             return regular_clips(total, num_frames, self.frame_step)[0]
