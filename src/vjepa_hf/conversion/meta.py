@@ -120,8 +120,8 @@ def convert(
         ]
         if "classifier" in parts:
             dropped[f"{UNUSED_PROJECTION}*"] = (
-                "the cross-attention output projection of the probe, which Meta's code stores but never applies; kept in "
-                f"{POOLER_PROJECTION} for JEDi"
+                "the cross-attention output projection of the probe, which Meta's code stores but never applies; "
+                f"{POOLER_PROJECTION} keeps it for JEDi"
             )
             notes.append(name_labels(config, labels, sources[-1].released_as))
         elif labels:
@@ -130,10 +130,6 @@ def convert(
 
         report = Conversion(output, _count(parts), dropped, notes)
         save_torch_state_dict(_unshared(from_meta(parts)), folder)
-        if "classifier" in parts:
-            head = parts["classifier"]
-            projection = {name: head[UNUSED_PROJECTION + name].contiguous() for name in ("weight", "bias")}
-            save_file(projection, folder / POOLER_PROJECTION)
         if "classifier" in parts:
             head = parts["classifier"]
             projection = {name: head[UNUSED_PROJECTION + name].contiguous() for name in ("weight", "bias")}

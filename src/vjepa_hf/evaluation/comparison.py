@@ -19,7 +19,7 @@ from ..conversion.meta import POOLER_PROJECTION
 from ..conversion.released import LICENSE
 from ..data.sources import load_videos
 from ..data.videos import VideoFailure, open_video, video_name
-from ..files import whole_file
+from ..files import named_damage, parents_of, whole_file
 from ..model.configuration_vjepa import VJEPAConfig
 from ..model.frame_sampling import regular_clips
 from ..model.modeling_vjepa import VJEPAForVideoClassification, VJEPAModel
@@ -315,11 +315,12 @@ def load_set_encoder(
     if features not in FEATURES:
         raise ValueError(f"features={features!r} must be one of {', '.join(FEATURES)}")
     pooler: torch.nn.Module = MeanPooling()
-    if features != "mean":
-        encoder, pooler = _load_pooled(model, with_projection=features == "pooler")
-    else:
-        encoder = VJEPAModel.from_pretrained(model, add_predictor=False, dtype=torch.float32)
-    processor = VJEPAVideoProcessor.from_pretrained(model)
+    with named_damage(model):
+        processor = VJEPAVideoProcessor.from_pretrained(model)
+        if features != "mean":
+            encoder, pooler = _load_pooled(model, with_projection=features == "pooler")
+        else:
+            encoder = VJEPAModel.from_pretrained(model, add_predictor=False, dtype=torch.float32)
     size, config = processor.crop_size, encoder.config
     side = (config.image_size,) * 2 if isinstance(config.image_size, int) else tuple(config.image_size)
     if (processor.num_frames, size["height"], size["width"]) != (config.num_frames, *side):
@@ -472,31 +473,30 @@ def write_comparison(
         options: `real_stats`, `video_column` and `seed`.
 
     Raises:
-        ValueError: as `compare_generators`, or the folder of a file to write does not exist.
+        OSError: the folder of a file to write cannot be made.
+        ValueError: as `compare_generators`.
     """
     output = Path(output)
-    for file in (output, page, options.get("real_stats")):
-        if file is not None and not Path(file).parent.is_dir():
-            raise ValueError(f"{file} cannot be written: the folder {Path(file).parent} does not exist")
     folder = Path(features_dir) if features_dir else output.with_name(f"{output.stem}.features")
     is_main, is_new = encoder.accelerator.is_main_process, not folder.exists()
     encoder.accelerator.wait_for_everyone()
-    try:
-        result = compare_generators(encoder, real, generated, folder, **options)
-    except ValueError:
-        if is_main and is_new:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    if is_main:
-        content = result if len(generated) > 1 else next(iter(result["generators"].values()))
-        if page is not None:
-            videos = {name: as_videos(source, options.get("video_column")) for name, source in generated.items()}
-            with whole_file(page) as unfinished:
-                unfinished.write_text(comparison_page(result, videos))
-        with whole_file(output) as unfinished:
-            unfinished.write_text(json.dumps(content, indent=2) + "\n")
-        if features_dir is None:
-            shutil.rmtree(folder)
+    with parents_of(output), parents_of(page or output), parents_of(options.get("real_stats") or output):
+        try:
+            result = compare_generators(encoder, real, generated, folder, **options)
+        except ValueError:
+            if is_main and is_new:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        if is_main:
+            content = result if len(generated) > 1 else next(iter(result["generators"].values()))
+            if page is not None:
+                videos = {name: as_videos(source, options.get("video_column")) for name, source in generated.items()}
+                with whole_file(page) as unfinished:
+                    unfinished.write_text(comparison_page(result, videos), encoding="utf-8")
+            with whole_file(output) as unfinished:
+                unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            if features_dir is None:
+                shutil.rmtree(folder)
     return result
 
 
