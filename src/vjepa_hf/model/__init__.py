@@ -8,6 +8,6 @@
 - `tubelets`: clips to tubelet tokens, the token grid and its position embeddings
 - `video_inputs`: what a video is: files, rows, folders of images, frames in memory
 - `video_io`: what a video file holds, and exactly the frames asked for
-- `video_sources`: what is opened, and what is refused: local files, addresses, bytes and file objects
 - `video_processing_vjepa`: VJEPAVideoProcessor, from a path, URL, array or image to tensors
+- `video_sources`: what is opened, and what is refused: local files, addresses, bytes and file objects
 """
