@@ -74,6 +74,12 @@ def test_an_error_about_bytes_names_their_source():
         probe_video({"bytes": None, "path": None})
 
 
+def test_errors_of_fsspec_show_neither_password_nor_query():
+    with pytest.raises(VideoDecodeError, match="memory://clips/gone.mp4") as error:
+        probe_video("memory://somebody:secret@clips/gone.mp4?key=secret")
+    assert "secret" not in str(error.value) and error.value.__suppress_context__
+
+
 def test_other_urls_are_read_by_fsspec(toy_video_path):
     import fsspec
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from video_files import write_video
 from vjepa_hf import VJEPAVideoProcessor
 from vjepa_hf.data.videos import VideoFailure, decode_video, probe_video
 from vjepa_hf.evaluation.detection import (
@@ -171,6 +172,17 @@ def test_a_clip_has_the_requested_fps_at_any_frame_rate_of_the_video(toy_video_p
     assert probe_video(toy_video_path).fps == 12
     assert torch.equal(clips.decode(clips.key_frames[0]), decode_video(toy_video_path, [4, 8, 12, 15]))
     assert clips[0]["pixel_values_videos"].shape == (4, 3, 32, 32)
+
+
+@pytest.mark.parametrize("fps", [None, 5])
+def test_a_clip_lies_around_its_second_if_the_frame_rate_varies(tmp_path, processor, fps):
+    times = [200 * number for number in range(10)] + [2000 + 20 * number for number in range(101)]
+    path = write_video(tmp_path / "varies.mp4", num_frames=111, times=times)
+    processor = whole_frame_processor(processor, image_size=32, fps=fps)
+    clips = KeyFrameClips([key_frame("v", 3.0)], {"v": str(path)}, processor)
+    middle = clips.decode(clips.key_frames[0])[2]
+    near = [times.index(milliseconds) for milliseconds in (2980, 3000, 3020)]
+    assert any(torch.equal(middle, frame) for frame in decode_video(path, near))
 
 
 def test_the_whole_frame_is_resized_and_not_cropped():

@@ -299,6 +299,7 @@ def test_numbers_of_a_constant_rate_are_replaced_by_the_frames_shown_at_their_ti
     with VideoFile(path) as file:
         assert file.info.num_frames == 111
         numbers = np.arange(111).reshape(3, 37)
+        assert file.info.fps == pytest.approx(110 / 4, rel=0.001)
         shown = file.at_constant_rate(numbers)
         assert shown.shape == (3, 37) and shown[0, 0] == 0 and shown[-1, -1] == 110
         even = numbers * 4 / 110

@@ -28,6 +28,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..data.sources import VIDEO_SUFFIXES
 from ..data.videos import VideoFailure, open_video
 from ..model.frame_sampling import centered_clip, resolve_frame_step
+from ..model.video_inputs import at_constant_rate
 from ..model.video_io import VideoDecodeError
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
 
@@ -288,7 +289,11 @@ class KeyFrameClips(torch.utils.data.Dataset):
                 cause = f"the video covers seconds {self.first_second:g} to {last:g}; check first_second"
                 raise VideoDecodeError(video.name, f"second {key_frame.second:g}", cause)
             step = resolve_frame_step(self.processor.frame_step, self.processor.fps, fps)
-            return video.frames(centered_clip(center, info.num_frames, self.processor.num_frames, step)[0])
+            # Seconds, and frames chosen by `fps`, become the frames that a file of varying frame rate shows then.
+            if self.processor.fps is None:
+                center = int(at_constant_rate(video, np.array(center)))
+            (clip,) = centered_clip(center, info.num_frames, self.processor.num_frames, step)
+            return video.frames(clip if self.processor.fps is None else at_constant_rate(video, clip))
 
 
 def collate_key_frames(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from torchvision.transforms.v2 import functional as tvF
 from transformers.image_utils import ChannelDimension
 
 from .names import printable
-from .video_io import TimedFrame, VideoDecodeError, VideoFile, VideoInfo, frame_numbers, source_name
+from .video_io import TimedFrame, VideoDecodeError, VideoFile, VideoInfo, frame_numbers
+from .video_sources import source_name, without_secrets
 
 IMAGE_SUFFIXES = frozenset(".bmp .jpeg .jpg .png .tif .tiff .webp".split())
 DOWNLOADED = ("http", "https", "file")  # schemes that `VideoFile` reads; fsspec reads the others
@@ -340,8 +341,9 @@ def _read_address(address: str, name: str) -> bytes:
         with fsspec.open(address) as file:
             data: bytes = file.read()
             return data
-    except Exception as error:  # file systems of fsspec raise any type
-        raise VideoDecodeError(name, "the file", printable(f"{type(error).__name__}: {error}")) from error
+    except Exception as error:  # noqa: BLE001  file systems of fsspec raise any type
+        cause = without_secrets(f"{type(error).__name__}: {error}", address)
+        raise VideoDecodeError(name, "the file", printable(cause)) from None  # the error may contain a password
 
 
 def _frame_files(folder: str) -> list[str]:

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from .frame_sampling import frames_at_constant_rate, has_constant_rate
+from .names import printable
 from .video_sources import MAX_PIXELS, Source, open_container, open_source, source_name, without_secrets
 
 
@@ -299,7 +300,7 @@ class VideoFile:
         # What FFmpeg's decoders return for a frame that is too large, and for other mistakes.
         if cause.startswith(("ArgumentError", "OverflowError")):
             cause += f" (does a frame have more than max_pixels={self._max_pixels} pixels?)"
-        return VideoDecodeError(self.name, part, without_secrets(cause))
+        return VideoDecodeError(self.name, part, printable(without_secrets(cause)))
 
     def _restart(self) -> None:
         """(Re)open the file at its beginning, which a seek does not always reach."""
@@ -374,9 +375,19 @@ class VideoFile:
             clock="dts",
             hidden=hidden,
             seek_offset=delay,
-            frame_interval=(entries[-1].timestamp - entries[0].timestamp) / max(1, len(entries) - 1),
+            frame_interval=self._frame_interval(entries, first[1]),
             may_skip=self._may_skip([first[1], *(pts for _, pts in others)]),
         )
+
+    def _frame_interval(self, entries: Sequence[Any], start: int) -> float:
+        """Return the mean time between two frames of a file whose first frame is shown at `start`."""
+        times = [entry.timestamp for entry in entries]
+        span = times[-1] - times[0]
+        if not has_constant_rate(times):
+            # Decoding begins some frames before the first one is shown, which are longer or shorter than the mean.
+            end = self._times_from(times[-MAX_REORDERING:][0], 2 * MAX_REORDERING)
+            span = max((pts for _, pts in end if pts is not None), default=start + span) - start
+        return span / max(1, len(times) - 1)
 
     def _may_skip(self, times: list[int]) -> bool:
         """Return whether frames may be skipped, given the first presentation times in stored order.

@@ -148,13 +148,16 @@ def source_name(source: Source) -> str:
     return f"<{len(source)} bytes>" if isinstance(source, bytes) else f"<{type(source).__name__}>"
 
 
-def without_secrets(text: str) -> str:
-    """Return a text without the users, passwords and queries of the addresses in it."""
+def without_secrets(text: str, address: str = "") -> str:
+    """Return a text without the users, passwords and queries of the addresses in it, and of `address`."""
+    for login, query in re.findall(r"//([^\s/?#]+)@|[?#](.+)", address, re.DOTALL):
+        for secret in filter(None, (login, login.partition(":")[2], query)):
+            text = text.replace(secret, "...")
     # In a chained address such as tar://a.mp4::https://host/b.tar?key, `::` begins the next one.
     inside = rf"(?:(?!::{SCHEME}://)[^\s?#])*"
-    query = rf"[?#](?:(?!::{SCHEME}://)\S)*"
+    end = rf"[?#](?:(?!::{SCHEME}://)\S)*"
     text = re.sub(rf"\b({SCHEME}://)[^\s/?#]*@", r"\1", text)
-    return re.sub(rf"\b({SCHEME}://{inside}){query}", r"\1?...", text)
+    return re.sub(rf"\b({SCHEME}://{inside}){end}", r"\1?...", text)
 
 
 def _scheme(source: str) -> str:
