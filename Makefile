@@ -12,7 +12,7 @@ SOURCES := src tests examples benchmarks studies docs
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pretrain test test-oldest check style docs bench bench-more
+.PHONY: help setup pretrain test test-oldest check style docs dist bench bench-more
 
 help:  ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,12 @@ style: $(READY)  ## Format the code and fix what ruff can fix
 docs: $(READY)  ## Build the documentation site in site/; warnings are errors
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+
+dist: $(READY)  ## Build the source distribution and the wheel in dist/, and check them
+	$(BIN)/python -m pip install --quiet --editable ".[dist]"
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
 
 # A page of results: $(call page,SCRIPT,COMMAND,OPTIONS). It is refused while code is not committed.
 page = $(BIN)/python benchmarks/$(1).py $(2) $(3) --output benchmarks/results/$(1)$(addprefix _,$(2)).md

@@ -1,6 +1,6 @@
 """Scripts to run, read and change: pretrain, probe, fine-tune, classify, detect.
 
-The installed package has them too: `python -m vjepa_hf.examples.pretrain`.
+The installed package has them too: `vjepa-hf pretrain`, or `accelerate launch -m vjepa_hf.examples.pretrain`.
 
 - `classify_video`: print the most likely classes of a video
 - `detect_actions`: train and test action detection, on AVA or a data set in its file format

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from make_toy_videos import (
+from vjepa_hf.examples.make_toy_videos import (
     FRAMES_PER_SECOND,
     MOTIONS,
     RADIUS,

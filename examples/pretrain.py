@@ -4,9 +4,9 @@
 
 makes a toy set and trains on it within minutes on two CPU cores. On your own videos:
 
-    accelerate launch examples/pretrain.py --config examples/configs/vitl16.yaml --videos FOLDER --output_dir OUTPUT
+    accelerate launch examples/pretrain.py --config vitl16 --videos FOLDER --output_dir OUTPUT
 
-`--resume` resumes a run, `--help` lists all options. `python`, `torchrun` and `srun` work too.
+`--resume` resumes a run, `--help` lists all options. `python`, `torchrun`, `srun` and `vjepa-hf pretrain` work too.
 """
 
 import subprocess

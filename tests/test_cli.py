@@ -6,6 +6,7 @@ pytest tests/test_cli.py
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,13 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from video_files import write_video
-from vjepa_hf import VJEPAModel, VJEPAVideoProcessor
-from vjepa_hf.cli import _copy_name, app
+from vjepa_hf import VJEPAModel, VJEPAVideoProcessor, __version__
+from vjepa_hf.cli import SCRIPTS, _copy_name, app
 from vjepa_hf.data.sources import load_videos
 from vjepa_hf.data.videos import probe_video
 from vjepa_hf.evaluation.dense_features import stream_features
 from vjepa_hf.model.frame_sampling import regular_clips
+from vjepa_hf.training.arguments import shipped_configs
 
 
 def run(*words: str, exit_code: int = 0) -> str:
@@ -97,11 +99,68 @@ def options() -> dict[str, list[str]]:
 
 
 def test_commands_have_dashes_and_options_underscores(toy_video_path):
-    assert {"features", "dense-features", "check-data", "compare", "convert", "env"} == set(options())
+    assert {"check-data", *SCRIPTS} < set(options()) and not [name for name in options() if "_" in name]
     names = [name for names in options().values() for name in names]
     assert len(names) > 15 and not [name for name in names if "-" in name.removeprefix("--")]
     for name in ("--num_frames", "--num-frames"):  # 0.1.0 had dashes, which still work
         assert "0 short" in run("check-data", toy_video_path, name, 4, "--num_workers", 0)
+
+
+def test_every_help_has_an_example(monkeypatch):
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    assert "Example: vjepa-hf " in run("--help")
+    for command in options():
+        assert f"Example: vjepa-hf {command}" in run(command, "--help")
+
+
+def test_version_is_printed():
+    assert run("--version") == f"{__version__}\n"
+
+
+def test_the_shell_completes_commands():
+    variables = {"_VJEPA_HF_COMPLETE": "complete_bash", "COMP_WORDS": "vjepa-hf de", "COMP_CWORD": "1"}
+    completions = CliRunner().invoke(app, [], prog_name="vjepa-hf", env=variables).output
+    assert completions.split() == ["detect-actions", "dense-features"]
+
+
+def test_configurations_are_listed_with_a_line_each_and_printed():
+    lines = run("configs").splitlines()
+    assert "ViT-L/16 at 224 x 224 pixels, as published" in run("configs")
+    assert [line.split()[0] for line in lines] == list(shipped_configs()) and len(lines) >= 5
+    assert all(line[18] == " " and len(line) > 40 and len(line) < 120 for line in lines)
+    assert run("configs", "vitl16") == shipped_configs()["vitl16"].read_text()
+    assert "'vitl17' is not one of domain_adaptation, " in run("configs", "vitl17", exit_code=2)
+
+
+# --- scripts ---
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Runs a script by its command; its name and its words stay in `sys.argv` until the test ends."""
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    return run
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_help_of_a_script_shows_the_options_of_the_script(script, command):
+    output = script(command, "--help")
+    assert f"usage: vjepa-hf {command} " in output and "--model" in output and "--config" in output
+    assert "Usage:" not in output  # typer's own
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_a_mistake_in_the_options_of_a_script_is_one_line_and_status_2(script, command):
+    for words, message in (("--modell", "m"), "did you mean 'model'"), (("--config", "vitl61"), "no such file"):
+        (line,) = script(command, *words, exit_code=2).splitlines()
+        assert line.startswith(f"vjepa-hf {command}: ") and message in line
+
+
+def test_a_script_gets_every_word_that_follows_its_command(script, tmp_path):
+    words = ["--model", str(tmp_path), "--learning-rate", "-1", "1e-3", "--evaluate-only", "--random_init=true", "a-b"]
+    assert "evaluate_only tests the weights" in script("probe", *words[:-1], exit_code=2)
+    script("probe", *words, exit_code=2)
+    assert sys.argv[1:] == [*words[:2], "--learning_rate", "-1", "1e-3", "--evaluate_only", *words[-2:]]
 
 
 @pytest.fixture

@@ -2,10 +2,12 @@
 
 import csv
 import hashlib
+import importlib
 import importlib.metadata
 import os
 import platform
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -33,7 +35,7 @@ from .files import parents_of, whole_file
 from .model.frame_sampling import clip_span
 from .model.names import printable
 from .model.video_io import VideoDecodeError, VideoInfo
-from .training.arguments import mistakes_exit
+from .training.arguments import mistakes_exit, shipped_configs
 from .training.flops import matmul_rate
 
 PACKAGES = ("vjepa_hf", "torch", "torchvision", "transformers", "accelerate", "datasets", "av", "numpy")
@@ -44,13 +46,100 @@ Given = TypeVar("Given", str, Path, str | None, Path | None)
 # Options have underscores, like those of the scripts in examples/; `--num-clips` is read as `--num_clips`.
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
-    help="V-JEPA for Hugging Face.",
     context_settings={"token_normalize_func": lambda name: name.replace("-", "_")},
 )
 
 
-@app.command()
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(importlib.metadata.version("vjepa_hf"))
+        raise typer.Exit
+
+
+@app.callback(epilog="Example: vjepa-hf pretrain --max_steps 50")
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """V-JEPA for Hugging Face: train video encoders without labels, evaluate them, and use them."""
+
+
+# --- scripts of vjepa_hf.examples ------------------------------------------------------------------------------------
+
+# Command -> module, help, and options of the example.
+SCRIPTS = {
+    "pretrain": (
+        "pretrain",
+        "Pretrain on unlabelled videos; without options, a tiny model on generated videos, in minutes.",
+        "--config vitl16 --videos FOLDER --output_dir output/mine",
+    ),
+    "probe": (
+        "probe",
+        "Train an attentive probe on the frozen features of a model, and test it.",
+        "--model output/mine --train_videos train.csv --test_videos test.csv --label action",
+    ),
+    "finetune": (
+        "finetune",
+        "Fine-tune an encoder, or adapters in it, on labelled videos.",
+        "--model output/mine --train_videos train.csv --label action --output_dir output/finetune",
+    ),
+    "classify": (
+        "classify_video",
+        "Print the most likely classes of videos.",
+        "--model output/probe --videos my_video.mp4",
+    ),
+    "detect-actions": (
+        "detect_actions",
+        "Train and test action detection, on AVA or a data set in its file format.",
+        "--model output/mine --image_size 48",
+    ),
+}
+
+
+def _add_script(command: str, module: str, text: str, example: str) -> None:
+    """Add a command that runs the `main` of a script in this process; the script parses the options."""
+    unparsed = {"ignore_unknown_options": True, "allow_extra_args": True}
+    panel = "Train and evaluate"
+
+    @app.command(command, help=text, add_help_option=False, context_settings=unparsed, rich_help_panel=panel)
+    def run(context: typer.Context) -> None:
+        words = [re.sub(r"^--[\w-]+", _with_underscores, word) for word in context.args]
+        if {"-h", "--help"} & set(words):
+            typer.echo(f"{text}\nExample: vjepa-hf {command} {example}\n")
+        sys.argv = [f"vjepa-hf {command}", *words]
+        importlib.import_module(f"vjepa_hf.examples.{module}").main()
+
+
+def _with_underscores(option: re.Match[str]) -> str:
+    return "--" + option[0].removeprefix("--").replace("-", "_")
+
+
+for _command, _script in SCRIPTS.items():
+    _add_script(_command, *_script)
+
+
+@app.command(epilog="Example: vjepa-hf configs vitl16 > mine.yaml")
+def configs(
+    name: Annotated[str | None, typer.Argument(help="configuration to print (default: list all)")] = None,
+) -> None:
+    """List the shipped configurations of `vjepa-hf pretrain --config NAME`, or print one."""
+    files = shipped_configs()
+    with mistakes_exit():
+        if name is not None and name not in files:
+            raise ValueError(f"configuration {name!r} is not one of {', '.join(files)}")
+    if name is not None:
+        typer.echo(files[name].read_text(), nl=False)
+        return
+    for stem, file in files.items():
+        first_line = file.read_text().splitlines()[0]
+        typer.echo(f"{stem:<19}{first_line.removeprefix('# ').split('. ')[0].rstrip('.')}")
+
+
+# --- commands of the package -----------------------------------------------------------------------------------------
+
+
+@app.command(epilog="Example: vjepa-hf env")
 def env() -> None:
     """Print versions, devices and matmul throughput, for a bug report."""
     installed = {distribution.name.lower().replace("-", "_") for distribution in importlib.metadata.distributions()}
@@ -71,7 +160,7 @@ FeatureFile = Annotated[Path, typer.Option("--output", "-o", help="safetensors f
 ModelOption = Annotated[str, typer.Option("--model", help="folder or Hub name of a model")]
 
 
-@app.command()
+@app.command(epilog="Example: vjepa-hf features my_video.mp4 --model output/mine --output features.safetensors")
 def features(
     video: VideoArgument,
     output: FeatureFile,
@@ -97,7 +186,7 @@ def features(
     typer.echo(f"features {tuple(tokens.shape)} in {output}")
 
 
-@app.command()
+@app.command(epilog="Example: vjepa-hf dense-features long.mp4 --model output/mine --output long.safetensors")
 def dense_features(
     video: VideoArgument,
     output: FeatureFile,
@@ -143,7 +232,7 @@ def _new_file(output: Path, source: str) -> Iterator[Path]:
         yield unfinished
 
 
-@app.command()
+@app.command(epilog="Example: vjepa-hf compare REAL GENERATED --model output/mine --output result.json")
 def compare(
     real: Annotated[str, typer.Argument(help="real videos: folder, list, .tar or .parquet file")],
     generated: Annotated[list[str], typer.Argument(help="generated videos, as the real ones; one or several sets")],
@@ -195,7 +284,7 @@ def _seconds(video: str, frames: np.ndarray) -> torch.Tensor:
     return seconds[torch.from_numpy(positions.reshape(frames.shape))]
 
 
-@app.command()
+@app.command(epilog="Example: vjepa-hf check-data FOLDER --num_workers 8 --output readable.csv")
 def check_data(
     source: Annotated[str, typer.Argument(help="folder, list, .tar or .parquet file, or a pattern of these")],
     video_column: Annotated[str | None, typer.Option("--video_column", help="column with the videos")] = None,
@@ -326,7 +415,7 @@ def _write_list(path: Path, videos: Dataset, checks: Sequence[_Check]) -> int:
     return len(rows)
 
 
-@app.command()
+@app.command(epilog="Example: vjepa-hf convert vitl16 models/vitl16 --probe k400")
 def convert(
     checkpoint: Annotated[
         str, typer.Argument(help=".pth.tar file, vitl16, vith16 or vith16-384; with --to_meta a folder")

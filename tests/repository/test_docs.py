@@ -17,9 +17,8 @@ import make_toy_actions
 import make_toy_videos
 import probe
 from house import REPO, sources
-from vjepa_hf import VJEPAVideoProcessor
-from vjepa_hf.cli import app
-from vjepa_hf.training.arguments import parse, parse_arguments
+from vjepa_hf import VJEPAVideoProcessor, cli
+from vjepa_hf.training.arguments import parse, parse_arguments, shipped_configs
 from vjepa_hf.training.diagnostics import ALARMS, health
 
 
@@ -266,7 +265,10 @@ SCRIPTS = {
 
 def check_vjepa_hf(words: list[str]) -> None:
     """Check the options of a `vjepa-hf` command: they have underscores on the pages, although dashes work too."""
-    command = typer.main.get_command(app).commands[words[0]]
+    if words[0] in cli.SCRIPTS:
+        SCRIPTS[cli.SCRIPTS[words[0]][0]](words[1:])
+        return
+    command = typer.main.get_command(cli.app).commands[words[0]]
     known = {"--help"}.union(*(parameter.opts + parameter.secondary_opts for parameter in command.params))
     if unknown := [word for word in words[1:] if word.startswith("-") and word not in known]:
         raise ValueError(f"unknown {unknown}")
@@ -278,13 +280,16 @@ def command_lines(page: str) -> list[tuple[str, str]]:
     lines = re.findall(r"`([^`\n]+)`", page) + re.findall(r"^ {4}(\S.*)$", page, re.MULTILINE)
     for block in re.findall(r"^```bash\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
         lines += block.splitlines()
-    program = re.compile(r"(?:(?:python|accelerate launch|torchrun)\b.* examples/(\w+)\.py|(vjepa-hf) (?=[a-z]))(.*)")
-    return [(call[1] or call[2], call[3]) for line in lines if (call := program.match(line))]
+    script = r"(?:python|accelerate launch|torchrun)\b.* (?:examples/(\w+)\.py|-m vjepa_hf\.examples\.(\w+))"
+    program = re.compile(rf"(?:{script}|(vjepa-hf) (?=[a-z]))(.*)")
+    calls = (call.groups() for line in lines if (call := program.match(line)))
+    return [(path or module or command, options) for path, module, command, options in calls]
 
 
 def refused_commands(pages: dict[str, str]) -> list[str]:
     """Command lines of pages that our parsers refuse. What needs a file of the user is not checked."""
-    needs_files = r"\$steps|\.\.\.|--config (?!examples/)\S+|--resume\b(?: true)?"
+    configs = "|".join(shipped_configs())
+    needs_files = rf"\$steps|\.\.\.|--config (?!examples/|(?:{configs})\b)\S+|--resume\b(?: true)?"
     refused = []
     for page, (program, options) in ((page, call) for page, text in pages.items() for call in command_lines(text)):
         words = shlex.split(re.sub(needs_files, "", options), comments=True)
@@ -302,18 +307,31 @@ def test_every_command_on_the_pages_is_understood():
     assert refused_commands(pages) == []
 
 
+def test_the_examples_in_the_help_are_understood():
+    commands = typer.main.get_command(cli.app).commands
+    examples = [f"vjepa-hf {command} {script[2]}" for command, script in cli.SCRIPTS.items()]
+    examples += [commands[name].epilog.removeprefix("Example: ") for name in commands.keys() - cli.SCRIPTS.keys()]
+    assert len(examples) == len(commands)
+    assert refused_commands({"help": "".join(f"`{example}`\n" for example in examples)}) == []
+
+
 def test_commands_catch_a_violation():
     good = (
         "```bash\naccelerate launch --num_processes 2 examples/pretrain.py --model.hidden_size 48 \\\n --resume\n```"
     )
     good += "\n    python examples/probe.py --label a  # b\n\n`vjepa-hf check-data LIST --num_workers 2`"
-    assert len(command_lines(good)) == 3 and refused_commands({"x": good}) == []
+    good += "\n\n`vjepa-hf finetune --label b` `accelerate launch -m vjepa_hf.examples.pretrain --config vitl16`"
+    assert len(command_lines(good)) == 5 and refused_commands({"x": good}) == []
     for before, after in (
         ("--model.hidden_size 48", "--hidden_size 48"),
         ("--label a", "--labels a"),
         ("--num_workers", "--num-workers"),
         ("check-data", "check"),
         ("probe.py", "judge.py"),
+        ("finetune --label b", "finetune --labels b"),
+        ("finetune", "tune"),
+        ("examples.pretrain", "examples.train"),
+        ("vitl16", "vitl16 --unknown 1"),
     ):
         assert len(refused_commands({"x": good.replace(before, after)})) == 1, after
 

@@ -18,6 +18,7 @@ from vjepa_hf.training.arguments import (
     option,
     parse,
     parse_arguments,
+    shipped_configs,
 )
 from vjepa_hf.training.optimization import make_optimizer
 from vjepa_hf.training.setup import MAX_DECODE_ATTEMPTS, model_config
@@ -47,6 +48,17 @@ def test_the_default_file_is_used_unless_another_is_named(tmp_path):
     other = tmp_path / "other.yaml"
     other.write_text("model:\n  num_frames: 4\n")
     assert parse_arguments(["--config", str(other)], default).run.seed == 0
+
+
+def test_a_shipped_configuration_is_found_by_its_name_unless_a_file_has_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vitl16").mkdir()  # a folder, such as that of the run, is not a configuration
+    for words in (["--config", "vitl16"], ["--config=vitl16"]):
+        assert parse_arguments(words) == parse_arguments(["--config", str(shipped_configs()["vitl16"])])
+    (tmp_path / "vith16").write_text("seed: 3\n")
+    assert parse_arguments(["--config", "vith16"]).run.seed == 3
+    with pytest.raises(ValueError, match="vitl61: no such file; .*: domain_adaptation, tiny_cpu, .*vitl16"):
+        parse_arguments(["--config", "vitl61"])
 
 
 def test_one_source_or_several_are_a_list(tmp_path):

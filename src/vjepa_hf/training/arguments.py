@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field
 from difflib import get_close_matches
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -75,7 +76,7 @@ def parse(kind: type[T], command_line: Sequence[str] | None = None, default_conf
     Args:
         kind: dataclass whose fields are made by `option`.
         command_line: words after the name of the program. None reads those of the process, and a mistake then prints
-            one sentence and exits with status 2.
+            one sentence and exits with status 2. The file of `--config` may be a name in `shipped_configs`.
         default_config: YAML file to use without `--config`.
 
     Raises:
@@ -104,8 +105,15 @@ def _split_config(command_line: Sequence[str]) -> tuple[str | None, list[str]]:
     """Return the file of `--config`, and the other words of a command line."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--config", type=os.path.expanduser)
-    file, words = finder.parse_known_args(command_line)
-    return file.config, words
+    given, words = finder.parse_known_args(command_line)
+    is_name = given.config is not None and not Path(given.config).is_file()
+    return str(shipped_configs().get(given.config, given.config)) if is_name else given.config, words
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Return name -> YAML file of the configurations that are installed with the scripts."""
+    folder = Path(str(files("vjepa_hf.examples"))) / "configs"
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 
 @contextmanager
@@ -154,7 +162,7 @@ def _is_scalar_list(hint: Any) -> bool:
 def _make_parser(kind: type, options: _Options) -> ArgumentParser:
     usage = "%(prog)s [--config FILE.yaml] [--option VALUE ...]"
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, usage=usage, description=kind.__doc__)
-    parser.add_argument("--config", help="YAML file with any of the options below")
+    parser.add_argument("--config", help="YAML file, or name of a shipped one, with any of these options")
     groups: dict[type, Any] = {kind: parser}
     for name, (part, hint, owner) in options.items():
         if owner not in groups:
@@ -212,7 +220,8 @@ def _set_defaults(parser: ArgumentParser, options: _Options, path: str | Path) -
 
 def _read_yaml(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
-        raise ValueError("no such file; give the YAML file of a run")
+        names = ", ".join(shipped_configs())
+        raise ValueError(f"no such file; give the YAML file of a run, or one of the shipped configurations: {names}")
     if Path(path).stat().st_size > MAX_YAML_BYTES:
         raise ValueError(f"larger than {MAX_YAML_BYTES:,} bytes, so it is not the YAML file of a run")
     try:
