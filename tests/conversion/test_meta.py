@@ -244,7 +244,7 @@ def test_an_output_that_is_not_empty_is_not_changed(checkpoint, tmp_path):
 
 def test_an_output_that_cannot_be_made_is_refused_before_the_work(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("vjepa_hf.conversion.meta._locate", None)  # the work
-    monkeypatch.setattr("vjepa_hf.conversion.meta._read_folder", None)
+    monkeypatch.setattr("vjepa_hf.conversion.meta.read_model", None)
     for output in (checkpoint / "model", checkpoint):
         with pytest.raises(OSError):
             convert(checkpoint, output, num_attention_heads=2)

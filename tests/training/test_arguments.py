@@ -267,6 +267,9 @@ def test_the_file_of_a_copied_run_does_not_delete_the_original(copied_run, tmp_p
 def test_a_shorter_run_shortens_the_warm_up_of_its_file(repo):
     for path in sorted((repo / "examples" / "configs").glob("*.yaml")):
         optimization = parse_arguments(["--config", str(path), "--max_steps", "100"]).optimization
+        if path.stem == "vjepa2_cooldown":  # which has no warm-up
+            assert optimization.effective_warmup_steps == 0
+            continue
         assert optimization.effective_warmup_steps == 10 and optimization.warmup_steps > 100
     assert parse_arguments(["--max_steps", "1"]).optimization.effective_warmup_steps == 0
     assert parse_arguments([]).optimization.effective_warmup_steps == 12_000

@@ -68,7 +68,8 @@ def read_weights(folder: Path) -> State:
     index = folder / INDEX
     places: dict[str, str] = {}
     if index.is_file():
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        with named_damage(folder):
+            places = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
     files = sorted(set(places.values())) or [WEIGHTS]
     missing = [file for file in files if not (folder / file).is_file()]
     if missing:
