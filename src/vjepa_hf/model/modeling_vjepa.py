@@ -347,7 +347,8 @@ class VJEPALayer(GradientCheckpointingLayer):
         self, hidden_states: torch.Tensor, rotation: Rotation | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Transform tokens `(B, N, D)`; return them and the attention weights."""
-        branch, weights = self.attention(self.norm1(hidden_states), rotation)
+        turned = () if rotation is None else (rotation,)
+        branch, weights = self.attention(self.norm1(hidden_states), *turned)
         hidden_states = hidden_states + self.drop_path(branch)
         return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states))), weights
 
@@ -474,27 +475,10 @@ class VJEPAPredictor(nn.Module):
         mask_token_index: int = 0,
         image: bool = False,
     ) -> torch.Tensor:
-        """Predict features `(B, M, D)` at `target_mask` from the features `(B, K, D)` at `context_mask`."""
-        hidden_states = self.transform(context, grid, context_mask, target_mask, mask_token_index, image)
-        return self.project(hidden_states, context.shape[1])[0]
+        """Predict features `(B, M, D)` at `target_mask` from the features `(B, K, D)` at `context_mask`.
 
-    def project(self, hidden_states: torch.Tensor, num_context: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return predicted features of the target tokens, and with `pred_context_head` of the context tokens."""
-        targets = self.proj(self.norm(hidden_states[:, num_context:]))
-        if not self.config.pred_context_head:
-            return targets, None
-        return targets, self.context_proj(self.norm(hidden_states[:, :num_context]))
-
-    def transform(
-        self,
-        context: torch.Tensor,
-        grid: Grid,
-        context_mask: torch.Tensor,
-        target_mask: torch.Tensor,
-        mask_token_index: int = 0,
-        image: bool = False,
-    ) -> torch.Tensor:
-        """Return the hidden states `(B, K + M, width)` of the last layer, context tokens first."""
+        With `pred_context_head`, `(B, K + M, D)`: those of the context tokens first.
+        """
         mask_token = self.mask_tokens[mask_token_index % self.mask_tokens.shape[0]]
         context = self.embed(context)
         if self.position_embeddings is None:
@@ -511,7 +495,10 @@ class VJEPAPredictor(nn.Module):
         rotation = rotation_for(self.layers[0], grid, mask, context.device)
         for layer in self.layers:
             hidden_states, _ = layer(hidden_states, rotation)
-        return hidden_states
+        targets = self.proj(self.norm(hidden_states[:, context.shape[1] :]))
+        if not self.config.pred_context_head:
+            return targets
+        return torch.cat([self.context_proj(self.norm(hidden_states[:, : context.shape[1]])), targets], dim=1)
 
 
 class VJEPACrossAttentionLayer(GradientCheckpointingLayer):
@@ -778,10 +765,10 @@ class VJEPAModel(VJEPAPreTrainedModel):
         if target_mask is not None and context_mask is not None and predictor is not None:
             context = torch.cat([features[layer] for layer in levels], dim=-1)
             image = is_image(tubelets, self.config)
-            hidden_states = predictor.transform(context, grid, context_mask, target_mask, mask_token_index, image)
-            outputs.predictor_hidden_state, outputs.predictor_context_state = predictor.project(
-                hidden_states, context.shape[1]
-            )
+            predictions = predictor(context, grid, context_mask, target_mask, mask_token_index, image)
+            num_targets = target_mask.shape[1]
+            outputs.predictor_hidden_state = predictions[:, -num_targets:]
+            outputs.predictor_context_state = predictions[:, :-num_targets] if self.config.pred_context_head else None
         return outputs
 
     def tokenize(
