@@ -1,6 +1,7 @@
-"""Features compared: clips with V-JEPA 2 of transformers, long videos with a clip at a time.
+"""Features compared: clips with V-JEPA 2 of transformers, long videos with a clip at a time; the cost of rotation.
 
     python benchmarks/inference.py clips --output benchmarks/results/inference_clips.md
+    python benchmarks/inference.py rotation --output benchmarks/results/inference_rotation.md
     python benchmarks/inference.py videos --video LONG.mp4 --output benchmarks/results/inference_videos.md
 
 A page is printed, and written where `--output` says; `--help` lists the options.
@@ -25,7 +26,9 @@ import typer
 from transformers import VJEPA2Config, VJEPA2Model
 
 from report import Output, make_app, opening, publish, table
-from vjepa_hf import VJEPAConfig, VJEPAModel, VJEPAVideoProcessor
+from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAModel, VJEPAVideoProcessor
+from vjepa_hf.conversion.transformers_format import config_from_transformers, from_transformers
+from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, MaskSampler
 from vjepa_hf.data.videos import decode_video, probe_video
 from vjepa_hf.evaluation.dense_features import plan_windows, stream_features, write_features
 from vjepa_hf.model.frame_sampling import frame_offsets
@@ -54,16 +57,21 @@ def make_models(
     return [model.eval().to(device, dtype) for model in (theirs, ours)]
 
 
-@torch.inference_mode()
-def take_turns(calls: Sequence[Callable[[], object]], rounds: int, clock: Callable[[], float]) -> list[list[float]]:
+def take_turns(
+    calls: Sequence[Callable[[], object]],
+    rounds: int,
+    clock: Callable[[], float],
+    gradients: Callable = torch.inference_mode,
+) -> list[list[float]]:
     """Return the seconds of each call in each round, after two warm-up rounds."""
     times = []
-    for _ in range(rounds + 2):
-        times.append([])
-        for call in calls:
-            began = clock()
-            call()
-            times[-1].append(clock() - began)
+    with gradients():
+        for _ in range(rounds + 2):
+            times.append([])
+            for call in calls:
+                began = clock()
+                call()
+                times[-1].append(clock() - began)
     return times[2:]
 
 
@@ -117,6 +125,82 @@ def clips(
     header = ["encoder", "precision", "compiled", "V-JEPA 2, s", "ours, s", "V-JEPA 2 / ours", "our clips / s"]
     lines = opening("Features of clips, compared with V-JEPA 2", "inference.py clips", clips.__doc__, *more)
     publish([*lines, *table(header, rows)], output)
+
+
+# --- rotation ------------------------------------------------------------------------------------------------------
+
+
+def make_rotary_models(name: str, num_frames: int, image_size: int) -> tuple[VJEPA2Model, VJEPAModel, VJEPAModel]:
+    """Return V-JEPA 2, ours with the same weights, and ours of the same size with a position table."""
+    width, layers, heads = MODELS[name]
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
+    theirs = VJEPA2Model(VJEPA2Config(**sizes, crop_size=image_size, frames_per_clip=num_frames))
+    config = config_from_transformers(theirs.config, has_pooler=False)
+    ours = VJEPAModel(config)
+    weights = from_transformers(theirs.state_dict())
+    ours.load_state_dict({name.removeprefix("vjepa."): value for name, value in weights.items()})
+    return theirs, ours, VJEPAModel(VJEPAConfig(**config.to_dict() | {"position_embedding_type": "sincos"}))
+
+
+def training_step(config: VJEPAConfig, batch: torch.Tensor) -> Callable[[], None]:
+    """Return the forward and backward passes of a step over both published mask types."""
+    model = VJEPAForPreTraining(config).to(batch.device)
+    sampler = MaskSampler([SHORT_RANGE, LONG_RANGE], config.grid_size)
+    lists = sampler([(0, index) for index in range(len(batch))])
+    masks = [[mask.to(batch.device) for mask in kind] for kind in lists]
+
+    def step() -> None:
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=batch.dtype == torch.bfloat16):
+            model(batch.float(), *masks).loss.backward()
+
+    return step
+
+
+@app.command()
+def rotation(
+    models: Annotated[list[str], typer.Option(help=f"one of {', '.join(MODELS)}; repeat")] = ("ViT-S",),
+    num_clips: Annotated[int, typer.Option(help="clips of a batch")] = 1,
+    num_frames: Annotated[int, typer.Option(help="frames of a clip")] = 16,
+    image_size: Annotated[int, typer.Option(help="height and width of a clip")] = 256,
+    rounds: Annotated[int, typer.Option(help="measured rounds")] = 7,
+    threads: Annotated[int, typer.Option(help="CPU threads")] = os.cpu_count() or 1,
+    output: Output = None,
+) -> None:
+    """Measure what rotary positions cost: V-JEPA 2 in transformers, ours on the same weights, ours with a table.
+
+    Encoder: forward passes without gradients. Step: forward and backward passes of our pretraining model over both
+    published mask types, with autocast for bf16. The models take turns, so that a slower moment of the machine affects
+    all. Ratios are medians over the rounds, with quartiles.
+    """
+    torch.set_num_threads(threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows = []
+    for name in models:
+        encoders = [model.eval().to(device) for model in make_rotary_models(name, num_frames, image_size)]
+        theirs, ours, table_model = encoders
+        for precision, dtype in DTYPES.items():
+            batch = torch.randn(num_clips, num_frames, 3, image_size, image_size).to(device, dtype)
+            for model in encoders:
+                model.to(dtype)
+            calls = [lambda: theirs(batch, skip_predictor=True), lambda: ours(batch), lambda: table_model(batch)]  # noqa: B023
+            times = take_turns(calls, rounds, clock_of(device, threads))
+            steps = [training_step(model.config, batch) for model in (ours, table_model)]
+            step_times = take_turns(steps, rounds, clock_of(device, threads), torch.enable_grad)
+            ratios = ([row[0] / row[1] for row in times], [row[1] / row[2] for row in times])
+            ratios += ([row[0] / row[1] for row in step_times],)
+            medians = (f"{statistics.median(column):.3f}" for column in zip(*times, strict=True))
+            rows.append([name, precision, *medians, *map(spread, ratios)])
+    shape = f"{num_clips} clip(s) of {num_frames} x {image_size} x {image_size}"
+    more = f"transformers {transformers.__version__}", shape, f"{rounds} rounds", f"load {os.getloadavg()[0]:.1f}"
+    header = ["encoder", "precision", "V-JEPA 2, s", "ours, s", "table, s", "V-JEPA 2 / ours", "ours / table"]
+    lines = opening("Cost of rotary positions", "inference.py rotation", rotation.__doc__, *more)
+    publish([*lines, *table([*header, "step: ours / table"], rows)], output)
+
+
+def spread(ratios: Sequence[float]) -> str:
+    """Return median and quartiles."""
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 # --- long videos ---------------------------------------------------------------------------------------------------

@@ -23,8 +23,9 @@ from datasets import ClassLabel, Dataset, Value
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from .conversion.meta import LICENSE, export_to_meta
 from .conversion.meta import convert as convert_checkpoint
+from .conversion.meta import export_to_meta
+from .conversion.transformers_format import export_to_transformers
 from .data.checks import check_video, oddities, shrink_video
 from .data.sources import load_videos
 from .data.videos import VideoFailure, open_video, video_name
@@ -418,13 +419,21 @@ def _write_list(path: Path, videos: Dataset, checks: Sequence[_Check]) -> int:
 @app.command(epilog="Example: vjepa-hf convert vitl16 models/vitl16 --probe k400")
 def convert(
     checkpoint: Annotated[
-        str, typer.Argument(help=".pth.tar file, vitl16, vith16 or vith16-384; with --to_meta a folder")
+        str,
+        typer.Argument(
+            help="file of Meta's code, or the name of a released one (vitl16, vith16, vith16-384, vitl.pt, ...); "
+            "folder or Hub name in transformers' format; with --to_meta or --to_transformers a folder of vjepa_hf"
+        ),
     ],
     output: Annotated[Path, typer.Argument(help="folder to write; with --to_meta a file")],
     probe: Annotated[
-        str | None, typer.Option("--probe", help=".pth.tar file of a probe, or k400, ssv2, in1k, places205, inat21")
+        str | None,
+        typer.Option("--probe", help="file of a probe, or k400, ssv2, in1k, places205, inat21, diving48"),
     ] = None,
     to_meta: Annotated[bool, typer.Option("--to_meta", help="convert a folder to the layout of Meta's code")] = False,
+    to_transformers: Annotated[
+        bool, typer.Option("--to_transformers", help="convert a V-JEPA 2 folder to the format of transformers")
+    ] = False,
     num_attention_heads: Annotated[
         int | None, typer.Option("--num_attention_heads", help="attention heads, if the width is not a published one")
     ] = None,
@@ -440,14 +449,33 @@ def convert(
             "--uniform_power/--no_uniform_power", help="sin-cos split, if the position tables do not show it"
         ),
     ] = None,
+    position_embedding_type: Annotated[
+        str | None,
+        typer.Option(
+            "--position_embedding_type", help="sincos (V-JEPA) or rope (V-JEPA 2), if the file does not show"
+        ),
+    ] = None,
+    pred_num_attention_heads: Annotated[
+        int | None, typer.Option("--pred_num_attention_heads", help="heads of a V-JEPA 2 predictor (default: 12)")
+    ] = None,
+    pooler_num_attention_heads: Annotated[
+        int | None, typer.Option("--pooler_num_attention_heads", help="heads of a V-JEPA 2 probe (default: 16)")
+    ] = None,
+    pooler_layers: Annotated[
+        list[int] | None, typer.Option("--pooler_layers", help="encoder layer that the probe reads; repeat")
+    ] = None,
     labels: Annotated[
         str | None,
-        typer.Option("--class_names", "--labels", help="class names: file with one name per line, or ssv2, in1k"),
+        typer.Option(
+            "--class_names", "--labels", help="class names: file with one name per line, or ssv2, diving48, in1k"
+        ),
     ] = None,
-    license: Annotated[str, typer.Option("--license", help="license in the model card")] = LICENSE,
+    license: Annotated[
+        str | None, typer.Option("--license", help="license in the model card (default: that of the source)")
+    ] = None,
     download_dir: Annotated[Path | None, typer.Option("--download_dir", help="folder for downloaded files")] = None,
 ) -> None:
-    """Convert a checkpoint of Meta's V-JEPA code to a folder for from_pretrained, or back with --to_meta.
+    """Convert V-JEPA, V-JEPA 2 and 2.1 of Meta's code or of transformers to a folder for from_pretrained, or back.
 
     An incomplete checkpoint, or one of another model, is refused with exit status 2, and nothing is written.
     """
@@ -458,16 +486,25 @@ def convert(
         "num_frames": num_frames,
         "image_size": image_size or None,
         "uniform_power": uniform_power,
+        "position_embedding_type": position_embedding_type,
+        "pred_num_attention_heads": pred_num_attention_heads,
+        "pooler_num_attention_heads": pooler_num_attention_heads,
+        "pooler_layers": pooler_layers or None,
         "labels": _expanduser(labels),
         "download_dir": _expanduser(download_dir),
     }
     given = [f"--{name}" for name, value in options.items() if value is not None]
     given = ["--class_names" if option == "--labels" else option for option in given]
     with mistakes_exit():
-        if to_meta and given:
-            raise ValueError(f"--to_meta takes all settings from the folder; omit {', '.join(given)}.")
+        if to_meta and to_transformers:
+            raise ValueError("--to_meta and --to_transformers exclude each other; convert twice.")
+        if (to_meta or to_transformers) and given:
+            way = "--to_meta" if to_meta else "--to_transformers"
+            raise ValueError(f"{way} takes all settings from the folder; omit {', '.join(given)}.")
         if to_meta:
             typer.echo(export_to_meta(checkpoint, output))
+        elif to_transformers:
+            typer.echo(export_to_transformers(checkpoint, output))
         else:
             typer.echo(convert_checkpoint(checkpoint, output, license=license, **options))
 

@@ -175,7 +175,8 @@ def private_names_overridden(types: Iterable[type]) -> set[str]:
         for base in ours.__mro__
         if base.__module__.split(".")[0] != ours.__module__.split(".")[0]
         for name in set(vars(ours)) & set(vars(base))
-        if is_private(name) and name != "_abc_impl"  # written by Python into every abstract class
+        # Written by Python into every abstract class, and by torch into every autograd function.
+        if is_private(name) and name not in ("_abc_impl", "_backward_cls")
     }
 
 

@@ -133,6 +133,25 @@ def test_every_shipped_config_parses_and_makes_a_model_configuration(repo):
 
 
 @pytest.mark.parametrize(
+    "name, schedule, frames, batch",
+    [
+        ("vjepa2_vitl", "constant", 16, 24),
+        ("vjepa2_cooldown", "linear", 64, 12),
+        ("domain_adaptation", "linear", 16, 24),
+    ],
+)
+def test_runs_of_v_jepa_2_have_its_positions_mask_token_and_schedule(repo, name, schedule, frames, batch):
+    args = parse_arguments(["--config", str(repo / "examples" / "configs" / f"{name}.yaml")])
+    config, optimization = model_config(args), args.optimization
+    assert (config.position_embedding_type, config.image_size, config.num_frames) == ("rope", 256, frames)
+    assert (config.pred_num_attention_heads, config.pred_num_mask_tokens) == (12, 10)
+    assert not config.pred_mask_token_per_mask_type
+    assert (optimization.learning_rate_schedule, optimization.per_device_batch_size) == (schedule, batch)
+    assert optimization.ema_momentum == optimization.final_ema_momentum == 0.99925
+    assert optimization.max_grad_norm == float("inf") and args.data.fps == 4
+
+
+@pytest.mark.parametrize(
     "name, hidden_size, layers, image_size, batch",
     [("vitl16", 1024, 24, 224, 3072), ("vith16", 1280, 32, 224, 3072), ("vith16_384", 1280, 32, 384, 2400)],
 )
@@ -260,6 +279,9 @@ def test_the_file_of_a_copied_run_does_not_delete_the_original(copied_run, tmp_p
 def test_a_shorter_run_shortens_the_warm_up_of_its_file(repo):
     for path in sorted((repo / "examples" / "configs").glob("*.yaml")):
         optimization = parse_arguments(["--config", str(path), "--max_steps", "100"]).optimization
+        if path.stem == "vjepa2_cooldown":  # which has no warm-up
+            assert optimization.effective_warmup_steps == 0
+            continue
         assert optimization.effective_warmup_steps == 10 and optimization.warmup_steps > 100
     assert parse_arguments(["--max_steps", "1"]).optimization.effective_warmup_steps == 0
     assert parse_arguments([]).optimization.effective_warmup_steps == 12_000

@@ -38,6 +38,20 @@ def test_learning_rate_without_warmup_starts_one_step_below_its_peak():
     assert rates == pytest.approx([0.975528, 0.904508, 0.793893], abs=1e-6)
 
 
+def test_constant_schedule_stays_at_its_peak_and_linear_one_is_a_line():
+    rates = [learning_rate(step, max_steps=10, warmup_steps=4, **RATES, schedule="constant") for step in range(12)]
+    assert rates == pytest.approx([0.625, 0.75, 0.875] + [1.0] * 9)
+    rates = [learning_rate(step, max_steps=4, warmup_steps=0, **RATES, schedule="linear") for step in range(6)]
+    assert rates == pytest.approx([0.75, 0.5, 0.25, 0.0, 0.0, 0.0])
+
+
+def test_cooldown_of_v_jepa_2_ends_where_metas_schedule_ends():
+    """Laid out over 1.25 times its 12,000 steps and cut at the end, it stops at a fifth of its peak."""
+    values = {"start": 1e-4, "peak": 5.25e-4, "final": 1e-6, "schedule_scale": 1.25, "schedule": "linear"}
+    rate = learning_rate(11_999, max_steps=12_000, warmup_steps=0, **values)
+    assert rate == pytest.approx(5.25e-4 + 0.8 * (1e-6 - 5.25e-4)) == pytest.approx(1.058e-4, rel=1e-3)
+
+
 def test_learning_rate_stays_final_after_the_end():
     assert learning_rate(500, max_steps=10, warmup_steps=4, **RATES) == 0.0
 

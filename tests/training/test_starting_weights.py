@@ -11,8 +11,10 @@ import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import VJEPA2Config, VJEPA2Model
 
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
+from vjepa_hf.conversion.transformers_format import config_from_transformers
 from vjepa_hf.training import starting_weights
 from vjepa_hf.training.optimization import parameter_groups
 from vjepa_hf.training.setup import checkpoint_activations
@@ -249,3 +251,20 @@ def test_zero_freezes_nothing_and_freezing_all_layers_is_an_error(pretrained):
     for number in (-1, 2):
         with pytest.raises(ValueError, match="freeze_layers must be at least 0 and less than num_hidden_layers=2"):
             freeze_first_layers(pretrained, number)
+
+
+def test_v_jepa_2_of_transformers_is_read_as_it_is(tmp_path):
+    theirs = VJEPA2Config(
+        hidden_size=32, num_attention_heads=2, num_hidden_layers=2, crop_size=32, frames_per_clip=4, patch_size=8,
+        pred_hidden_size=16, pred_num_attention_heads=1, pred_num_hidden_layers=1,
+    )  # fmt: skip
+    VJEPA2Model(theirs).save_pretrained(tmp_path / "theirs", max_shard_size="50KB")
+    config = config_from_transformers(theirs, has_pooler=False)
+    model = VJEPAForPreTraining(config)
+    report = load_starting_weights(model, tmp_path / "theirs")
+    assert "loaded target_encoder" in report and "context_encoder is a copy of target_encoder" in report
+    weight = VJEPA2Model.from_pretrained(tmp_path / "theirs").encoder.layer[1].attention.key.weight
+    assert torch.equal(model.context_encoder.layers[1].attention.qkv.weight[32:64], weight)
+    config.position_embedding_type = "rope_interpolated"
+    with pytest.raises(ValueError, match="trained with position_embedding_type=rope, but"):
+        load_starting_weights(VJEPAForPreTraining(config), tmp_path / "theirs")

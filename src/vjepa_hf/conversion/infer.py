@@ -1,7 +1,7 @@
 """Infer the configuration of a checkpoint from the shapes and position tables of its tensors."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,10 +9,8 @@ import torch
 from ..model.configuration_vjepa import VJEPAConfig
 from ..model.modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification
 from ..model.tubelets import sincos_positions
-
-State = dict[str, torch.Tensor]
-# Published widths (Ti, S, B, L, H, g, G) -> heads, which the shapes do not determine.
-HEADS_OF_WIDTH = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
+from .folders import State
+from .generation import GENERATIONS, Generation, infer_fields
 
 
 def infer_config(
@@ -21,8 +19,12 @@ def infer_config(
     num_frames: int | None = None,
     image_size: int | Sequence[int] | None = None,
     uniform_power: bool | None = None,
+    generation: Generation = GENERATIONS[0],
+    given: Mapping[str, Any] | None = None,
 ) -> VJEPAConfig:
     """Infer the configuration of a checkpoint; the arguments are as in `convert`.
+
+    Fields that are `given` replace inferred ones.
 
     Raises:
         ValueError: a field cannot be inferred; the message names the argument to pass.
@@ -32,7 +34,7 @@ def infer_config(
     )
     if patch_size != patch_width:
         raise ValueError(f"patches of {patch_size} x {patch_width} pixels are not square; V-JEPA has square patches.")
-    heads = num_attention_heads or HEADS_OF_WIDTH.get(width)
+    heads = num_attention_heads or generation.heads_of_width.get(width)
     if heads is None:
         raise ValueError(
             f"the number of attention heads cannot be inferred from hidden_size={width}, not a published size; "
@@ -49,7 +51,8 @@ def infer_config(
         "num_channels": num_channels,
     }
     if "predictor" in parts:
-        pred_width = _shape(parts, "predictor", "predictor_embed.weight", 2)[0]
+        embed = "predictor_embed.2" if "predictor_embed.2.weight" in parts["predictor"] else "predictor_embed"
+        pred_width = _shape(parts, "predictor", f"{embed}.weight", 2)[0]
         pred_hidden = _shape(parts, "predictor", "predictor_blocks.0.mlp.fc1.weight", 2)[0]
         fields |= {
             "pred_hidden_size": pred_width,
@@ -58,17 +61,33 @@ def infer_config(
             "pred_num_mask_tokens": _depth(parts["predictor"], "mask_tokens."),
         }
     if "classifier" in parts:
-        pooler_hidden = _shape(parts, "classifier", "pooler.cross_attention_block.mlp.fc1.weight", 2)[0]
+        pooler_hidden, pooler_width = _shape(parts, "classifier", "pooler.cross_attention_block.mlp.fc1.weight", 2)
+        if pooler_width != width:
+            raise ValueError(
+                f"the probe reads features of width {pooler_width}, but the encoder has width {width}; give the probe "
+                "of this encoder."
+            )
+        blocks = [name for name in parts["classifier"] if name.startswith("pooler.blocks.")]
         fields |= {
             "pooler_mlp_ratio": _ratio(width, pooler_hidden),
+            "num_pooler_layers": 1 + (_depth(parts["classifier"], "pooler.blocks.") if blocks else 0),
             "num_labels": _shape(parts, "classifier", "linear.weight", 2)[0],
         }
-    (t, h, w), fields["uniform_power"] = _infer_grid(
-        parts,
-        t=None if num_frames is None else _whole("num_frames", num_frames, tubelet_size),
-        sides=None if image_size is None else [_whole("image_size", n, patch_size) for n in _sides(image_size)],
-        uniform_power=uniform_power,
-    )
+    fields |= infer_fields(generation, parts, width, fields["num_hidden_layers"]) | dict(given or {})
+    pred_heads = fields.get("pred_num_attention_heads")
+    if pred_heads and fields.get("pred_hidden_size", 0) % pred_heads:
+        raise ValueError(
+            f"the predictor of width {fields['pred_hidden_size']} cannot have pred_num_attention_heads={pred_heads}; "
+            "pass pred_num_attention_heads (--pred_num_attention_heads)."
+        )
+    num_frames = num_frames or generation.num_frames
+    image_size = image_size or generation.image_size
+    t = None if num_frames is None else _whole("num_frames", num_frames, tubelet_size)
+    sides = None if image_size is None else [_whole("image_size", n, patch_size) for n in _sides(image_size)]
+    if t is None or sides is None or generation.position_embedding_type == "sincos":
+        (t, h, w), fields["uniform_power"] = _infer_grid(parts, t, sides, uniform_power)
+    else:
+        h, w = sides
     fields["num_frames"] = t * tubelet_size
     fields["image_size"] = h * patch_size if h == w else (h * patch_size, w * patch_size)
     architecture = VJEPAForVideoClassification if "classifier" in parts else VJEPAForPreTraining

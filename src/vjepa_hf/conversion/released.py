@@ -3,6 +3,7 @@
 import http.client
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 LICENSE = "CC BY-NC 4.0"  # of Meta's V-JEPA weights; see the LICENSE file of facebookresearch/jepa
 BASE_URL = "https://dl.fbaipublicfiles.com/jepa"
+VJEPA2_URL = "https://dl.fbaipublicfiles.com/vjepa2"
 
 # URLs of the table in the README of facebookresearch/jepa: BASE_URL/<model>/<file>.
 ENCODERS = ("vitl16", "vith16", "vith16-384")
@@ -22,6 +24,47 @@ PROBES = {
     "in1k": "in1k-probe.pth.tar",
     "places205": "places-probe.pth.tar",
     "inat21": "inat-probe.pth.tar",
+}
+
+
+@dataclass(frozen=True)
+class ReleasedFile:
+    """File of V-JEPA 2 or 2.1, and what it does not contain."""
+
+    position_embedding_type: str
+    image_size: int
+
+
+@dataclass(frozen=True)
+class ReleasedProbe:
+    """Probe of V-JEPA 2: its file, frames of a clip, and the layers it reads (none: the last one)."""
+
+    file: str
+    num_frames: int
+    layers: tuple[int, ...] = ()
+
+    @property
+    def dataset(self) -> str:
+        return Path(self.file).name.split("-")[0]
+
+
+# Files below VJEPA2_URL, named in the README of facebookresearch/vjepa2.
+VJEPA2_FILES = {
+    "vitl.pt": ReleasedFile("rope", 256),
+    "vith.pt": ReleasedFile("rope", 256),
+    "vitg.pt": ReleasedFile("rope", 256),
+    "vitg-384.pt": ReleasedFile("rope", 384),
+    "vjepa2_1_vitb_dist_vitG_384.pt": ReleasedFile("rope_interpolated", 384),
+    "vjepa2_1_vitl_dist_vitG_384.pt": ReleasedFile("rope_interpolated", 384),
+    "vjepa2_1_vitg_384.pt": ReleasedFile("rope_interpolated", 384),
+    "vjepa2_1_vitG_384.pt": ReleasedFile("rope_interpolated", 384),
+}
+# Layers from configs/eval of facebookresearch/vjepa2.
+VJEPA2_PROBES = {
+    ("vitl.pt", "ssv2"): ReleasedProbe("evals/ssv2-vitl-16x2x3.pt", 16),
+    ("vitl.pt", "diving48"): ReleasedProbe("evals/diving48-vitl-256.pt", 32, (17, 19, 21, 23)),
+    ("vitg-384.pt", "ssv2"): ReleasedProbe("evals/ssv2-vitg-384-64x2x3.pt", 64),
+    ("vitg-384.pt", "diving48"): ReleasedProbe("evals/diving48-vitg-384-32x4x3.pt", 32, (24, 29, 34, 39)),
 }
 TIMEOUT_S = 30
 CHUNK_BYTES = 2**20
@@ -36,6 +79,8 @@ class DownloadError(OSError):
 
 def encoder_url(name: str) -> str:
     """Return the URL of the pretraining checkpoint of a released model."""
+    if name in VJEPA2_FILES:
+        return f"{VJEPA2_URL}/{name}"
     return f"{BASE_URL}/{name}/{name}.pth.tar"
 
 
@@ -45,6 +90,11 @@ def probe_url(encoder: str, probe: str) -> str:
     Raises:
         ValueError: unknown model or probe.
     """
+    if (encoder, probe) in VJEPA2_PROBES:
+        return f"{VJEPA2_URL}/{VJEPA2_PROBES[encoder, probe].file}"
+    if encoder in VJEPA2_FILES:
+        known = ", ".join(f"{name!r} of {file}" for file, name in VJEPA2_PROBES)
+        raise ValueError(f"probe={probe!r} is neither a file nor a released probe of {encoder}; there are {known}.")
     if encoder not in ENCODERS:
         raise ValueError(
             f"probe={probe!r} is not a file, and only {', '.join(ENCODERS)} have released ones; got {encoder!r}."
@@ -52,6 +102,22 @@ def probe_url(encoder: str, probe: str) -> str:
     if probe not in PROBES:
         raise ValueError(f"probe={probe!r} is neither a file nor one of the released probes {', '.join(PROBES)}.")
     return f"{BASE_URL}/{encoder}/{PROBES[probe]}"
+
+
+def released_encoder(file_name: str) -> str | None:
+    """Return the name of the released V-JEPA 2 model in a file with this name, also as `download` names it."""
+    for name in VJEPA2_FILES:
+        if file_name in (name, "-".join(encoder_url(name).split("/")[-2:])):
+            return name
+    return None
+
+
+def released_probe(encoder: str | None, file_name: str) -> ReleasedProbe | None:
+    """Return the released V-JEPA 2 probe of an encoder in a file with this name, also as `download` names it."""
+    for (model, _), probe in VJEPA2_PROBES.items():
+        if model == encoder and file_name in (Path(probe.file).name, probe.file.replace("/", "-")):
+            return probe
+    return None
 
 
 def download(url: str, folder: str | Path | None = None) -> Path:

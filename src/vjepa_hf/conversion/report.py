@@ -9,8 +9,8 @@ from ..model.configuration_vjepa import VJEPAConfig
 from ..model.names import printable
 from .released import LICENSE
 
-# Only certain names. SSv2: the class numbers of its own `labels.json`. IN1K: sorted WordNet numbers, as in every
-# ImageNet classifier.
+# Only certain names. SSv2: the class numbers of its own `labels.json`. Diving48: those of its `Diving48_vocab.json`.
+# IN1K: sorted WordNet numbers, as in every ImageNet classifier.
 MAX_NAME = 120  # characters of a name in a report
 CLASS_NAMES = Path(__file__).with_name("class_names.json")
 NO_NAMES = {
@@ -98,7 +98,7 @@ def name_labels(config: VJEPAConfig, labels: str | Path | None, probe: str | Non
     else:
         names = class_names(str(labels or probe))
         if names is None and labels is not None:
-            raise ValueError(f"class names {str(labels)!r} are neither a text file nor 'ssv2' or 'in1k'.")
+            raise ValueError(f"class names {str(labels)!r} are neither a text file nor 'ssv2', 'diving48' or 'in1k'.")
     if names is None:
         reason = NO_NAMES.get(str(probe), "a probe file does not contain class names")
         return f"classes are named LABEL_i, because {reason}; {HOW_TO_NAME}"

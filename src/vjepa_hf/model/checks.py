@@ -5,7 +5,7 @@ Each raises an error that says what was given, what is allowed and what to do.
 
 import inspect
 import math
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from difflib import get_close_matches
 
 import torch
@@ -75,9 +75,16 @@ def check_mask(name: str, mask: torch.Tensor | None, tubelets: torch.Tensor) -> 
         raise ValueError(f"{name} names a token twice in one clip; remove the second.")
 
 
-def check_tubelets(tubelets: torch.Tensor, grid: Grid, config: VJEPAConfig) -> None:
+def check_layers(layers: Sequence[int], config: VJEPAConfig) -> None:
+    """Check indices of encoder layers whose features are asked for."""
+    depth = config.num_hidden_layers
+    if list(layers) != sorted(set(layers)) or any(not 0 <= layer < depth for layer in layers):
+        raise ValueError(f"output_layers={list(layers)} must be increasing indices of layers from 0 to {depth - 1}.")
+
+
+def check_tubelets(tubelets: torch.Tensor, grid: Grid, config: VJEPAConfig, tubelet_size: int) -> None:
     """Check the shape of a batch of tubelet tokens."""
-    size = config.num_channels * config.tubelet_size * config.patch_size**2
+    size = config.num_channels * tubelet_size * config.patch_size**2
     if tubelets.ndim != 3 or tubelets.shape[1:] != (math.prod(grid), size):
         raise ValueError(
             f"tubelets of the grid {grid} have the shape (B, {math.prod(grid)}, {size}), got "
@@ -92,6 +99,24 @@ def check_mask_lists(context_masks: Sized, target_masks: Sized, mask_type_indice
         raise ValueError(
             "context_masks, target_masks and mask_type_indices have one entry per mask type and at least one, got "
             f"{lengths[0]}, {lengths[1]} and {lengths[2]} entries."
+        )
+
+
+def check_objective(config: VJEPAConfig) -> None:
+    """Check that the predictor has the output that the objective of V-JEPA and V-JEPA 2 needs."""
+    if (
+        config.pred_num_levels > 1
+        or config.pred_context_head
+        or config.pred_target_size
+        not in (
+            None,
+            config.hidden_size,
+        )
+    ):
+        raise ValueError(
+            "the predictor of this configuration is that of V-JEPA 2.1 (pred_num_levels, pred_context_head or "
+            "pred_target_size), whose objective is not implemented. To continue from its encoder, load it with "
+            "init_parts target_encoder into a model without these fields."
         )
 
 

@@ -31,8 +31,10 @@ from .checks import (
     check_clips,
     check_full_precision,
     check_labels,
+    check_layers,
     check_mask,
     check_mask_lists,
+    check_objective,
     check_parts_are_whole,
     check_shapes,
     check_target_hidden_state,
@@ -40,6 +42,7 @@ from .checks import (
     check_views,
 )
 from .configuration_vjepa import VJEPAConfig
+from .rotary import Rotation, rotate, rotation_of
 from .tubelets import Grid, grid_size, resize_positions, sincos_positions, take_tokens, to_tubelets
 
 logger = logging.get_logger(__name__)
@@ -66,12 +69,16 @@ class VJEPAModelOutput(ModelOutput):
         hidden_states: embeddings and the residual stream after every layer, before the final norm, each `(B, N, D)`;
             None for those that were not chosen.
         attentions: attention weights of every encoder layer, each `(B, heads, N, N)`; eager attention only.
+        layer_hidden_states: normed features of the layers that `output_layers` asks for, each `(B, N, D)`.
+        predictor_context_state: `(B, K, D)` predicted features of the context tokens, with `pred_context_head`.
     """
 
     last_hidden_state: torch.Tensor = ALWAYS_SET
     predictor_hidden_state: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor | None, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    layer_hidden_states: tuple[torch.Tensor, ...] | None = None
+    predictor_context_state: torch.Tensor | None = None
 
 
 @dataclass
@@ -151,15 +158,20 @@ class VJEPATubeletProjection(nn.Conv3d):
         return tokens[..., None, None, None]
 
 
-def initial_positions(config: VJEPAConfig, width: int) -> torch.Tensor:
-    """Make the position embeddings `(N, width)` of the configured clip size, in the dtype of new weights."""
+def initial_positions(config: VJEPAConfig, width: int) -> torch.Tensor | None:
+    """Make the position embeddings `(N, width)` of the configured clip size, in the dtype of new weights.
+
+    There are none where queries and keys turn.
+    """
+    if config.position_embedding_type != "sincos":
+        return None
     return sincos_positions(config.grid_size, width, config.uniform_power).to(torch.get_default_dtype())
 
 
 class VJEPAEmbeddings(nn.Module):
-    """Tubelets to tokens: a linear projection plus fixed positions."""
+    """Tubelets to tokens: a linear projection plus fixed positions, or none where queries and keys turn."""
 
-    position_embeddings: torch.Tensor
+    position_embeddings: torch.Tensor | None
 
     def __init__(self, config: VJEPAConfig):
         super().__init__()
@@ -170,18 +182,46 @@ class VJEPAEmbeddings(nn.Module):
         )
         # A buffer, not a formula: checkpoints may carry another table, and the moving average includes it.
         self.register_buffer("position_embeddings", initial_positions(config, config.hidden_size))
+        if config.image_tokenizer:
+            self.image_projection = VJEPATubeletProjection(
+                config.num_channels, config.hidden_size, kernel_size=(1, *kernel[1:]), stride=(1, *kernel[1:])
+            )
+            self.modality_embeddings = VJEPAModalityEmbeddings(config.hidden_size)
 
     def forward(self, tubelets: torch.Tensor, grid: Grid, context_mask: torch.Tensor | None = None) -> torch.Tensor:
         # Masked tubelets leave before they are embedded: (B, N, P) -> (B, K, P)
-        positions = resize_positions(self.position_embeddings, self.config.grid_size, grid)
         if context_mask is not None:
             tubelets = take_tokens(tubelets, context_mask)
-            positions = positions[context_mask]
         config = self.config
-        kernel = (config.num_channels, config.tubelet_size, config.patch_size, config.patch_size)
+        image = is_image(tubelets, config)
+        projection = self.image_projection if image else self.projection
+        kernel = (config.num_channels, 1 if image else config.tubelet_size, config.patch_size, config.patch_size)
         # (B, K, P) -> (B * K, C, t, p, p) -> (B * K, D, 1, 1, 1) -> (B, K, D)
-        tokens = self.projection(tubelets.reshape(-1, *kernel))
-        return tokens.reshape(*tubelets.shape[:2], config.hidden_size) + positions
+        tokens = projection(tubelets.reshape(-1, *kernel))
+        tokens = tokens.reshape(*tubelets.shape[:2], config.hidden_size)
+        if config.image_tokenizer:
+            tokens = self.modality_embeddings(tokens, image)
+        if self.position_embeddings is None:
+            return tokens
+        positions = resize_positions(self.position_embeddings, config.grid_size, grid)
+        return tokens + (positions if context_mask is None else positions[context_mask])
+
+
+def is_image(tubelets: torch.Tensor, config: VJEPAConfig) -> bool:
+    """Return whether tubelets have one frame and an embedding of their own."""
+    return config.image_tokenizer and tubelets.shape[-1] == config.num_channels * config.patch_size**2
+
+
+class VJEPAModalityEmbeddings(nn.Module):
+    """Embeddings of images and videos, which start near zero (V-JEPA 2.1)."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.image = nn.Parameter(torch.zeros(1, 1, hidden_size))
+        self.video = nn.Parameter(torch.zeros(1, 1, hidden_size))
+
+    def forward(self, tokens: torch.Tensor, image: bool) -> torch.Tensor:
+        return tokens + (self.image if image else self.video)
 
 
 class VJEPAAttention(nn.Module):
@@ -191,15 +231,22 @@ class VJEPAAttention(nn.Module):
         super().__init__()
         self.config = config
         self.num_attention_heads = num_attention_heads
-        self.scaling = (hidden_size // num_attention_heads) ** -0.5
+        self.head_size = hidden_size // num_attention_heads
+        self.scaling = self.head_size**-0.5
         self.is_causal = False
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=config.qkv_bias)
         self.proj = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, hidden_states: torch.Tensor, rotation: Rotation | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend among tokens `(B, N, D)`; return the attended tokens and the attention weights."""
         # (B, N, 3D) -> (B, N, 3, heads, D / heads) -> three times (B, N, heads, D / heads)
-        query, key, value = self.qkv(hidden_states).unflatten(-1, (3, self.num_attention_heads, -1)).unbind(2)
+        qkv = self.qkv(hidden_states).unflatten(-1, (3, self.num_attention_heads, -1))
+        if rotation is None:
+            query, key, value = qkv.unbind(2)
+        else:
+            query, key, value = *rotate(qkv[:, :, :2], rotation).unbind(2), qkv[:, :, 2]
         context, weights = attend(self, *(part.transpose(1, 2) for part in (query, key, value)))
         return self.proj(context.flatten(2)), weights
 
@@ -213,8 +260,8 @@ class VJEPACrossAttention(nn.Module):
     def __init__(self, config: VJEPAConfig):
         super().__init__()
         self.config = config
-        self.num_attention_heads = config.num_attention_heads
-        self.scaling = (config.hidden_size // config.num_attention_heads) ** -0.5
+        self.num_attention_heads = config.pooler_num_attention_heads or config.num_attention_heads
+        self.scaling = (config.hidden_size // self.num_attention_heads) ** -0.5
         self.is_causal = False
         self.q = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
         self.kv = nn.Linear(config.hidden_size, 2 * config.hidden_size, bias=config.qkv_bias)
@@ -283,17 +330,25 @@ class VJEPALayer(GradientCheckpointingLayer):
         mlp_ratio: float,
         layer_norm_eps: float,
         drop_path_rate: float,
+        depth: int | None = None,
     ):
+        """Make a layer; `depth`, counted from 1, is for `initializer_depth_scaling`."""
         super().__init__()
         self.norm1 = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         self.attention = VJEPAAttention(config, hidden_size, num_attention_heads)
         self.norm2 = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         self.mlp = VJEPAMLP(config, hidden_size, mlp_ratio)
+        if config.initializer_depth_scaling and depth is not None:
+            for output in (self.attention.proj, self.mlp.fc2):  # transformers initializes only modules with weights
+                output.initializer_divisor = math.sqrt(2 * depth)  # type: ignore[assignment]
         self.drop_path = VJEPADropPath(drop_path_rate)
 
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, hidden_states: torch.Tensor, rotation: Rotation | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Transform tokens `(B, N, D)`; return them and the attention weights."""
-        branch, weights = self.attention(self.norm1(hidden_states))
+        turned = () if rotation is None else (rotation,)
+        branch, weights = self.attention(self.norm1(hidden_states), *turned)
         hidden_states = hidden_states + self.drop_path(branch)
         return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states))), weights
 
@@ -317,13 +372,23 @@ class VJEPAEncoder(nn.Module):
 
     def __init__(self, config: VJEPAConfig):
         super().__init__()
+        self.config = config
         self.embeddings = VJEPAEmbeddings(config)
         width, heads, mlp_ratio = config.hidden_size, config.num_attention_heads, config.mlp_ratio
         self.layers = nn.ModuleList(
-            VJEPALayer(config, width, heads, mlp_ratio, config.layer_norm_eps, rate)
-            for rate in drop_path_rates(config.drop_path_rate, config.num_hidden_layers)
+            VJEPALayer(config, width, heads, mlp_ratio, config.layer_norm_eps, rate, depth)
+            for depth, rate in enumerate(drop_path_rates(config.drop_path_rate, config.num_hidden_layers), start=1)
         )
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        if config.level_layers is not None:  # the last of these layers has `norm`
+            self.level_norms = nn.ModuleList(
+                nn.LayerNorm(width, eps=config.layer_norm_eps) for _ in config.level_layers[:-1]
+            )
+
+    def norm_of(self, layer: int) -> nn.Module:
+        """Return the layer norm of the output of a layer."""
+        levels = (self.config.level_layers or [])[:-1]
+        return self.level_norms[levels.index(layer)] if layer in levels else self.norm
 
     def forward(
         self,
@@ -332,41 +397,74 @@ class VJEPAEncoder(nn.Module):
         context_mask: torch.Tensor | None = None,
         output_hidden_states: HiddenStateChoice = False,
         output_attentions: bool = False,
+        output_layers: Sequence[int] = (),
     ) -> VJEPAModelOutput:
         chosen = chosen_hidden_states(output_hidden_states, len(self.layers) + 1)
         hidden_states = self.embeddings(tubelets, grid, context_mask)
+        rotation = rotation_for(self.layers[0], grid, context_mask, tubelets.device)
         all_hidden_states, all_attentions = [hidden_states if 0 in chosen else None], []
+        layer_hidden_states = []
         for index, layer in enumerate(self.layers, start=1):
-            hidden_states, weights = layer(hidden_states)
+            hidden_states, weights = layer(hidden_states, rotation)
             all_hidden_states.append(hidden_states if index in chosen else None)
+            if index - 1 in output_layers:
+                layer_hidden_states.append(self.norm_of(index - 1)(hidden_states))
             if output_attentions:
                 all_attentions.append(weights)
+        is_normed = len(self.layers) - 1 in output_layers
         return VJEPAModelOutput(
-            last_hidden_state=self.norm(hidden_states),
+            last_hidden_state=layer_hidden_states[-1] if is_normed else self.norm(hidden_states),
             hidden_states=tuple(all_hidden_states) if chosen else None,
             attentions=tuple(all_attentions) if output_attentions else None,
+            layer_hidden_states=tuple(layer_hidden_states) if output_layers else None,
         )
+
+
+def predicted_layers(config: VJEPAConfig) -> list[int]:
+    """Return the encoder layers whose features the predictor reads and predicts."""
+    return (config.level_layers or [config.num_hidden_layers - 1])[-config.pred_num_levels :]
+
+
+def rotation_for(layer: Any, grid: Grid, mask: torch.Tensor | None, device: torch.device) -> Rotation | None:
+    """Return the rotation of tokens in this layer and all like it; None with a position table."""
+    config, kind = layer.attention.config, layer.attention.config.position_embedding_type
+    if kind == "sincos":
+        return None
+    return rotation_of(grid, mask, layer.attention.head_size, kind, config.patch_size, device)
 
 
 class VJEPAPredictor(nn.Module):
     """Narrow transformer that predicts the features of target tokens from features of context tokens."""
 
-    position_embeddings: torch.Tensor
+    position_embeddings: torch.Tensor | None
 
     def __init__(self, config: VJEPAConfig):
         super().__init__()
         self.config = config
         width = config.pred_hidden_size
-        self.embed = nn.Linear(config.hidden_size, width)
+        levels = config.pred_num_levels
+        self.embed: nn.Module = nn.Linear(config.hidden_size, width)
+        if levels > 1:
+            self.embed = nn.Sequential(
+                nn.Linear(levels * config.hidden_size, config.hidden_size),
+                ACT2FN[config.hidden_act],
+                nn.Linear(config.hidden_size, width),
+            )
         self.mask_tokens = nn.Parameter(torch.zeros(config.pred_num_mask_tokens, width))
         self.register_buffer("position_embeddings", initial_positions(config, width))
+        if config.image_tokenizer:
+            self.modality_embeddings = VJEPAModalityEmbeddings(width)
         heads = config.pred_num_attention_heads or config.num_attention_heads
         self.layers = nn.ModuleList(
-            VJEPALayer(config, width, heads, config.pred_mlp_ratio, config.layer_norm_eps, rate)
-            for rate in drop_path_rates(config.drop_path_rate, config.pred_num_hidden_layers)
+            VJEPALayer(config, width, heads, config.pred_mlp_ratio, config.layer_norm_eps, rate, depth)
+            for depth, rate in enumerate(
+                drop_path_rates(config.drop_path_rate, config.pred_num_hidden_layers), start=1
+            )
         )
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.proj = nn.Linear(width, config.hidden_size)
+        self.proj = nn.Linear(width, levels * (config.pred_target_size or config.hidden_size))
+        if config.pred_context_head:
+            self.context_proj = nn.Linear(width, self.proj.out_features)
 
     def forward(
         self,
@@ -375,17 +473,32 @@ class VJEPAPredictor(nn.Module):
         context_mask: torch.Tensor,
         target_mask: torch.Tensor,
         mask_token_index: int = 0,
+        image: bool = False,
     ) -> torch.Tensor:
-        """Predict features `(B, M, D)` at `target_mask` from the features `(B, K, D)` at `context_mask`."""
-        positions = resize_positions(self.position_embeddings, self.config.grid_size, grid)
+        """Predict features `(B, M, D)` at `target_mask` from the features `(B, K, D)` at `context_mask`.
+
+        With `pred_context_head`, `(B, K + M, D)`: those of the context tokens first.
+        """
         mask_token = self.mask_tokens[mask_token_index % self.mask_tokens.shape[0]]
-        context = self.embed(context) + positions[context_mask]
-        targets = (mask_token + positions[target_mask]).to(context.dtype)
+        context = self.embed(context)
+        if self.position_embeddings is None:
+            targets = mask_token.expand(*target_mask.shape, -1).to(context.dtype)
+        else:
+            positions = resize_positions(self.position_embeddings, self.config.grid_size, grid)
+            context = context + positions[context_mask]
+            targets = (mask_token + positions[target_mask]).to(context.dtype)
         # (B, K + M, width): context tokens first, then one token for every target position
         hidden_states = torch.cat([context, targets], dim=1)
+        if self.config.image_tokenizer:
+            hidden_states = self.modality_embeddings(hidden_states, image)
+        mask = torch.cat([context_mask, target_mask], dim=1)
+        rotation = rotation_for(self.layers[0], grid, mask, context.device)
         for layer in self.layers:
-            hidden_states, _ = layer(hidden_states)
-        return self.proj(self.norm(hidden_states[:, context.shape[1] :]))
+            hidden_states, _ = layer(hidden_states, rotation)
+        targets = self.proj(self.norm(hidden_states[:, context.shape[1] :]))
+        if not self.config.pred_context_head:
+            return targets
+        return torch.cat([self.context_proj(self.norm(hidden_states[:, : context.shape[1]])), targets], dim=1)
 
 
 class VJEPACrossAttentionLayer(GradientCheckpointingLayer):
@@ -409,7 +522,7 @@ class VJEPAAttentivePooler(nn.Module):
     def __init__(self, config: VJEPAConfig):
         super().__init__()
         self.query_tokens = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
-        width, heads = config.hidden_size, config.num_attention_heads
+        width, heads = config.hidden_size, config.pooler_num_attention_heads or config.num_attention_heads
         self.self_attention_layers = nn.ModuleList(
             VJEPALayer(config, width, heads, config.pooler_mlp_ratio, config.pooler_layer_norm_eps, drop_path_rate=0.0)
             for _ in range(config.num_pooler_layers - 1)
@@ -489,8 +602,8 @@ class VJEPAPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.initializer_range
         if isinstance(module, (nn.Linear, nn.Conv3d)):
-            # As published: no rescaling by depth.
-            init.trunc_normal_(module.weight, std=std)
+            # As published: V-JEPA does not rescale by depth, V-JEPA 2 does.
+            init.trunc_normal_(module.weight, std=std / getattr(module, "initializer_divisor", 1.0))
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
@@ -498,13 +611,18 @@ class VJEPAPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, (VJEPAEmbeddings, VJEPAPredictor)):
             table = module.position_embeddings
-            init.copy_(table, initial_positions(self.config, table.shape[1]))
+            positions = None if table is None else initial_positions(self.config, table.shape[1])
+            if table is not None and positions is not None:
+                init.copy_(table, positions)
             if isinstance(module, VJEPAPredictor) and not self.config.pred_zero_init_mask_tokens:
                 init.trunc_normal_(module.mask_tokens, std=std)
             elif isinstance(module, VJEPAPredictor):
                 init.zeros_(module.mask_tokens)
         elif isinstance(module, VJEPAAttentivePooler):
             init.trunc_normal_(module.query_tokens, std=std)
+        elif isinstance(module, VJEPAModalityEmbeddings):
+            init.normal_(module.image, std=1e-6)
+            init.normal_(module.video, std=1e-6)
 
     def _choose_outputs(
         self, output_hidden_states: HiddenStateChoice, output_attentions: bool | None
@@ -547,7 +665,7 @@ class VJEPAPreTrainedModel(PreTrainedModel):
             return
         old, new = self.config.grid_size, type(self.config)(**self.config.to_diff_dict() | changes).grid_size
         for module in self.modules():
-            if isinstance(module, (VJEPAEmbeddings, VJEPAPredictor)):
+            if isinstance(module, (VJEPAEmbeddings, VJEPAPredictor)) and module.position_embeddings is not None:
                 module.position_embeddings = resize_positions(module.position_embeddings, old, new)
             if isinstance(getattr(module, "config", None), VJEPAConfig):
                 for name, value in changes.items():
@@ -604,6 +722,7 @@ class VJEPAModel(VJEPAPreTrainedModel):
         grid_size: Grid | None = None,
         output_hidden_states: HiddenStateChoice = None,
         output_attentions: bool | None = None,
+        output_layers: Sequence[int] = (),
         **kwargs,
     ) -> VJEPAModelOutput:
         """Encode whole clips or their context tokens, and predict the features of target tokens.
@@ -618,6 +737,7 @@ class VJEPAModel(VJEPAPreTrainedModel):
             output_hidden_states: whether to return the embeddings and the residual stream after every layer; an index
                 or several: only those, and None for the others.
             output_attentions: whether to return attention weights; needs `attn_implementation="eager"`.
+            output_layers: layers, counted from 0 and increasing, whose normed features to return.
 
         Raises:
             ValueError: inputs that do not fit each other or the configuration.
@@ -636,11 +756,19 @@ class VJEPAModel(VJEPAPreTrainedModel):
 
         if target_mask is None and predictor is not None:
             warn_of_unused_predictor(predictor)
-        outputs = self.encoder(tubelets, grid, context_mask, output_hidden_states, output_attentions)
-        if target_mask is not None and predictor is not None:
-            outputs.predictor_hidden_state = predictor(
-                outputs.last_hidden_state, grid, context_mask, target_mask, mask_token_index
-            )
+        check_layers(output_layers, self.config)
+        levels = predicted_layers(self.config) if target_mask is not None else []
+        layers = sorted({*output_layers, *levels})
+        outputs = self.encoder(tubelets, grid, context_mask, output_hidden_states, output_attentions, layers)
+        features = dict(zip(layers, outputs.layer_hidden_states or (), strict=True))
+        outputs.layer_hidden_states = tuple(features[layer] for layer in output_layers) if output_layers else None
+        if target_mask is not None and context_mask is not None and predictor is not None:
+            context = torch.cat([features[layer] for layer in levels], dim=-1)
+            image = is_image(tubelets, self.config)
+            predictions = predictor(context, grid, context_mask, target_mask, mask_token_index, image)
+            num_targets = target_mask.shape[1]
+            outputs.predictor_hidden_state = predictions[:, -num_targets:]
+            outputs.predictor_context_state = predictions[:, :-num_targets] if self.config.pred_context_head else None
         return outputs
 
     def tokenize(
@@ -653,14 +781,15 @@ class VJEPAModel(VJEPAPreTrainedModel):
         config = self.config
         if tubelets is not None and pixel_values_videos is None:
             grid = grid or config.grid_size
-            check_tubelets(tubelets, grid, config)
+            check_tubelets(tubelets, grid, config, 1 if is_image(tubelets, config) else config.tubelet_size)
             return tubelets, grid
         if pixel_values_videos is None or tubelets is not None:
             raise ValueError("give exactly one of pixel_values_videos and tubelets.")
         check_clips(pixel_values_videos, config.num_channels)
         _, num_frames, _, height, width = pixel_values_videos.shape
-        grid = grid_size(num_frames, height, width, config.tubelet_size, config.patch_size)
-        return to_tubelets(pixel_values_videos, config.tubelet_size, config.patch_size), grid
+        tubelet_size = 1 if config.image_tokenizer and num_frames == 1 else config.tubelet_size
+        grid = grid_size(num_frames, height, width, tubelet_size, config.patch_size)
+        return to_tubelets(pixel_values_videos, tubelet_size, config.patch_size), grid
 
 
 def warn_of_unused_predictor(predictor: VJEPAPredictor) -> None:
@@ -733,7 +862,7 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
             context_masks: one LongTensor `(B, K)` of visible token indices per mask type; K may differ between types.
             target_masks: one LongTensor `(B, M)` of token indices to predict per mask type.
             mask_type_indices: which mask type each entry is, from 0; default 0, 1, ... Type i uses mask token i modulo
-                the number of mask tokens.
+                the number of mask tokens, or token 0 without `pred_mask_token_per_mask_type`.
             target_hidden_state: `(B, N, D)`, as an earlier call on the same clips returned it.
             output_hidden_states: as in `VJEPAModel`, of the context encoder.
             output_attentions: as in `VJEPAModel`, of the context encoder.
@@ -756,8 +885,10 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         check_target_hidden_state(target_hidden_state, (*tubelets.shape[:2], self.config.hidden_size))
         predictor = self.vjepa.predictor
         assert predictor is not None  # `__init__` makes one
+        check_objective(self.config)
         losses, predictions, targets, contexts = [], [], [], []
         for context_mask, target_mask, index in zip(context_masks, target_masks, mask_type_indices, strict=True):
+            index = index if self.config.pred_mask_token_per_mask_type else 0
             context = self.context_encoder(tubelets, grid, context_mask, output_hidden_states, output_attentions)
             prediction = predictor(context.last_hidden_state, grid, context_mask, target_mask, index)
             target = take_tokens(target_hidden_state, target_mask)
@@ -794,8 +925,9 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         target, context = self.vjepa.encoder, self.context_encoder
         check_full_precision(target)
         torch._foreach_lerp_(list(target.parameters()), list(context.parameters()), 1.0 - momentum)
-        # Separately, because sharded parameters are DTensors and buffers are not.
-        torch._foreach_lerp_(list(target.buffers()), list(context.buffers()), 1.0 - momentum)
+        # Separately, because sharded parameters are DTensors and buffers are not. Rotary positions need no buffers.
+        if buffers := list(target.buffers()):
+            torch._foreach_lerp_(buffers, list(context.buffers()), 1.0 - momentum)
 
 
 class VJEPAPooledModel(VJEPAPreTrainedModel):
@@ -812,6 +944,10 @@ class VJEPAPooledModel(VJEPAPreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Module:
         return self.vjepa.get_input_embeddings()
+
+    def pooled_layers(self, outputs: VJEPAModelOutput) -> tuple[torch.Tensor, ...]:
+        """Return the features that the pooler attends to, one tensor for each of `pooler_layers`."""
+        return outputs.layer_hidden_states or (outputs.last_hidden_state,)
 
 
 class VJEPAForVideoClassification(VJEPAPooledModel):
@@ -855,15 +991,16 @@ class VJEPAForVideoClassification(VJEPAPooledModel):
         check_views(num_views, num_clips, bool(output_hidden_states or output_attentions))
         views = []
         for clips in videos.split(num_clips, dim=1):
-            tokens = []
+            tokens: list[torch.Tensor] = []
             for clip in clips.unbind(1):
                 outputs = self.vjepa(
                     clip,
                     output_hidden_states=output_hidden_states,
                     output_attentions=output_attentions,
+                    output_layers=self.config.pooler_layers or (),
                     return_dict=True,
                 )
-                tokens.append(outputs.last_hidden_state)
+                tokens.extend(self.pooled_layers(outputs))
             views.append(self.classifier(self.pooler(torch.cat(tokens, dim=1))))
         logits = torch.stack(views, dim=1)  # (B, V / num_clips, L)
         loss = None
@@ -940,6 +1077,7 @@ class VJEPAForActionDetection(VJEPAPooledModel):
             pixel_values_videos,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            output_layers=self.config.pooler_layers or (),
             return_dict=True,
         )
         _, num_frames, _, height, width = pixel_values_videos.shape
@@ -949,7 +1087,8 @@ class VJEPAForActionDetection(VJEPAPooledModel):
         real_boxes = torch.where(box_mask[..., None], boxes, whole_frame)
         if boxes.shape[1] == 0:  # attention needs at least one box, and the loss must reach every parameter
             real_boxes = whole_frame.expand(boxes.shape[0], 1, -1)
-        tokens = box_features(outputs.last_hidden_state, grid, real_boxes, self.config.roi_size)
+        layers = self.pooled_layers(outputs)
+        tokens = torch.cat([box_features(layer, grid, real_boxes, self.config.roi_size) for layer in layers], dim=1)
         box_logits = self.classifier(self.pooler(tokens)).unflatten(0, real_boxes.shape[:2])
         box_logits = box_logits[:, : boxes.shape[1]]  # (B, R, L)
         loss = None

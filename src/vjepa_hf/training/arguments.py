@@ -362,6 +362,9 @@ class OptimizationArguments:
     max_steps: int = option("number of optimizer steps", 90_000)
     warmup_steps: int = option("steps of the linear learning rate warm-up", 12_000)
     schedule_scale: float = option("length of the schedules as a multiple of max_steps", 1.25)
+    learning_rate_schedule: Literal["cosine", "constant", "linear"] = option(
+        "learning rate after the warm-up: half a cosine or a line to final_learning_rate, or constant", "cosine"
+    )
     start_learning_rate: float = option("initial learning rate", 2e-4)
     learning_rate: float = option("learning rate at the end of the warm-up", 6.25e-4)
     final_learning_rate: float = option("learning rate at the end of the schedule", 1e-6)

@@ -16,13 +16,28 @@ def _cosine(progress: float, start: float, final: float) -> float:
 
 
 def learning_rate(
-    step: int, *, max_steps: int, warmup_steps: int, start: float, peak: float, final: float, schedule_scale: float
+    step: int,
+    *,
+    max_steps: int,
+    warmup_steps: int,
+    start: float,
+    peak: float,
+    final: float,
+    schedule_scale: float,
+    schedule: str = "cosine",
 ) -> float:
-    """Return the learning rate: linear from `start` to `peak` in `warmup_steps`, then half a cosine to `final`."""
+    """Return the learning rate: linear from `start` to `peak` in `warmup_steps`, then as `schedule` says.
+
+    "cosine" (V-JEPA) follows half a cosine and "linear" (the cooldown of V-JEPA 2) a line to `final`; "constant"
+    (V-JEPA 2 before its cooldown) stays at `peak`.
+    """
     position, length = step + 1, int(schedule_scale * max_steps)
     if position < warmup_steps:
         return start + (peak - start) * position / warmup_steps
-    return _cosine((position - warmup_steps) / max(1, length - warmup_steps), peak, final)
+    progress = min(1.0, (position - warmup_steps) / max(1, length - warmup_steps))
+    if schedule == "constant":
+        return peak
+    return peak + (final - peak) * progress if schedule == "linear" else _cosine(progress, peak, final)
 
 
 def weight_decay(step: int, *, max_steps: int, start: float, final: float, schedule_scale: float) -> float:
@@ -69,6 +84,7 @@ def hyperparameters(step: int, optimization: OptimizationArguments) -> dict[str,
             start=optimization.start_learning_rate,
             peak=optimization.learning_rate,
             final=optimization.final_learning_rate,
+            schedule=optimization.learning_rate_schedule,
             **length,
         ),
         "weight_decay": weight_decay(

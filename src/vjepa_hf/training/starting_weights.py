@@ -10,7 +10,10 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers import VJEPA2Config
 
+from ..conversion.folders import read_config
+from ..conversion.transformers_format import read_transformers
 from ..model.configuration_vjepa import VJEPAConfig
 from ..model.modeling_vjepa import VJEPAForPreTraining
 from ..model.tubelets import resize_positions
@@ -28,8 +31,8 @@ _PREFIXES = {
 }
 # Fields that change the output of a model but not the shapes of its weights.
 _SILENT_FIELDS = {
-    "encoder": ("num_attention_heads", "hidden_act", "layer_norm_eps"),
-    "predictor": ("pred_num_attention_heads", "hidden_act", "layer_norm_eps"),
+    "encoder": ("num_attention_heads", "hidden_act", "layer_norm_eps", "position_embedding_type"),
+    "predictor": ("pred_num_attention_heads", "hidden_act", "layer_norm_eps", "position_embedding_type"),
 }
 # Files of weights, or their indices, in the order in which `from_pretrained` looks for them.
 WEIGHTS = (
@@ -54,7 +57,8 @@ def load_starting_weights(model: VJEPAForPreTraining, folder: str | Path, parts:
 
     Args:
         model: model to load weights into.
-        folder: folder that `save_pretrained` wrote, a run or a converted checkpoint; or the name of one on the Hub.
+        folder: folder that `save_pretrained` wrote, a run or a converted checkpoint, or V-JEPA 2 in transformers'
+            format; or the name of one on the Hub.
         parts: parts to load, from `PARTS`; empty for all in the folder.
 
     Raises:
@@ -105,7 +109,10 @@ def _read(name: str) -> tuple[VJEPAConfig, dict[str, dict[str, torch.Tensor]]]:
     """Return the configuration of a folder or a Hub repository, and its tensors by part."""
     folder = _find_folder(name)
     try:
-        tensors = read_tensors(folder)
+        if read_config(folder).get("model_type") == VJEPA2Config.model_type:
+            config, tensors = read_transformers(folder)
+        else:
+            tensors, config = read_tensors(folder), VJEPAConfig.from_pretrained(folder)
     except ValueError as error:
         raise ValueError(f"init_from {name!r}: {error}") from error
     parts: dict[str, dict[str, torch.Tensor]] = {}
@@ -114,7 +121,7 @@ def _read(name: str) -> tuple[VJEPAConfig, dict[str, dict[str, torch.Tensor]]]:
         if prefix is None:
             raise ValueError(f"init_from {name!r} contains {key!r}, which is not a weight of a V-JEPA model")
         parts.setdefault(_PREFIXES[prefix], {})[key.removeprefix(prefix)] = tensor
-    return VJEPAConfig.from_pretrained(folder), parts
+    return config, parts
 
 
 def _find_folder(name: str) -> Path:
