@@ -205,7 +205,7 @@ def _notes(config: VJEPAConfig, generation: Generation, has_probe: bool) -> list
         notes.append(f"the probe has {config.pooler_num_attention_heads} heads and reads {layers}")
     if config.pred_target_size is not None:
         notes.append(
-            f"distilled: the predictor predicts a teacher of width {config.pred_target_size}, so that pretraining "
+            f"distilled: the predictor predicts features of width {config.pred_target_size}, so that pretraining "
             "needs a new one; the features of the encoder do not depend on it"
         )
     return notes

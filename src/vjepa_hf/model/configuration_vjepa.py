@@ -69,7 +69,7 @@ class VJEPAConfig(PreTrainedConfig):
             own (V-JEPA 2.1); the last one is the last layer. `None` for the last layer only.
         pred_num_levels (`int`, defaults to 1): How many of the last `level_layers` the predictor reads and predicts.
         pred_target_size (`int`, *optional*): Width of a predicted level; `None` for `hidden_size`. The distilled
-            V-JEPA 2.1 models predict the features of a wider teacher.
+            V-JEPA 2.1 models predict the features of a wider model.
         pred_context_head (`bool`, defaults to `False`): Whether the predictor has a second output projection, for
             context tokens (V-JEPA 2.1).
         image_tokenizer (`bool`, defaults to `False`): Whether a clip of one frame is an image with an embedding of its
