@@ -108,7 +108,9 @@ class VectorEncoder:
         self.accelerator.wait_for_everyone()
         return VectorTable(output)
 
-    def _encode_parts(self, videos: Sequence[Any], parts: Sequence[range]) -> Iterator[list[TimedVectors | VideoFailure]]:
+    def _encode_parts(
+        self, videos: Sequence[Any], parts: Sequence[range]
+    ) -> Iterator[list[TimedVectors | VideoFailure]]:
         """Yield the vectors of the rows of each part."""
         # A batch is within a part, so that its numbers do not depend on which parts are complete.
         size = max(1, self.batch_size // self.num_clips)

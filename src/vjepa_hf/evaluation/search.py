@@ -14,7 +14,7 @@ class Match(NamedTuple):
 
     Attributes:
         video: name of the video.
-        similarity: cosine in [-1, 1].
+        similarity: cosine of standardized vectors, in [-1, 1].
         times: seconds of the first and last frame in the video.
         query_times: seconds of the first and last frame in the query.
     """
@@ -61,10 +61,10 @@ def nearest_videos(table: VectorTable, query: TimedVectors, num_matches: int = 5
     Raises:
         ValueError: the table is damaged.
     """
-    queries = _normalized(query.vectors)
+    queries = table.standardize(query.vectors)
     matches: dict[str, Match] = {}
     for batch, vectors in table.batches():
-        similarities = queries @ _normalized(vectors).T  # (queries, rows)
+        similarities = queries @ table.standardize(vectors).T  # (queries, rows)
         best, clip = similarities.max(axis=0), similarities.argmax(axis=0)
         candidates: dict[str, Match] = {}
         for row in np.argsort(-best, kind="stable"):
@@ -79,7 +79,3 @@ def nearest_videos(table: VectorTable, query: TimedVectors, num_matches: int = 5
         ranked = sorted(matches.values(), key=lambda match: -match.similarity)[:num_matches]
         matches = {match.video: match for match in ranked}
     return list(matches.values())
-
-
-def _normalized(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), np.finfo(np.float32).tiny)

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,37 @@ class VectorTable:
         with _named_damage(self.path), pq.ParquetFile(self.path, page_checksum_verification=True) as file:
             for batch in file.iter_batches(size):
                 yield batch, batch["vector"].flatten().to_numpy().reshape(len(batch), -1)
+
+    def standardize(self, vectors: np.ndarray) -> np.ndarray:
+        """Shift and scale each feature to mean 0 and variance 1 over the table, then scale vectors to length 1.
+
+        Their products are similarities. Without it, the few features of large mean or variance decide: all cosines of
+        a table may be above 0.99.
+
+        Args:
+            vectors: `(..., D)`, of the table or of a query.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        mean, deviation = self._statistics
+        scaled = ((vectors - mean) / deviation).astype(np.float32)
+        return scaled / np.maximum(np.linalg.norm(scaled, axis=-1, keepdims=True), np.finfo(np.float32).tiny)
+
+    @cached_property
+    def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each feature `(D,)`; 0 and 1 for a table of one row."""
+        if len(self) < 2:
+            return np.zeros(()), np.ones(())
+        total: Any = 0.0
+        for _, vectors in self.batches():
+            total += np.stack(
+                [vectors.sum(axis=0, dtype=np.float64), np.square(vectors, dtype=np.float64).sum(axis=0)]
+            )
+        mean, square = total / len(self)
+        # Rounding leaves a constant feature with a variance near 0, which must not be scaled up.
+        variance = np.maximum(square - mean**2, 0)
+        return mean, np.sqrt(np.where(variance > 1e-12 * square, variance, 1))
 
 
 class TableParts:
