@@ -794,7 +794,7 @@ class VJEPAModel(VJEPAPreTrainedModel):
             raise ValueError(f"pool={pool!r} must be mean, time or none.")
         is_multi_clip = pixel_values_videos.ndim == 6
         clips = pixel_values_videos.flatten(0, 1) if is_multi_clip else pixel_values_videos
-        features = self(clips).last_hidden_state
+        features = self(clips, return_dict=True).last_hidden_state
         if pool == "time":
             features = features.unflatten(1, (clips.shape[1] // self.config.tubelet_size, -1)).mean(dim=2)
         if is_multi_clip:
