@@ -126,7 +126,10 @@ def memory(
     num_videos: Annotated[int, typer.Option(help="training videos to embed")] = 2000,
     output: Output = None,
 ) -> None:
-    """Run `vjepa-hf embed` without worker processes, and read its resident memory as the parts of the table appear."""
+    """Embed videos with `vjepa-hf embed`, and watch its memory.
+
+    The command has no worker processes. Its resident memory is read each time another part of the table is on disk.
+    """
     model = pretrained(runs, videos, 0, steps)
     make_toy_videos(videos)
     with tempfile.TemporaryDirectory() as scratch:
