@@ -21,15 +21,15 @@ import transformers
 import typer
 from torch.nn.functional import interpolate
 
-from learning import RUNS, VIDEOS, Runs, Steps, pretrained
-from programs import make_toy_videos
-from report import Output, ToyVideos, make_app, opening, publish, table
+from programs import pretrained
+from report import Output, Runs, Steps, ToyVideos, make_app, opening, publish, table
 from vjepa_hf import VJEPAConfig, VJEPAModel, VJEPAVideoProcessor
 from vjepa_hf.data import decode_video, load_videos, probe_video
 from vjepa_hf.evaluation import VectorEncoder, VectorTable, nearest_videos
 from vjepa_hf.evaluation.vector_table import TableParts, TimedVectors
 
 transformers.utils.logging.disable_progress_bar()
+VIDEOS, RUNS = Path("output/toy_videos"), Path("output/learning")
 app = make_app()
 # Copies of videos of 16 frames and 32 x 32 pixels: quality (crf), border (px) and first frames that are cut off.
 COPIES = {
@@ -131,7 +131,6 @@ def memory(
     The command has no worker processes. Its resident memory is read each time another part of the table is on disk.
     """
     model = pretrained(runs, videos, 0, steps)
-    make_toy_videos(videos)
     with tempfile.TemporaryDirectory() as scratch:
         source, target = Path(scratch, "list.csv"), Path(scratch, "table.parquet")
         names = list(load_videos(videos / "train.csv")["video"])[:num_videos]

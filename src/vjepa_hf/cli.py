@@ -280,7 +280,7 @@ def compare(
         typer.echo(f"the result is in {output}")
 
 
-@app.command()
+@app.command(epilog="Example: vjepa-hf embed VIDEOS --model output/mine --num_clips 4 --output table.parquet")
 def embed(
     source: Annotated[str, typer.Argument(help="videos: folder, list, .tar or .parquet file")],
     output: Annotated[Path, typer.Option("--output", "-o", help="parquet table to write")],
@@ -308,7 +308,7 @@ def embed(
         )
 
 
-@app.command()
+@app.command(epilog="Example: vjepa-hf search my_video.mp4 table.parquet --num_matches 10")
 def search(
     query: VideoArgument,
     table: Annotated[Path, typer.Argument(help="table that `vjepa-hf embed` wrote")],

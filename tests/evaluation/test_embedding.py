@@ -19,7 +19,6 @@ import vjepa_hf.evaluation.vector_table
 from vjepa_hf import VJEPAForVideoClassification, VJEPAModel, VJEPAVideoProcessor
 from vjepa_hf.data import load_videos
 from vjepa_hf.evaluation.embedding import VectorEncoder
-from vjepa_hf.evaluation.vector_table import VectorTable
 
 
 @pytest.fixture
@@ -188,17 +187,6 @@ def test_a_vector_that_is_not_finite_is_an_error(model_folder, videos, tmp_path)
 def test_an_unknown_option_is_an_error(model_folder, options, message):
     with pytest.raises(ValueError, match=message):
         VectorEncoder(model_folder, **options)
-
-
-def test_only_a_table_of_vectors_is_read(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        VectorTable(tmp_path / "missing.parquet")
-    (tmp_path / "text.parquet").write_text("text")
-    with pytest.raises(ValueError, match="damaged, or not a parquet file"):
-        VectorTable(tmp_path / "text.parquet")
-    Dataset.from_dict({"a": [1]}).to_parquet(str(tmp_path / "other.parquet"))
-    with pytest.raises(ValueError, match="not a table of vectors"):
-        VectorTable(tmp_path / "other.parquet")
 
 
 def test_sentence_transformers_returns_the_vector_of_the_table(model_folder, videos):

@@ -7,25 +7,12 @@ import numpy as np
 import pytest
 
 import vjepa_hf.evaluation.vector_table
+from vector_tables import write_table
 from vjepa_hf import VJEPAVideoProcessor
 from vjepa_hf.evaluation.embedding import VectorEncoder
 from vjepa_hf.evaluation.search import load_table_encoder, nearest_videos
-from vjepa_hf.evaluation.vector_table import TableParts, TimedVectors, VectorTable
+from vjepa_hf.evaluation.vector_table import TimedVectors, VectorTable
 from vjepa_hf.model.modeling_vjepa import VJEPAModel
-
-
-def write_table(path, vectors: np.ndarray, clips: int) -> VectorTable:
-    """Write `clips` rows for each of the videos 0.mp4, 1.mp4, ...; clip i is at i to i + 0.5 seconds."""
-    videos = [f"{number}.mp4" for number in range(len(vectors) // clips)]
-    parts = TableParts(path, videos, {"rows": "clip"}, vectors.shape[1])
-    parts.is_finished()
-    times = np.arange(clips)[:, None] + np.array([0, 0.5])
-    results = [TimedVectors(of_video, times) for of_video in vectors.reshape(len(videos), clips, -1)]
-    for part in range(len(parts.files)):
-        rows = parts.rows(part)
-        parts.write(part, results[rows.start : rows.stop])
-    parts.merge([])
-    return VectorTable(path)
 
 
 def test_the_search_in_batches_is_the_search_over_all_rows(tmp_path, monkeypatch):
@@ -56,17 +43,6 @@ def test_a_video_is_found_in_a_table_of_few_videos_with_a_constant_feature(tmp_p
     table = write_table(tmp_path / "table.parquet", vectors, clips=1)
     match = nearest_videos(table, TimedVectors(vectors[:1], np.zeros((1, 2))))[0]
     assert match.video == "0.mp4" and match.similarity == pytest.approx(1)
-
-
-def test_a_damaged_table_is_an_error(tmp_path):
-    vectors = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
-    table = write_table(tmp_path / "table.parquet", vectors, clips=1)
-    content = bytearray(table.path.read_bytes())
-    position = content.find(vectors[50].tobytes())
-    content[position : position + 4] = bytes(4)
-    table.path.write_bytes(content)
-    with pytest.raises(ValueError, match="damaged"):
-        list(VectorTable(table.path).batches())
 
 
 def test_the_query_has_the_encoder_of_the_table(tiny_model, toy_videos, tmp_path):

@@ -71,7 +71,7 @@ class VectorTable:
         """Shift and scale each feature to mean 0 and variance 1 over the table, then scale vectors to length 1.
 
         Their products are similarities. Without it, the few features of large mean or variance decide: all cosines of
-        a table may be above 0.99.
+        a table may be above 0.9.
 
         Args:
             vectors: `(..., D)`, of the table or of a query.

@@ -796,7 +796,8 @@ class VJEPAModel(VJEPAPreTrainedModel):
         clips = pixel_values_videos.flatten(0, 1) if is_multi_clip else pixel_values_videos
         features = self(clips, return_dict=True).last_hidden_state
         if pool == "time":
-            features = features.unflatten(1, (clips.shape[1] // self.config.tubelet_size, -1)).mean(dim=2)
+            steps = max(1, clips.shape[1] // self.config.tubelet_size)  # an image of V-JEPA 2.1 has one frame
+            features = features.unflatten(1, (steps, -1)).mean(dim=2)
         if is_multi_clip:
             features = features.unflatten(0, pixel_values_videos.shape[:2])
         return features.flatten(1, -2).mean(dim=1) if pool == "mean" else features
