@@ -27,8 +27,8 @@ import typer
 from accelerate import Accelerator
 from PIL import Image
 
-from programs import few_label_accuracy, make_toy_videos, pretrain, run_example
-from report import HERE, Output, ToyVideos, make_app, opening, publish, table
+from programs import few_label_accuracy, pretrained, run_example
+from report import HERE, Output, Runs, Steps, ToyVideos, make_app, opening, publish, table
 from vjepa_hf import VJEPAConfig, VJEPAModel, VJEPAVideoProcessor
 from vjepa_hf.data import decode_video, load_videos
 from vjepa_hf.evaluation import OnlineEvaluation
@@ -41,16 +41,6 @@ VIDEOS, RUNS = Path("output/toy_videos"), Path("output/learning")
 app = make_app()
 
 Seeds = Annotated[list[int], typer.Option(help="of the pretraining runs; repeat")]
-Runs = Annotated[Path, typer.Option(help="folder of the pretraining runs, made if missing")]
-Steps = Annotated[int, typer.Option(help="optimizer steps of pretraining")]
-
-
-def pretrained(runs: Path, videos: Path, seed: int, steps: int) -> Path:
-    """Return the folder of the pretraining run of a seed, which is made if it is missing."""
-    make_toy_videos(videos)
-    folder = runs / f"seed{seed}"
-    pretrain(folder, videos, seed, max_steps=steps, warmup_steps=min(200, steps))
-    return folder
 
 
 def mean_and_spread(values: list[float]) -> str:

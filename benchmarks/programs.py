@@ -39,6 +39,14 @@ def pretrain(folder: Path, videos: Path, seed: int, **options: object) -> None:
         run_example("pretrain", videos=videos / "train.csv", output_dir=folder, seed=seed, **options)
 
 
+def pretrained(runs: Path, videos: Path, seed: int, steps: int) -> Path:
+    """Return the folder of the pretraining run of a seed, which is made if it is missing."""
+    make_toy_videos(videos)
+    folder = runs / f"seed{seed}"
+    pretrain(folder, videos, seed, max_steps=steps, warmup_steps=min(200, steps))
+    return folder
+
+
 def probe(model: Path, videos: Path, output: Path, *words: object, **options: object) -> dict[str, Any]:
     """Train and test attentive probes on the toy set; return the result that `examples/probe.py` writes."""
     sources = {"model": model, "train_videos": videos / "train.csv", "test_videos": videos / "test.csv"}

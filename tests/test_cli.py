@@ -5,6 +5,7 @@ pytest tests/test_cli.py
 
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -395,3 +396,18 @@ def test_a_copy_that_fails_is_reported_and_the_others_are_listed(
     output = run("check-data", folder_with_a_broken_video, *words, exit_code=1)
     assert "not copied  " in output and "No space left" in output and "0 unreadable" in output
     assert [video.rsplit("_", 1)[-1] for video in load_videos(tmp_path / "clean.csv")["video"]] == ["good one.mp4"]
+
+
+def test_embed_writes_a_table_that_search_reads(model_folder, toy_videos, tmp_path):
+    table = tmp_path / "new" / "table.parquet"
+    videos = sorted((toy_videos / "test").glob("*.mp4"))
+    words = ["embed", toy_videos / "test", "--model", model_folder, "-o", table, "--rows", "clip", "--num_clips", 2]
+    assert f"{2 * len(videos)} vectors (mean, one per clip) in {table}; 0 unreadable videos" in run(*words)
+    output = run("search", videos[3], table, "--num_matches", 3)
+    found = re.findall(r"([\d.]+) +([\d.]+) - +([\d.]+) s  (.*)$", output, re.MULTILINE)
+    assert len(found) == 3 and (found[0][0], found[0][3]) == ("1.000", str(videos[3]))
+    run("search", videos[3], tmp_path / "missing.parquet", exit_code=2)
+    run("search", model_folder / "config.json", table, exit_code=2)
+    run("embed", toy_videos / "test", "--model", model_folder, "-o", table, exit_code=2)  # other settings
+    run("embed", tmp_path / "missing", "--model", model_folder, "-o", tmp_path / "b.parquet", exit_code=2)
+    assert not (tmp_path / "b.parquet").exists()

@@ -31,7 +31,10 @@ from .data.sources import load_videos
 from .data.videos import VideoFailure, open_video, video_name
 from .evaluation.comparison import generated_names, load_set_encoder, summary, write_comparison
 from .evaluation.dense_features import stream_features, write_features
+from .evaluation.embedding import VectorEncoder
 from .evaluation.loading import load_encoder
+from .evaluation.search import load_table_encoder, nearest_videos
+from .evaluation.vector_table import VectorTable
 from .files import parents_of, whole_file
 from .model.frame_sampling import clip_span
 from .model.names import printable
@@ -275,6 +278,54 @@ def compare(
         for line in summary(result):
             typer.echo(line)
         typer.echo(f"the result is in {output}")
+
+
+@app.command(epilog="Example: vjepa-hf embed VIDEOS --model output/mine --num_clips 4 --output table.parquet")
+def embed(
+    source: Annotated[str, typer.Argument(help="videos: folder, list, .tar or .parquet file")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="parquet table to write")],
+    model: ModelOption = "output/pretrain",
+    pool: Annotated[str, typer.Option("--pool", help="mean (of the tokens), or trained_pooler (of a probe)")] = "mean",
+    rows: Annotated[str, typer.Option("--rows", help="one vector per video, or per clip")] = "video",
+    num_clips: Annotated[int, typer.Option("--num_clips", min=1, help="evenly spaced clips per video")] = 1,
+    video_column: Annotated[str | None, typer.Option("--video_column", help="column with the videos")] = None,
+    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="clips per forward pass")] = 16,
+    num_workers: Annotated[int, typer.Option("--num_workers", min=0, help="worker processes that decode")] = 1,
+) -> None:
+    """Write a table of the vectors of videos: `video`, `start` and `end` in seconds, and `vector`.
+
+    The same command resumes an interrupted one. On several GPUs: accelerate launch -m vjepa_hf.cli embed ...
+    """
+    source, output, model = _expanduser(source), _expanduser(output), _expanduser(model)
+    with mistakes_exit():
+        encoder = VectorEncoder(model, pool, rows, num_clips, batch_size, num_workers)
+        table = encoder.write_table(load_videos(source, video_column)["video"], output)
+    if encoder.accelerator.is_main_process:
+        for failure in table.failures:
+            typer.echo(f"unreadable  {printable(str(failure))}")
+        typer.echo(
+            f"{len(table)} vectors ({pool}, one per {rows}) in {output}; {len(table.failures)} unreadable videos"
+        )
+
+
+@app.command(epilog="Example: vjepa-hf search my_video.mp4 table.parquet --num_matches 10")
+def search(
+    query: VideoArgument,
+    table: Annotated[Path, typer.Argument(help="table that `vjepa-hf embed` wrote")],
+    model: Annotated[str | None, typer.Option("--model", help="the model of the table, if it has moved")] = None,
+    num_matches: Annotated[int, typer.Option("--num_matches", min=1, help="videos to list")] = 5,
+) -> None:
+    """List the videos of a table that are most similar to a video: similarity, seconds in the video, its name.
+
+    With one vector per clip, a video is as similar as its most similar clip, whose times are listed.
+    """
+    query, table, model = _expanduser(query), _expanduser(table), _expanduser(model)
+    with mistakes_exit():
+        vectors = VectorTable(table)
+        matches = nearest_videos(vectors, load_table_encoder(vectors, model)(query), num_matches)
+    for match in matches:
+        start, end = match.times
+        typer.echo(f"{match.similarity:6.3f}  {start:8.2f} - {end:8.2f} s  {printable(match.video)}")
 
 
 def _seconds(video: str, frames: np.ndarray) -> torch.Tensor:

@@ -44,6 +44,24 @@ def test_features_have_one_vector_per_token(tiny_model, tiny_clip):
     assert run(tiny_model, tiny_clip).last_hidden_state.shape == (2, 32, 48)
 
 
+@torch.no_grad()
+def test_video_features_are_means_of_tokens_over_a_time_step_or_the_videos_clips(tiny_model, tiny_clip):
+    tokens = tiny_model(tiny_clip).last_hidden_state
+    features = {pool: tiny_model.get_video_features(tiny_clip, pool=pool) for pool in ("none", "time", "mean")}
+    torch.testing.assert_close(features["none"], tokens)
+    torch.testing.assert_close(features["time"], torch.stack([tokens[:, :16].mean(1), tokens[:, 16:].mean(1)], dim=1))
+    torch.testing.assert_close(features["mean"], tokens.mean(dim=1))
+    clips = torch.stack([tiny_clip, tiny_clip.flip(0), tiny_clip.flip(1)], dim=1)  # (B, V, T, C, H, W)
+    shapes = {"none": (2, 3, 32, 48), "time": (2, 3, 2, 48), "mean": (2, 48)}
+    for pool, shape in shapes.items():
+        of_video = tiny_model.get_video_features(clips, pool=pool)
+        assert of_video.shape == shape
+        expected = torch.stack([tiny_model.get_video_features(clips[:, view], pool=pool) for view in range(3)], dim=1)
+        torch.testing.assert_close(of_video, expected.mean(dim=1) if pool == "mean" else expected)
+    with pytest.raises(ValueError, match="pool='max' must be mean, time or none"):
+        tiny_model.get_video_features(tiny_clip, pool="max")
+
+
 def test_without_target_mask_the_predictor_does_no_work(tiny_model, tiny_clip):
     tiny_model.predictor = None
     context, _ = masks()

@@ -32,6 +32,8 @@ COMMANDS = [
     "collapse.py runs --videos {videos} --steps 2 --health_steps 1 --probes 1 --splits 2 --plot {folder}/health.png",
     "distance.py toy --num_videos 8 --seeds 1",
     "distance.py cost --numbers 8 --num_workers 0",
+    "search.py copies --videos {videos} --runs {folder} --steps 2 --num_videos 8 --num_clips 1",
+    "search.py memory --videos {videos} --runs {folder} --steps 2 --num_videos 100",
     "learning.py online --videos {videos} --runs {folder} --steps 2 --num_videos 64",
     "learning.py probes --videos {videos} --runs {folder} --seeds 0 --steps 2 --splits 2 --epochs 1",
 ]

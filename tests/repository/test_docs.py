@@ -1,5 +1,6 @@
 """The code on the pages runs, in the order in which a reader meets it, and our parsers understand the commands."""
 
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -192,6 +193,20 @@ def test_code_about_probing_runs(tiny_model, tiny_classifier, toy_video_path, tm
     assert program.count("assert") >= 3
     names = {"folder": tmp_path / "model", "probe": str(tmp_path / "probe"), "video": str(toy_video_path)}
     exec(compile(program, page, "exec"), names | {"image": Image.new("RGB", (40, 40))})
+
+
+def test_code_about_embedding_runs(tiny_model, toy_videos, tmp_path):
+    tiny_model.save_pretrained(tmp_path / "model")
+    VJEPAVideoProcessor(crop_size=32, num_frames=4, frame_step=1).save_pretrained(tmp_path / "model")
+    page = REPO / "docs" / "embedding.md"
+    videos = sorted(str(path) for path in toy_videos.rglob("*.mp4"))
+    names = {"model": str(tmp_path / "model"), "videos": videos, "output": tmp_path / "table.parquet"}
+    programs = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    assert len(programs) == 4
+    for program in programs:
+        optional = re.search(r"^(?:import|from) (faiss|sentence_transformers)\b", program, re.MULTILINE)
+        if optional is None or importlib.util.find_spec(optional[1]):
+            exec(compile(program, page, "exec"), names)
 
 
 def numbers_without_a_source(page: str, results: str) -> list[str]:

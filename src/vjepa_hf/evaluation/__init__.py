@@ -5,6 +5,7 @@
 - `dense_features`: features of long videos, one per time step
 - `detection`: action detection: files of AVA, clips around key frames, frame mAP
 - `distance`: JEDi, the distance between a set of real and a set of generated videos
+- `embedding`: vectors of videos, one per video or per clip
 - `features`: tokens of videos, computed once and cached on disk
 - `generators`: which of several generators is closer to the real videos
 - `labels`: class indices, and class-balanced draws
@@ -13,7 +14,9 @@
 - `metrics`: classification metrics that need no download
 - `online`: evaluation during pretraining: nearest neighbors and a linear probe
 - `probes`: attentive probes, hyperparameter sweeps, predictions and metrics
+- `search`: the videos of a table that are nearest to a query
 - `shards`: files of features that record their origin
+- `vector_table`: vectors of videos in a parquet table, written in parts
 - `video_embedder`: one vector per video, as MTEB asks for it
 - `views`: clips of a video for a frozen encoder
 """
@@ -33,12 +36,15 @@ from .detection import (
     write_results,
 )
 from .distance import JEDi, VideoSetDistance
+from .embedding import VectorEncoder
 from .features import extract_features
 from .labels import draw_labels, encode_labels
 from .live_features import LiveFeatures
 from .metrics import MeanClassAccuracy, TopKAccuracy
 from .online import OnlineEvaluation
 from .probes import fit_probe, predict, score, train_heads
+from .search import load_table_encoder, nearest_videos
+from .vector_table import VectorTable
 from .video_embedder import VideoEmbedder
 from .views import AugmentedClips
 
@@ -51,6 +57,8 @@ __all__ = [
     "MeanClassAccuracy",
     "OnlineEvaluation",
     "TopKAccuracy",
+    "VectorEncoder",
+    "VectorTable",
     "VideoEmbedder",
     "VideoSetDistance",
     "collate_key_frames",
@@ -61,6 +69,8 @@ __all__ = [
     "extract_features",
     "fit_probe",
     "load_set_encoder",
+    "load_table_encoder",
+    "nearest_videos",
     "plot_detections",
     "predict",
     "read_actions",

@@ -771,6 +771,37 @@ class VJEPAModel(VJEPAPreTrainedModel):
             outputs.predictor_context_state = predictions[:, :-num_targets] if self.config.pred_context_head else None
         return outputs
 
+    def get_video_features(self, pixel_values_videos: torch.Tensor, pool: str = "mean") -> torch.Tensor:
+        """Encode whole clips and pool their tokens.
+
+        "mean" is one vector per video, for search, clustering and duplicates. Subtract the mean over your videos, or
+        standardize, before you compare such vectors by their cosine. "time" keeps when something happens: one vector
+        per time step of `tubelet_size` frames. "none" keeps all tokens, ordered by time, row and column, for dense
+        tasks and attentive probes, which separate actions better than means do.
+
+        Args:
+            pixel_values_videos: normalized clips `(B, T, C, H, W)`, or V clips per video `(B, V, T, C, H, W)`.
+            pool: "mean", "time" or "none".
+
+        Returns:
+            "mean": `(B, D)`, over all clips of a video. "time": `(B, t, D)`, with V clips `(B, V, t, D)`. "none":
+            `(B, N, D)`, with V clips `(B, V, N, D)`.
+
+        Raises:
+            ValueError: an unknown `pool`, or clips that do not fit the configuration.
+        """
+        if pool not in ("mean", "time", "none"):
+            raise ValueError(f"pool={pool!r} must be mean, time or none.")
+        is_multi_clip = pixel_values_videos.ndim == 6
+        clips = pixel_values_videos.flatten(0, 1) if is_multi_clip else pixel_values_videos
+        features = self(clips, return_dict=True).last_hidden_state
+        if pool == "time":
+            steps = max(1, clips.shape[1] // self.config.tubelet_size)  # an image of V-JEPA 2.1 has one frame
+            features = features.unflatten(1, (steps, -1)).mean(dim=2)
+        if is_multi_clip:
+            features = features.unflatten(0, pixel_values_videos.shape[:2])
+        return features.flatten(1, -2).mean(dim=1) if pool == "mean" else features
+
     def tokenize(
         self,
         pixel_values_videos: torch.Tensor | None = None,
