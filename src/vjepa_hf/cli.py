@@ -41,6 +41,7 @@ from .evaluation.export import (
     open_exported,
     readable_inputs,
     run_lines,
+    weights_file,
     write_exported,
 )
 from .evaluation.loading import load_encoder
@@ -548,7 +549,7 @@ def export(
             raise ValueError(f"{folder} is not a folder to write to; give --output FILE")
         if output is None:
             output = Path(folder, to, f"model{'_int8' if int8 else ''}{SUFFIXES[to]}")
-        with _new_file(output, videos) as unfinished:
+        with _new_file(output, videos) as unfinished, weights_file(output):
             table = load_videos(videos)
             rows = np.linspace(0, len(table) - 1, min(num_videos or len(table), len(table))).round().astype(int)
             model, processor = load_exportable(folder)

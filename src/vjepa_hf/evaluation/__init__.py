@@ -5,6 +5,7 @@
 - `dense_features`: features of long videos, one per time step
 - `detection`: action detection: files of AVA, clips around key frames, frame mAP
 - `distance`: JEDi, the distance between a set of real and a set of generated videos
+- `export`: files for ONNX Runtime and torch.export, and how their outputs drift
 - `features`: tokens of videos, computed once and cached on disk
 - `generators`: which of several generators is closer to the real videos
 - `labels`: class indices, and class-balanced draws
