@@ -198,7 +198,7 @@ def write_exported(
     """Write an exported model for any batch size, and return the number of layers in int8.
 
     Args:
-        model: encoder or classifier in float32; it is not changed.
+        model: encoder without predictor, or classifier, in float32; it is not changed.
         processor: its normalization is stored in the file.
         inputs: clips of one video, see `model_inputs`; all but their number is fixed.
         path: file to write.
