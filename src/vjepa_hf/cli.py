@@ -522,7 +522,7 @@ def convert(
             typer.echo(convert_checkpoint(checkpoint, output, license=license, **options))
 
 
-@app.command()
+@app.command(epilog="Example: vjepa-hf export output/probe --to onnx --int8")
 def export(
     folder: Annotated[str, typer.Argument(help="folder or Hub name of an encoder or classifier")],
     to: Annotated[str, typer.Option("--to", help="onnx or torch-export")] = "onnx",

@@ -49,7 +49,9 @@ INT8_FORMATS = [pytest.param("torch-export", marks=needs("torchao")), pytest.par
 
 def make_model(kind, config):
     config.num_labels = 3
-    if kind == "encoder":
+    if kind == "rotary encoder":
+        config = VJEPAConfig(**config.to_diff_dict() | {"position_embedding_type": "rope"})
+    if "encoder" in kind:
         model = seeded(VJEPAModel, config)
         model.predictor = None
         return model
@@ -90,7 +92,7 @@ def run_cli(*words, exit_code=0):
 
 
 @pytest.mark.parametrize("to", FORMATS)
-@pytest.mark.parametrize("kind", ["encoder", "classifier", "two clips"])
+@pytest.mark.parametrize("kind", ["encoder", "rotary encoder", "classifier", "two clips"])
 def test_an_exported_file_has_the_outputs_of_the_model_for_any_batch(kind, to, tiny_config, processor, tmp_path):
     model = make_model(kind, tiny_config)
     assert write(model, processor, tmp_path / "file", to) == 0
