@@ -32,6 +32,19 @@ from .data.videos import VideoFailure, open_video, video_name
 from .evaluation.comparison import generated_names, load_set_encoder, summary, write_comparison
 from .evaluation.dense_features import stream_features, write_features
 from .evaluation.embedding import VectorEncoder
+from .evaluation.export import (
+    SUFFIXES,
+    about,
+    check_format,
+    linear_layers,
+    load_exportable,
+    measure_drift,
+    open_exported,
+    readable_inputs,
+    run_lines,
+    weights_file,
+    write_exported,
+)
 from .evaluation.loading import load_encoder
 from .evaluation.search import load_table_encoder, nearest_videos
 from .evaluation.vector_table import VectorTable
@@ -558,6 +571,52 @@ def convert(
             typer.echo(export_to_transformers(checkpoint, output))
         else:
             typer.echo(convert_checkpoint(checkpoint, output, license=license, **options))
+
+
+@app.command(epilog="Example: vjepa-hf export output/probe --to onnx --int8")
+def export(
+    folder: Annotated[str, typer.Argument(help="folder or Hub name of an encoder or classifier")],
+    to: Annotated[str, typer.Option("--to", help="onnx or torch-export")] = "onnx",
+    int8: Annotated[bool, typer.Option("--int8", help="quantize every linear layer")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="file to write; default: onnx/model.onnx in FOLDER")
+    ] = None,
+    videos: Annotated[
+        str, typer.Option("--videos", help="source of the videos to compare the outputs on")
+    ] = "output/toy_videos/test.csv",
+    num_videos: Annotated[
+        int | None, typer.Option("--num_videos", min=1, help="evenly spaced videos of the source; default: all")
+    ] = None,
+) -> None:
+    """Write a model to one file that runs without this package, and compare it with the eager model on videos.
+
+    Prints a table of differences and latency, and a program that runs the file: without PyTorch for onnx, without
+    transformers for torch-export. A file that drifts beyond its bound is not written.
+    """
+    folder, output, videos = _expanduser(folder), _expanduser(output), _expanduser(videos)
+    with mistakes_exit():
+        check_format(to, int8)
+        if output is None and not Path(folder).is_dir():
+            raise ValueError(f"{folder} is not a folder to write to; give --output FILE")
+        if output is None:
+            output = Path(folder, to, f"model{'_int8' if int8 else ''}{SUFFIXES[to]}")
+        with _new_file(output, videos) as unfinished, weights_file(output):
+            table = load_videos(videos)
+            rows = np.linspace(0, len(table) - 1, min(num_videos or len(table), len(table))).round().astype(int)
+            model, processor = load_exportable(folder)
+            sources = table.select(rows)["video"]
+            inputs = next(readable_inputs(model, processor, sources), None)
+            if inputs is None:
+                raise ValueError(f"{videos} has no readable video; give others with --videos")
+            num_int8 = write_exported(model, processor, inputs, unfinished, output.name, to, int8)
+            clips = tqdm(readable_inputs(model, processor, sources), total=len(sources), unit="video")
+            drift = measure_drift(model, open_exported(unfinished, to), clips)
+            labels = about(model, processor)["labels"]
+            typer.echo(drift.table("features" if labels is None else "logits", torch.get_num_threads()))
+            drift.check(int8)
+            if int8:
+                typer.echo(f"{'layers in int8':<30}{num_int8} of {linear_layers(model)} linear layers")
+    typer.echo(f"\nwrote {output}. To run it:\n\n{run_lines(output, to, inputs, labels)}")
 
 
 if __name__ == "__main__":

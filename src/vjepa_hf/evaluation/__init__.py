@@ -6,6 +6,7 @@
 - `detection`: action detection: files of AVA, clips around key frames, frame mAP
 - `distance`: JEDi, the distance between a set of real and a set of generated videos
 - `embedding`: vectors of videos, one per video or per clip
+- `export`: files for ONNX Runtime and torch.export, and how their outputs drift
 - `features`: tokens of videos, computed once and cached on disk
 - `generators`: which of several generators is closer to the real videos
 - `labels`: class indices, and class-balanced draws
