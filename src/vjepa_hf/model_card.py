@@ -157,13 +157,9 @@ def snippet(architecture: str, model_id: str = ".", remote_code: bool = False) -
         remote_code: use the code in the folder, so that vjepa_hf need not be installed.
     """
     architecture = architecture if architecture in _USE else "VJEPAModel"
-    model, processor, trust = architecture, "VJEPAVideoProcessor", ""
+    model, processor, trust = architecture, "VJEPAVideoProcessor", ", trust_remote_code=True" * remote_code
     if remote_code:
-        model, processor, trust = (
-            _AUTO.get(architecture, "AutoModel"),
-            "AutoVideoProcessor",
-            ", trust_remote_code=True",
-        )
+        model, processor = _AUTO.get(architecture, "AutoModel"), "AutoVideoProcessor"
     note = "" if model_id != "." else "  # this folder; elsewhere its path, or its name on the Hub"
     lines = [
         "import numpy as np",
@@ -230,6 +226,7 @@ def write_card(
     model_id: str | None = None,
     remote_code: bool = False,
     tags: Sequence[str] = (),
+    is_adapter: bool = False,
 ) -> None:
     """Write the README.md of the folder of a model.
 
@@ -243,10 +240,15 @@ def write_card(
         model_id: name on the Hub, if the folder is uploaded.
         remote_code: whether the folder contains the code of the model.
         tags: tags of the model, besides those of all models.
+        is_adapter: whether the folder contains adapters of peft only; the card has no code then.
     """
     name = (model_id or str(Path(folder).absolute())).rpartition("/")[2]
     data = metadata(architecture, origin.license, origin.base_model, results, name, remote_code, tags)
-    lines = [f"# {code(name)}", "", introduction, "", snippet(architecture, model_id or ".", remote_code)]
+    lines = [f"# {code(name)}", "", introduction]
+    if is_adapter:
+        data.library_name = "peft"
+    else:
+        lines += ["", snippet(architecture, model_id or ".", remote_code)]
     sections = dict(sections) | ({"Results": results_table(results)} if results else {})
     for title, text in (sections | {"License": origin.describe()}).items():
         lines += ["", f"## {title}", "", text]

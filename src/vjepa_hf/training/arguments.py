@@ -427,9 +427,7 @@ class RunArguments:
     save_total_limit: int = option("number of checkpoints to keep", 2)
     resume: bool = option("resume from the newest checkpoint in output_dir", False)
     resume_step: int | None = option("resume from the checkpoint of this step and set newer ones aside", None)
-    resume_from_hub: str | None = option(
-        "download a run, NAME or NAME@REVISION, to a new output_dir and resume it", None
-    )
+    resume_from_hub: str | None = option("download a run, NAME or NAME@REVISION, to output_dir and resume it", None)
     overwrite_output_dir: bool = option("delete the run in output_dir and start from scratch", False)
     max_skipped_steps: int = option("consecutive skipped steps after which the run saves and stops", 20)
     max_grad_norm_ratio: float | None = option("skip steps above this multiple of the median gradient norm", None)

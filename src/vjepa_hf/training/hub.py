@@ -85,7 +85,8 @@ class HubRepo:
         options["allow_patterns"] = [path.relative_to(self.folder).as_posix() for path in names]
         options |= {"repo_id": self.name, "revision": self.revision, "commit_message": message}
         try:
-            upload = self.api.upload_folder(folder_path=self.folder, run_as_future=not wait, **options)
+            options |= {"run_as_future": not wait}
+            upload: Any = self.api.upload_folder(folder_path=self.folder, **options)
         except _ERRORS as error:
             raise OSError(
                 f"cannot upload {str(self.folder)!r} to {self.name!r}: {_sentence(error)}. The folder is complete; "

@@ -130,7 +130,7 @@ class RunLog:
             return
         rows, path = read_log(self.path), self.path.with_name("curves.png")
         plot_curves(rows, path, title)
-        step, image = max((row["step"] for row in rows), default=0), np.uint8(imread(path)[..., :3] * 255)
+        step, image = max((row["step"] for row in rows), default=0), (imread(path)[..., :3] * 255).astype(np.uint8)
         for tracker in self.accelerator.trackers:
             if hasattr(tracker, "log_images"):
                 layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}

@@ -69,7 +69,7 @@ class Sharing:
             self._introduction(progress),
             self.origin,
             self._sections(progress, rows),
-            model_id=self.repo and self.repo.name,
+            model_id=self.repo.name if self.repo else None,
             remote_code=self.args.hub.hub_remote_code,
         )
         if uploads and self.repo is not None:
