@@ -216,6 +216,11 @@ def metadata(
     )
 
 
+def front_matter(data: ModelCardData) -> str:
+    """Return the metadata as the first lines of a card; the license comes first."""
+    return f"---\n{data.to_yaml(original_order=list(LICENSE_FIELDS))}\n---\n"
+
+
 def write_card(
     folder: str | Path,
     architecture: str,
@@ -252,7 +257,7 @@ def write_card(
     sections = dict(sections) | ({"Results": results_table(results)} if results else {})
     for title, text in (sections | {"License": origin.describe()}).items():
         lines += ["", f"## {title}", "", text]
-    card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n")
+    card = ModelCard(front_matter(data) + "\n" + "\n".join(lines) + "\n")
     with whole_file(Path(folder) / CARD) as unfinished:
         unfinished.write_text(card.content, encoding="utf-8")
 

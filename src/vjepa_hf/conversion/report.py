@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..model.configuration_vjepa import VJEPAConfig
-from ..model_card import code, license_fields, metadata, snippet
+from ..model_card import code, front_matter, license_fields, metadata, snippet
 from .released import LICENSE
 
 # Only certain names. SSv2: the class numbers of its own `labels.json`. IN1K: sorted WordNet numbers, as in every
@@ -118,10 +118,7 @@ def model_card(config: VJEPAConfig, report: Conversion, sources: list[Source], l
     loads += ["`VJEPAForVideoClassification`"] * classifier
     architecture = "VJEPAForVideoClassification" if classifier else "VJEPAForPreTraining"
     lines = [
-        "---",
-        metadata(architecture, license_fields(license)).to_yaml(),
-        "---",
-        "",
+        front_matter(metadata(architecture, license_fields(license))),
         "# V-JEPA, converted with vjepa_hf",
         "",
         f"Width {config.hidden_size}, {config.num_hidden_layers} layers, {config.num_attention_heads} heads; clips of "
