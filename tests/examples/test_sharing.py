@@ -105,7 +105,8 @@ def test_a_run_is_resumed_from_the_hub_and_equals_an_uninterrupted_one(runs, lis
 
     hub = HubRecorder(tmp_path / "hf_home", lambda *nothing: None)
     assert (hub.snapshot("me/it") / "arguments.yaml").exists()
-    resumed = {"resume_from_hub": "me/it", "output_dir": tmp_path / "second", "max_steps": "6"}
+    resumed = {"resume_from_hub": "me/it", "output_dir": tmp_path / "second"}
+    resumed |= {"max_steps": "6", "schedule_scale": "1.25"}
     printed = runs.finish(record, videos=lists[0], **resumed)
     assert "resuming after step 3" in printed
     whole, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "second"))

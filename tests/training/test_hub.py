@@ -97,7 +97,8 @@ def test_a_failed_upload_is_a_warning_during_a_run_and_an_error_at_its_end(recor
 
     monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
     with pytest.raises(OSError, match="no network. The folder is complete; upload it with `hf upload me/it"):
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             repo.upload("end")
 
 
