@@ -1,5 +1,6 @@
 """Repository of a run on the Hub: upload of its folder, its code on request, and download of a run to resume it."""
 
+import inspect
 import json
 import shutil
 import warnings
@@ -12,8 +13,8 @@ from accelerate.utils import broadcast_object_list
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from .. import model
 from ..files import whole_file
+from ..model.configuration_vjepa import VJEPAConfig
 from .arguments import ARGUMENTS_FILE, HubArguments, split_revision
 from .checkpoints import list_checkpoints
 from .log import SKIPPED_STEPS_FILE
@@ -142,7 +143,7 @@ def add_remote_code(folder: str | Path) -> None:
     The folder becomes the one that `register_for_auto_class` and `save_pretrained` write.
     """
     folder = Path(folder)
-    for path in Path(model.__file__).parent.glob("*.py"):
+    for path in Path(inspect.getfile(VJEPAConfig)).parent.glob("*.py"):
         if path.name != "__init__.py":
             shutil.copyfile(path, folder / path.name)
     (architecture,) = json.loads((folder / "config.json").read_text())["architectures"]
