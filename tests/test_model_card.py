@@ -82,7 +82,8 @@ def test_random_weights_have_no_license_until_the_user_chooses_one_and_a_resumed
 def test_a_resumed_run_keeps_the_license_when_the_folder_of_its_parent_is_gone(tmp_path):
     write(tmp_path / "run", Origin("models/vitl16", NC, ["meta/x"]))
     origin = read_origin("models/vitl16", tmp_path / "run")
-    assert origin.license == NC
+    assert (origin.license, origin.base_model) == (NC, ["meta/x"])
+    assert "`vitl16`" in origin.describe()
     assert read_origin("models/vitl16").license == {"license": "unknown"}
 
 

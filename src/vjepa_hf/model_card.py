@@ -84,7 +84,7 @@ class Origin:
                 "None yet. The weights were trained from random ones, so no license is inherited. Whoever publishes "
                 "them chooses one and adds it to the metadata above; the licenses of the videos may restrict it."
             )
-        parent = code(file_name(self.parent) if Path(self.parent).is_dir() else self.parent)
+        parent = code(self.parent if self.parent in self.base_model else file_name(self.parent))
         if self.license.get("license") == UNKNOWN:
             return (
                 f"Unknown. The initial weights are those of {parent}, which has no model card with a license. Ask its "
@@ -108,14 +108,17 @@ def read_origin(parent: str | Path | None, card_folder: str | Path | None = None
     if parent is None:
         return Origin(license=_license(own))
     parent = str(parent)
+    if own is not None:
+        return Origin(parent, _license(own), _base_model(own))
     path = Path(parent).expanduser()
-    on_hub = not path.is_dir()
-    metadata = own if own is not None else _metadata(_hub_card(parent) if on_hub else path / CARD)
-    if metadata is None:
-        return Origin(parent, {"license": UNKNOWN}, [parent] if on_hub else [])
+    metadata = _metadata(path / CARD if path.is_dir() else _hub_card(parent))
+    license = {"license": UNKNOWN} if metadata is None else _license(metadata)
+    return Origin(parent, license, _base_model(metadata or {}) if path.is_dir() else [parent])
+
+
+def _base_model(metadata: Mapping[str, Any]) -> list[str]:
     names = metadata.get("base_model") or []
-    names = [name for name in (names if isinstance(names, list) else [names]) if isinstance(name, str)]
-    return Origin(parent, _license(metadata), [parent] if on_hub else names)
+    return [name for name in (names if isinstance(names, list) else [names]) if isinstance(name, str)]
 
 
 def _hub_card(name: str) -> Path | None:
