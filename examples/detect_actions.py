@@ -19,7 +19,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -29,7 +29,9 @@ from transformers import get_cosine_schedule_with_warmup
 
 from vjepa_hf import VJEPAConfig, VJEPAForActionDetection, VJEPAVideoProcessor
 from vjepa_hf.evaluation import detection
-from vjepa_hf.training.arguments import mistakes_exit, option, parse
+from vjepa_hf.model_card import accuracy_results, hyperparameters, read_origin, write_card
+from vjepa_hf.training.arguments import HubArguments, mistakes_exit, option, parse
+from vjepa_hf.training.hub import add_remote_code, open_repo
 from vjepa_hf.training.launcher import make_accelerator
 from vjepa_hf.training.output import claim_output_dir
 
@@ -66,6 +68,7 @@ class DetectionArguments:
     num_workers: int = option("worker processes that decode, per process", 1)
     seed: int = option("seed of the order of the clips, the initial head and a random encoder", 0)
     output_dir: str = option("folder of the model and its results", "output/detect_actions")
+    hub: HubArguments = field(default_factory=HubArguments)
 
 
 def main(command_line: Sequence[str] | None = None) -> None:
@@ -98,6 +101,8 @@ def main(command_line: Sequence[str] | None = None) -> None:
             for frames, folder in ((train_frames, args.train_videos), (test_frames, args.test_videos))
         )
         claim_output_dir(accelerator, args.output_dir)
+        origin = read_origin(None if args.random_init else args.model)
+        repo = open_repo(accelerator, args.hub, args.output_dir)
 
     # 3. Loaders and optimizer.
     order = torch.Generator().manual_seed(args.seed)
@@ -178,6 +183,26 @@ def main(command_line: Sequence[str] | None = None) -> None:
         output / "detections.png",
         titles=[f"{moments[index][0]}, second {moments[index][1]:g}" for index in drawn],
     )
+    if args.hub.hub_remote_code:
+        add_remote_code(output)
+    write_card(
+        output,
+        "VJEPAForActionDetection",
+        f"A detector of {len(names)} actions in given boxes, on a V-JEPA encoder that was "
+        f"{'trained too' if args.fine_tune else 'frozen'}{', with random initial weights' * args.random_init}.",
+        origin,
+        {
+            "Data": f"{len(train_frames):,} training and {len(annotated):,} test key frames; {len(unreadable):,} "
+            "clips cannot be read.",
+            "Hyperparameters": hyperparameters(asdict(args) | {"hub": None}),
+        },
+        accuracy_results(result, args.test_annotations),
+        repo and repo.name,
+        args.hub.hub_remote_code,
+        tags=["action-detection"],
+    )
+    if repo is not None:
+        repo.upload("action detection")
     for name, precision in per_action.items():
         print("  -  " if precision is None else f"{precision:.3f}", name)
     print(f"frame mAP {result['mean_average_precision']:.3f}; results and a figure in {output}")

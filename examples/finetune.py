@@ -15,9 +15,9 @@ labels, or folders with one sub-folder per class):
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
@@ -29,9 +29,11 @@ from vjepa_hf.data.labelled import LabelledVideos, TrainingVideos
 from vjepa_hf.data.sources import load_videos
 from vjepa_hf.data.transforms import Chain, RandAugment, RandomErasing, RandomResizedCropFlip, Transform
 from vjepa_hf.evaluation.labels import read_labels
-from vjepa_hf.evaluation.metrics import MeanClassAccuracy, TopKAccuracy
+from vjepa_hf.evaluation.metrics import MeanClassAccuracy, TopKAccuracy, wilson_interval
+from vjepa_hf.model_card import Origin, accuracy_results, hyperparameters, read_origin, write_card
 from vjepa_hf.training import finetuning
-from vjepa_hf.training.arguments import mistakes_exit, option, parse
+from vjepa_hf.training.arguments import HubArguments, mistakes_exit, option, parse
+from vjepa_hf.training.hub import HubRepo, add_remote_code, open_repo
 from vjepa_hf.training.launcher import check_launcher, check_trackers, match_launcher
 from vjepa_hf.training.output import claim_output_dir
 
@@ -53,6 +55,7 @@ class TrainerArguments(TrainingArguments):
     save_total_limit: int | None = 2
     dataloader_num_workers: int = 1
     report_to: list[str] | str = "none"
+    hub_strategy: str = "end"
     use_cpu: bool = not torch.accelerator.is_available()  # otherwise CPU processes do not form a group
     remove_unused_columns: bool = False  # samples are not rows of a table
 
@@ -84,6 +87,7 @@ class FinetuningArguments:
     cutmix_alpha: float = option("the same for CutMix; with both, each clip gets one of them", 0.0)
     class_balance: Literal["none", "loss", "sampler"] = option("weigh or repeat clips of rare classes", "none")
     num_clips: int = option("clips per evaluated video; their probabilities are averaged", 1)
+    hub_remote_code: bool = option("add the code of the model, so that it loads without vjepa_hf", False)
 
     def __post_init__(self) -> None:
         if self.method != "full" and self.layer_decay != 1:
@@ -92,6 +96,8 @@ class FinetuningArguments:
             raise ValueError("drop_path_rate has no effect with method=frozen: omit it, or use method=full or lora")
         if self.resume and not list(Path(self.trainer.output_dir).glob("checkpoint-*")):
             raise ValueError(f"resume: {self.trainer.output_dir} has no checkpoint; omit resume to start a new run")
+        if self.method == "lora" and self.trainer.push_to_hub and self.trainer.hub_strategy != "end":
+            raise ValueError("method=lora uploads the merged model, at the end: use hub_strategy=end, or omit it")
 
 
 def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -113,6 +119,33 @@ def augmentation(args: FinetuningArguments, processor: VJEPAVideoProcessor) -> T
     if args.rand_augment_magnitude is not None:
         steps.append(RandAugment(args.rand_augment_magnitude))
     return Chain((*steps, RandomErasing(args.erase_probability)))
+
+
+# Options of the Trainer in the model card.
+SHOWN = "num_train_epochs per_device_train_batch_size learning_rate weight_decay warmup_steps lr_scheduler_type seed"
+METHODS = {"full": "trained end to end", "frozen": "frozen below a new head", "lora": "with merged LoRA adapters"}
+
+
+def write_classifier_card(
+    args: FinetuningArguments, names: Sequence[str], origin: Origin, result: dict[str, Any], repo: HubRepo | None
+) -> None:
+    """Write the card of the classifier, and of its adapters; before training, `result` has no metrics."""
+    output = Path(args.trainer.output_dir)
+    options = {option.name: getattr(args, option.name) for option in fields(args) if option.name != "trainer"}
+    options |= {name: getattr(args.trainer, name) for name in SHOWN.split()}
+    unreadable = {split: len(videos) for split, videos in result.get("unreadable", {}).items()}
+    sections = {
+        "Data": f"{result['train_videos']:,} training videos with labels. Unreadable: {unreadable or 'unknown'}.",
+        "Hyperparameters": hyperparameters(options),
+    }
+    sources = {"validation_": args.validation_videos, "test_": args.test_videos}
+    results = [entry for split, source in sources.items() for entry in accuracy_results(result, source or "", split)]
+    about = f"A video classifier with {len(names)} classes: a V-JEPA encoder, {METHODS[args.method]}."
+    kind, name = "VJEPAForVideoClassification", repo and repo.name
+    write_card(output, kind, about, origin, sections, results, name, args.hub_remote_code)
+    if (output / "adapter").is_dir():
+        about = f"LoRA adapters of a video classifier with {len(names)} classes, to load with peft."
+        write_card(output / "adapter", kind, about, origin, sections, results, is_adapter=True)
 
 
 def main(command_line: Sequence[str] | None = None) -> None:
@@ -185,7 +218,16 @@ def main(command_line: Sequence[str] | None = None) -> None:
         groups = finetuning.layer_wise_groups(model, training.learning_rate, training.weight_decay, args.layer_decay)
         claim_output_dir(PartialState(), training.output_dir, bool(args.resume or training.resume_from_checkpoint))
 
-    # 5. Training.
+        # 5. Card: before the first upload, so that the license is never missing.
+        output, origin = Path(training.output_dir), read_origin(args.model)
+        hub = HubArguments(
+            training.push_to_hub, training.hub_model_id, bool(training.hub_private_repo), training.hub_revision
+        )
+        repo = open_repo(PartialState(), hub, output, training.hub_token)
+        if PartialState().is_main_process:
+            write_classifier_card(args, names, origin, {"train_videos": len(train)}, repo)
+
+    # 6. Training.
     betas = training.adam_beta1, training.adam_beta2
     trainer = Trainer(
         model,
@@ -200,21 +242,29 @@ def main(command_line: Sequence[str] | None = None) -> None:
     )
     trainer.train(resume_from_checkpoint=args.resume or training.resume_from_checkpoint)
 
-    # 6. Results: the metrics, and a model folder that loads without peft.
+    # 7. Results: the metrics, and a model folder that loads without peft. The last upload is ours.
+    training.push_to_hub = False
     result = {"method": args.method, "seed": training.seed, "train_videos": len(train), "classes": len(names)}
     for split, videos in evaluated.items():
         result |= trainer.evaluate(videos, metric_key_prefix=split)
+        for name in (f"{split}_top_1_accuracy", f"{split}_top_5_accuracy"):
+            number = result[f"{split}_num_samples"]
+            result[name.replace("accuracy", "interval")] = wilson_interval(round(result[name] * number), number)
     result["unreadable"] = {
         split: finetuning.unreadable_videos(trainer.accelerator, videos)
         for split, videos in ({"train": train} | evaluated).items()
     }
-    output = Path(training.output_dir)
     if args.method == "lora":
         trainer.save_model(str(output / "adapter"))
         trainer.model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
     trainer.save_model()
     if trainer.is_world_process_zero():
         (output / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+        if args.hub_remote_code:
+            add_remote_code(output)
+        write_classifier_card(args, names, origin, result, repo)
+        if repo is not None:
+            repo.upload("End of training")
         print(json.dumps(result))
         print(f'classify a video: pipeline("video-classification", model="{output}")("some.mp4")')
 

@@ -6,7 +6,8 @@ makes a toy set and trains on it within minutes on two CPU cores. On your own vi
 
     accelerate launch examples/pretrain.py --config vitl16 --videos FOLDER --output_dir OUTPUT
 
-`--resume` resumes a run, `--help` lists all options. `python`, `torchrun`, `srun` and `vjepa-hf pretrain` work too.
+`--resume` resumes a run, `--push_to_hub` uploads it, `--help` lists all options. `python`, `torchrun`, `srun` and
+`vjepa-hf pretrain` work too.
 """
 
 import subprocess
@@ -24,7 +25,7 @@ from vjepa_hf.training import setup as training
 from vjepa_hf.training.arguments import mistakes_exit, parse_arguments
 from vjepa_hf.training.checkpoints import save_checkpoint
 from vjepa_hf.training.launcher import make_pretraining_accelerator
-from vjepa_hf.training.log import Monitor, read_log, run_summary
+from vjepa_hf.training.log import Monitor, run_summary
 from vjepa_hf.training.optimization import (
     clip_gradients,
     hyperparameters,
@@ -34,8 +35,8 @@ from vjepa_hf.training.optimization import (
 )
 from vjepa_hf.training.output import check_export, check_run_dir, export, finish, prepare_output_dir, starting_point
 from vjepa_hf.training.run_guard import RunGuard
+from vjepa_hf.training.sharing import Sharing
 from vjepa_hf.training.starting_weights import freeze_first_layers, load_starting_weights
-from vjepa_hf.visualization import plot_curves
 
 HERE = Path(__file__).parent
 TOY_VIDEOS = Path("output/toy_videos")
@@ -82,6 +83,7 @@ def main() -> None:
         inputs = InputLog(data.max_failed_share)
         guard = RunGuard(accelerator, run.max_skipped_steps, run.max_grad_norm_ratio)
         accelerator.register_for_checkpointing(inputs, guard)
+        sharing = Sharing(accelerator, args, config)  # the model card, and uploads to the Hub
         prepare_output_dir(accelerator, args)
         progress = starting_point(accelerator, args, videos)
 
@@ -92,8 +94,9 @@ def main() -> None:
         num_clips = training.global_batch_size(accelerator, optimization)
 
     # 6. Loop: an optimizer step has one or more batches, and each runs once per mask type; gradients add up.
-    monitor = Monitor(accelerator, args, vjepa, inputs, guard, progress.step, online and online.metrics)
-    accelerator.print(run_summary(accelerator, args, None if data.streaming else len(loader.dataset), model))
+    summary = run_summary(accelerator, args, None if data.streaming else len(loader.dataset), model)
+    accelerator.print(summary)
+    monitor = Monitor(accelerator, args, vjepa, inputs, guard, progress.step, online and online.metrics, summary)
     if progress.step >= optimization.max_steps:  # the run died between its last checkpoint and the export
         export(accelerator, model, processor, run.output_dir)
     with guard.signals(), closing(monitor.log.bar):  # a stop signal ends the run after the current step
@@ -129,14 +132,14 @@ def main() -> None:
             if guard.stop or progress.step % run.save_steps == 0 or progress.step == optimization.max_steps:
                 save_checkpoint(accelerator, run.output_dir, progress, run.save_total_limit)
                 export(accelerator, model, processor, run.output_dir)
+                sharing.save(progress)
             if guard.stop:
                 break
 
-    # 8. Results: check the exported model, plot the curves and print how to load the model.
+    # 8. Results: check the exported model, plot the curves, share, and print how to load the model.
     check_export(accelerator, model, run.output_dir)
     monitor.close()
-    if accelerator.is_main_process:
-        plot_curves(read_log(monitor.log.path), Path(run.output_dir) / "curves.png", title=run.output_dir)
+    sharing.save(progress, at_end=True)
     finish(accelerator, args, guard, progress)
 
 

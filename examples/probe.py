@@ -17,7 +17,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
@@ -38,7 +38,9 @@ from vjepa_hf.evaluation.live_features import LiveFeatures
 from vjepa_hf.evaluation.views import AugmentedClips, Clips, RegularClips, augmentation
 from vjepa_hf.files import named_damage
 from vjepa_hf.model.names import printable
-from vjepa_hf.training.arguments import mistakes_exit, option, parse
+from vjepa_hf.model_card import accuracy_results, hyperparameters, read_origin, write_card
+from vjepa_hf.training.arguments import HubArguments, mistakes_exit, option, parse
+from vjepa_hf.training.hub import add_remote_code, open_repo
 from vjepa_hf.training.launcher import make_accelerator
 
 SAVED = "saved_classifier"  # key of result.json, by which a later call knows the folder of a probe
@@ -75,6 +77,7 @@ class ProbeArguments:
     num_workers: int = option("worker processes that decode", 1)
     seed: int = option("seed of the label draws, the initial head and a random encoder", 0)
     output_dir: str = option("folder of the classifier and its result", "output/probe")
+    hub: HubArguments = field(default_factory=HubArguments)
 
     def __post_init__(self) -> None:
         for name in ("model", "train_videos", "test_videos", "validation_videos", "features_dir", "output_dir"):
@@ -84,6 +87,8 @@ class ProbeArguments:
             raise ValueError("attend_across_clips needs num_clips, the number of clips to attend to")
         if self.evaluate_only and self.random_init:
             raise ValueError("evaluate_only tests the weights of model, so random_init has no effect: omit one")
+        if self.evaluate_only and (self.hub.push_to_hub or self.hub.hub_remote_code):
+            raise ValueError("evaluate_only writes no model, so the options of the Hub have no effect: omit them")
 
     def load_processor(self, **views: int | None) -> VJEPAVideoProcessor:
         """Load the processor of the model with the given frames, clips and crops."""
@@ -104,6 +109,8 @@ def main(command_line: Sequence[str] | None = None) -> None:
     with mistakes_exit(), features_folder(args, accelerator) as folder:
         # 2. Load: videos with labels, and the frozen encoder with a new head, or the classifier to test.
         tables = load_tables(args)
+        origin = read_origin(None if args.random_init else args.model)
+        repo = open_repo(accelerator, args.hub, output)
         classifier = load_classifier(args, tables).to(accelerator.device)
         names = list(classifier.config.id2label.values())
         labels = {
@@ -174,6 +181,25 @@ def main(command_line: Sequence[str] | None = None) -> None:
         for file in output.glob("model*.safetensors"):
             file.chmod((output / "config.json").stat().st_mode)  # safetensors writes 0600
         processor.save_pretrained(output)
+        if args.hub.hub_remote_code:
+            add_remote_code(output)
+        write_card(
+            output,
+            "VJEPAForVideoClassification",
+            f"A video classifier with {len(names)} classes: an attentive probe on the frozen features of a V-JEPA "
+            f"encoder{' with random weights, a baseline' * args.random_init}.",
+            origin,
+            {
+                "Data": f"{records[best]['train_videos']:,} training videos with labels, {len(tables['test']):,} test "
+                f"videos, of which {len(features['test'].failures):,} cannot be read.",
+                "Hyperparameters": hyperparameters(asdict(args) | vars(trained[best].settings) | {"hub": None}),
+            },
+            accuracy_results(records[best], args.test_videos),
+            repo and repo.name,
+            args.hub.hub_remote_code,
+        )
+        if repo is not None:
+            repo.upload("probe")
         print(f'classify a video: pipeline("video-classification", model="{output}")("some.mp4")')
 
 

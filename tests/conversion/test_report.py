@@ -15,7 +15,7 @@ from vjepa_hf.conversion.released import PROBES
 from vjepa_hf.conversion.report import NO_NAMES, class_names
 
 
-def test_card_names_source_checksum_license_and_everything_dropped(checkpoint, probe, tmp_path):
+def test_card_names_source_checksum_license_and_everything_dropped(checkpoint, probe, tmp_path, monkeypatch, capsys):
     report = convert(checkpoint, tmp_path / "model", probe, num_attention_heads=2)
     card = (tmp_path / "model" / "README.md").read_text()
     assert "checkpoint.pth.tar" in card and "probe.pth.tar" in card
@@ -25,6 +25,9 @@ def test_card_names_source_checksum_license_and_everything_dropped(checkpoint, p
     assert hashlib.sha256(checkpoint.read_bytes()).hexdigest() in card
     for text in (card, str(report)):  # whoever will see LABEL_17 learns what to do
         assert "LABEL_i" in text and "--class_names FILE" in text and "facebookresearch/jepa/issues/18" in text
+    monkeypatch.chdir(tmp_path / "model")
+    exec(re.search("```python\n(.*?)```", card, re.DOTALL)[1], {})
+    assert "LABEL_" in capsys.readouterr().out
     convert(checkpoint, tmp_path / "mine", num_attention_heads=2, license="apache-2.0")
     assert "CC BY-NC" not in (tmp_path / "mine" / "README.md").read_text()
 

@@ -7,6 +7,7 @@ import csv
 import json
 
 import pytest
+from huggingface_hub import ModelCard
 from PIL import Image
 
 from vjepa_hf import VJEPAForActionDetection, VJEPAForPreTraining, VJEPAVideoProcessor
@@ -57,6 +58,9 @@ def test_a_run_writes_metrics_a_figure_and_a_model_that_loads(run_example, pretr
     output = tmp_path / "output"
     printed, result = run(run_example, ONE, pretrained, toy_actions, output)
     assert "epoch 2/2: loss" in printed and 0 <= result["mean_average_precision"] <= 1
+    card = ModelCard.load(output / "README.md")
+    (frame_map,) = card.data.eval_results
+    assert frame_map.metric_value == result["mean_average_precision"] and card.data.license == "unknown"
     assert result["num_samples"] == 5 and result["unreadable_clips"] == 1 and "000001.mp4" in printed
     with Image.open(output / "detections.png") as picture:
         assert picture.width > 1000

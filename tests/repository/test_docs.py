@@ -88,6 +88,14 @@ def test_quickstart_reaches_features_in_three_lines():
     assert re.search(r"^folder, video = .*\n\n(?:\w+ = .*\n){2}features = .*$", program, re.MULTILINE)
 
 
+def test_code_about_sharing_runs(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    page = REPO / "docs" / "sharing.md"
+    names = {"folder": tmp_path}
+    exec(compile(python_blocks(page.read_text()), page, "exec"), names)
+    assert type(names["model"]) is type(tiny_model)
+
+
 def test_code_about_data_runs(toy_videos, toy_video_path):
     page = REPO / "docs" / "data.md"
     program = python_blocks(page.read_text())
@@ -304,7 +312,9 @@ def command_lines(page: str) -> list[tuple[str, str]]:
 def refused_commands(pages: dict[str, str]) -> list[str]:
     """Command lines of pages that our parsers refuse. What needs a file of the user is not checked."""
     configs = "|".join(shipped_configs())
-    needs_files = rf"\$steps|\.\.\.|--config (?!examples/|(?:{configs})\b)\S+|--resume\b(?: true)?"
+    needs_files = (
+        rf"\$steps|\.\.\.|--config (?!examples/|(?:{configs})\b)\S+|--resume\b(?!_)(?: true)?|--resume_from_hub \S+"
+    )
     refused = []
     for page, (program, options) in ((page, call) for page, text in pages.items() for call in command_lines(text)):
         words = shlex.split(re.sub(needs_files, "", options), comments=True)

@@ -9,6 +9,7 @@ ORDER = (
     "model",
     "pipelines",
     "files",
+    "model_card",
     "data",
     "conversion",
     "visualization",

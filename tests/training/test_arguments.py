@@ -11,6 +11,7 @@ import yaml
 from transformers import TrainingArguments
 
 from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, make_mask
+from vjepa_hf.training import arguments
 from vjepa_hf.training.arguments import (
     OPTIONS_OF_0_1,
     PUBLISHED_MASKS,
@@ -317,3 +318,23 @@ def test_aliases_depth_and_size_of_a_file_are_refused_before_it_is_built(tmp_pat
 def test_a_deep_value_on_the_command_line_is_an_error():
     with pytest.raises(ValueError):
         parse_arguments(["--masks", "[" * 5_000 + "]" * 5_000])
+
+
+def test_a_run_on_the_hub_brings_its_arguments_which_the_command_line_overrides(tmp_path, monkeypatch):
+    path = config_file(tmp_path, "max_steps: 7\nseed: 3\n")
+    files = {("me/it", "v1"): path}
+    monkeypatch.setattr(arguments, "hf_hub_download", lambda name, file, revision: files[name, revision])
+    words = ["--resume_from_hub", "me/it@v1", "--seed", "4"]
+    args = parse_arguments(words)
+    assert (args.optimization.max_steps, args.run.seed, args.run.resume) == (7, 4, True)
+    args.save(tmp_path / "saved.yaml")
+    saved = parse_arguments(["--config", str(tmp_path / "saved.yaml")])
+    assert saved.run.resume_from_hub is None and not saved.run.resume
+    (tmp_path / "other.yaml").write_text("max_steps: 8\n")
+    other = tmp_path / "other.yaml"
+    assert parse_arguments([*words, "--config", str(other)]).optimization.max_steps == 8
+
+
+def test_a_run_that_is_not_on_the_hub_is_one_sentence():
+    with pytest.raises(ValueError, match="resume_from_hub: cannot download the arguments.yaml of 'me/it'"):
+        parse_arguments(["--resume_from_hub", "me/it"])

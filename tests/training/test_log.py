@@ -7,6 +7,8 @@ import json
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
 
 from tiny_run import tiny_arguments
 from vjepa_hf.data.input_log import InputLog
@@ -135,3 +137,53 @@ def test_outputs_of_mask_types_join_to_those_of_all_at_once(model):
     joined = join_mask_types([model(clips, [masks[0][index]], [masks[1][index]], [index]) for index in range(2)])
     for name in ("losses", "predictions", "targets", "context_hidden_states", "target_hidden_state"):
         torch.testing.assert_close(joined[name], whole[name])
+
+
+class RecordingTracker(GeneralTracker):
+    """A tracker that keeps what it gets."""
+
+    name, requires_logging_directory = "recording", False
+
+    def __init__(self):
+        super().__init__()
+        self.config, self.rows, self.images = {}, [], {}
+
+    @property
+    def tracker(self):
+        return self
+
+    def store_init_configuration(self, values):
+        self.config = values
+
+    def log(self, values, step=None, **options):
+        self.rows.append({"step": step} | values)
+
+    def log_images(self, values, step=None, **options):
+        self.images |= {name: (step, images.shape, images.dtype) for name, images in values.items()}
+
+
+def test_trackers_get_the_summary_metrics_alarms_and_curves(tmp_path):
+    tracker = RecordingTracker()
+    log = RunLog(Accelerator(cpu=True, log_with=tracker), tiny_arguments("--output_dir", str(tmp_path)), 0, "4 videos")
+    log.write(1, {"loss": 1.0})
+    log.write_health(2, {"target_std": 0.1}, ["constant-features: ..."])
+    log.write_health(2, {"knn_accuracy": 0.5})
+    log.write_curves("title")
+    log.close()
+    assert tracker.config["summary"] == "4 videos" and tracker.config["max_steps"] == "10"
+    assert tracker.rows == [
+        {"step": 1, "loss": 1.0},
+        {"step": 2, "target_std": 0.1, "alarms": 1},
+        {"step": 2, "knn_accuracy": 0.5},
+    ]
+    assert tracker.images == {"curves": (2, (1, 900, 1600, 3), "uint8")}
+    assert (tmp_path / "curves.png").exists()
+
+
+@pytest.mark.parametrize("more, name", [([], "run7"), (["--run_name", "mine"], "mine")])
+def test_the_run_has_a_name_in_trackers(tmp_path, monkeypatch, more, name):
+    (tmp_path / "run7").mkdir()
+    accelerator, calls = Accelerator(cpu=True, log_with=RecordingTracker()), []
+    monkeypatch.setattr(accelerator, "init_trackers", lambda project, config, init_kwargs: calls.append(init_kwargs))
+    RunLog(accelerator, tiny_arguments("--output_dir", str(tmp_path / "run7"), *more), 0).close()
+    assert calls[0]["wandb"] == calls[0]["trackio"] == {"name": name}

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..model.configuration_vjepa import VJEPAConfig
-from ..model.names import printable
+from ..model_card import code, front_matter, license_fields, metadata, snippet
 from .released import LICENSE
 
 # Only certain names. SSv2: the class numbers of its own `labels.json`. Diving48: those of its `Diving48_vocab.json`.
 # IN1K: sorted WordNet numbers, as in every ImageNet classifier.
-MAX_NAME = 120  # characters of a name in a report
 CLASS_NAMES = Path(__file__).with_name("class_names.json")
 NO_NAMES = {
     "k400": "K400 probes use a class order of Meta's own",
@@ -62,13 +61,7 @@ class Conversion:
         names: dict[str, list[str]] = {}
         for name, reason in self.dropped.items():
             names.setdefault(reason, []).append(name)
-        return [f"{', '.join(map(_code, dropped))}: {reason}" for reason, dropped in names.items()]
-
-
-def _code(name: object) -> str:
-    """Quote a name from a file as Markdown code, so that it is only text: on one line, also in a cell of a table."""
-    text = printable(str(name)).replace("`", r"\x60").replace("|", r"\x7c")
-    return f"`{text if len(text) <= MAX_NAME else text[:MAX_NAME] + '...'}`"
+        return [f"{', '.join(map(code, dropped))}: {reason}" for reason, dropped in names.items()]
 
 
 def class_names(dataset: str) -> list[str] | None:
@@ -109,7 +102,7 @@ def name_labels(config: VJEPAConfig, labels: str | Path | None, probe: str | Non
         )
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
-    return f"classes are named after {_code(labels or probe)}"
+    return f"classes are named after {code(labels or probe)}"
 
 
 def has_class_names(config: VJEPAConfig) -> bool:
@@ -121,34 +114,24 @@ def model_card(config: VJEPAConfig, report: Conversion, sources: list[Source], l
     """Return the README.md of converted weights: architecture, source, dropped names, license."""
     classifier = "classifier" in report.parts
     side = config.image_size if isinstance(config.image_size, int) else " x ".join(map(str, config.image_size))
+    loads = ["`VJEPAModel` (the target encoder)"] + ["`VJEPAForPreTraining`"] * ("encoder" in report.parts)
+    loads += ["`VJEPAForVideoClassification`"] * classifier
+    architecture = "VJEPAForVideoClassification" if classifier else "VJEPAForPreTraining"
     lines = [
-        "---",
-        f"license: {printable(license).lower().replace(' ', '-')}",
-        "library_name: transformers",
-        f"pipeline_tag: {'video-classification' if classifier else 'feature-extraction'}",
-        "tags: [video, v-jepa, vjepa_hf]",
-        "---",
-        "",
+        front_matter(metadata(architecture, license_fields(license))),
         "# V-JEPA, converted with vjepa_hf",
         "",
         f"Width {config.hidden_size}, {config.num_hidden_layers} layers, {config.num_attention_heads} heads; clips of "
         f"{config.num_frames} frames, {side} pixels, tubelets of {config.tubelet_size} x {config.patch_size} x "
         f"{config.patch_size}.",
         "",
-        "```python",
-        "from vjepa_hf import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel, VJEPAVideoProcessor",
+        snippet(architecture),
         "",
-        "processor = VJEPAVideoProcessor.from_pretrained(folder)",
-        "model = VJEPAModel.from_pretrained(folder)  # the target encoder",
-        'features = model(**processor("some.mp4")).last_hidden_state',
+        f"Loads as {', '.join(loads)}.",
     ]
-    if "encoder" in report.parts:
-        lines.append("pretraining = VJEPAForPreTraining.from_pretrained(folder)")
-    if classifier:
-        lines.append("classifier = VJEPAForVideoClassification.from_pretrained(folder)")
-    lines += ["```", "", "## Source", "", "| file | bytes | sha256 |", "|---|---|---|"]
+    lines += ["", "## Source", "", "| file | bytes | sha256 |", "|---|---|---|"]
     for source in sources:
-        origin = source.origin if source.released_as else _code(source.origin)
+        origin = source.origin if source.released_as else code(source.origin)
         lines.append(f"| {origin} | {source.path.stat().st_size:,} | `{_sha256(source.path)}` |")
     lines += ["", "## Weights", "", "Without position tables, which are copied as stored.", ""]
     lines += [f"- {part}: {count:,}" for part, count in report.parts.items()]

@@ -6,12 +6,14 @@
 - `diagnostics`: health metrics, and alarms that distinguish learning from collapse
 - `finetuning`: batches and parameter groups for fine-tuning with the Trainer
 - `flops`: FLOPs of a step, matmul throughput of a device
+- `hub`: repository of a run on the Hub, code for `trust_remote_code`, download of a run to resume it
 - `launcher`: what a launcher asks for, followed or refused
 - `log`: log, throughput and memory of a run
 - `optimization`: parameter groups, schedules, gradient clipping
 - `output`: output folder of a run: lock, create, resume, export
 - `run_guard`: skip steps with NaN, inf or exploding gradients, stop on signals
 - `setup`: model, processor and loader of a run
+- `sharing`: model card of a pretraining run, and when it is uploaded
 - `starting_weights`: initial weights from a saved model, frozen layers
 """
 

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from jsonargparse import ArgumentParser
 
 from ..data.masking import make_mask
@@ -114,6 +116,12 @@ def shipped_configs() -> dict[str, Path]:
     """Return name -> YAML file of the configurations that are installed with the scripts."""
     folder = Path(str(files("vjepa_hf.examples"))) / "configs"
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def _value_of(option: str, words: Sequence[str]) -> str | None:
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder.add_argument(option, dest="value")
+    return finder.parse_known_args(words)[0].value
 
 
 @contextmanager
@@ -431,19 +439,73 @@ class RunArguments:
     save_total_limit: int = option("number of checkpoints to keep", 2)
     resume: bool = option("resume from the newest checkpoint in output_dir", False)
     resume_step: int | None = option("resume from the checkpoint of this step and set newer ones aside", None)
+    resume_from_hub: str | None = option("download a run, NAME or NAME@REVISION, to output_dir and resume it", None)
     overwrite_output_dir: bool = option("delete the run in output_dir and start from scratch", False)
     max_skipped_steps: int = option("consecutive skipped steps after which the run saves and stops", 20)
     max_grad_norm_ratio: float | None = option("skip steps above this multiple of the median gradient norm", None)
     report_to: list[str] = option("trackers of Accelerate: tensorboard, wandb, ... (default or none: no tracker)", [])
+    run_name: str | None = option("name of the run in the trackers (None: the name of output_dir)", None)
 
     def __post_init__(self) -> None:
         _require(self, "at least 1", "logging_steps", "health_steps", "save_steps", "save_total_limit")
         _require(self, "at least 1", "max_skipped_steps", "cpu_threads")
         _require(self, "0 or more and finite", "seed")
         _require(self, "more than 1", "max_grad_norm_ratio")
-        self.resume = self.resume or self.resume_step is not None
+        self.resume = self.resume or self.resume_step is not None or self.resume_from_hub is not None
         if self.resume and self.overwrite_output_dir:
             raise ValueError("resume and overwrite_output_dir exclude each other; set one of them")
+
+
+@dataclass
+class HubArguments:
+    """Upload of the folder to the Hub, with its model card."""
+
+    push_to_hub: bool = option("upload the folder to the Hub", False)
+    hub_model_id: str | None = option("name on the Hub, such as me/my-model (None: the name of output_dir)", None)
+    hub_private_repo: bool = option("create a private repository", False)
+    hub_revision: str | None = option("branch to upload to; it is created (None: main)", None)
+    hub_remote_code: bool = option("add the code of the model, so that it loads without vjepa_hf", False)
+
+    def __post_init__(self) -> None:
+        for name in ("hub_model_id", "hub_private_repo", "hub_revision"):
+            if getattr(self, name) and not self.push_to_hub:
+                raise ValueError(f"{name} has no effect without push_to_hub: add it, or omit {name}")
+
+
+@dataclass
+class PretrainingHubArguments(HubArguments):
+    """Upload of the folder to the Hub, with its model card."""
+
+    hub_strategy: Literal["end", "every_save", "checkpoint"] = option(
+        "upload at the end, at every save too, or at every save with the newest checkpoint", "end"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hub_strategy != "end" and not self.push_to_hub:
+            raise ValueError("hub_strategy has no effect without push_to_hub: add it, or omit hub_strategy")
+
+
+def split_revision(source: str) -> tuple[str, str | None]:
+    """Split `NAME@REVISION` of a repository; without `@` the revision is None."""
+    name, _, revision = source.partition("@")
+    return name, revision or None
+
+
+def _hub_config(source: str) -> str:
+    """Download the `ARGUMENTS_FILE` of a run on the Hub.
+
+    Raises:
+        ValueError: it cannot be downloaded.
+    """
+    name, revision = split_revision(source)
+    try:
+        return hf_hub_download(name, ARGUMENTS_FILE, revision=revision)
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        raise ValueError(
+            f"resume_from_hub: cannot download the {ARGUMENTS_FILE} of {source!r}: {_one_line(error)}. A run uploads "
+            "it with --hub_strategy checkpoint"
+        ) from error
 
 
 # Keys of `model`: the fields of VJEPAConfig, and an option of transformers.
@@ -462,11 +524,12 @@ class PretrainingArguments:
     optimization: OptimizationArguments
     evaluation: EvaluationArguments
     run: RunArguments
+    hub: PretrainingHubArguments
     model: dict[str, Any] = option("fields of VJEPAConfig with their defaults", {}, keys=MODEL_FIELDS)
 
     def to_dict(self) -> dict[str, Any]:
         """Return every option with its value, without groups, as in the YAML file."""
-        groups = self.data, self.masking, self.optimization, self.evaluation, self.run
+        groups = self.data, self.masking, self.optimization, self.evaluation, self.run, self.hub
         values = {name: value for group in groups for name, value in dataclasses.asdict(group).items()}
         return {"model": self.model} | values
 
@@ -476,6 +539,7 @@ class PretrainingArguments:
         Resuming and overwriting are not saved, because they concern a single start of the run.
         """
         values = self.to_dict() | {"resume": False, "resume_step": None, "overwrite_output_dir": False}
+        values["resume_from_hub"] = None
         with whole_file(path) as unfinished:
             unfinished.write_text(yaml.safe_dump(values, sort_keys=False))
 
@@ -486,6 +550,7 @@ def parse_arguments(
     """Read the arguments of a pretraining run, see `parse`.
 
     A run that was moved or copied resumes where its `ARGUMENTS_FILE` lies, unless the command line has `output_dir`.
+    With `resume_from_hub` and without `--config`, the arguments are those of the run on the Hub.
 
     Raises:
         ValueError: as `parse`; a warm-up on the command line that is longer than the run; or `overwrite_output_dir`
@@ -494,8 +559,10 @@ def parse_arguments(
     if command_line is None:
         with mistakes_exit():
             return parse_arguments(sys.argv[1:], default_config)
-    args = parse(PretrainingArguments, command_line, default_config)
     config, words = _split_config(command_line)
+    if config is None and (source := _value_of("--resume_from_hub", words)):
+        default_config = _hub_config(source)
+    args = parse(PretrainingArguments, command_line, default_config)
     named = {word.split("=")[0] for word in words}
     optimization = args.optimization
     if "--warmup_steps" in named and optimization.warmup_steps > optimization.max_steps:

@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from matplotlib.image import imread
 from tqdm import tqdm
 
 from ..data.input_log import InputLog
 from ..files import whole_file
 from ..model.modeling_vjepa import VJEPAForPreTraining, VJEPAForPreTrainingOutput, VJEPAModel
+from ..visualization import plot_curves
 from .arguments import PretrainingArguments
 from .diagnostics import alarms, health
 from .flops import matmul_rate, step_flops
@@ -70,7 +73,9 @@ class RunLog:
     resumed run first deletes the lines of the steps that it repeats.
     """
 
-    def __init__(self, accelerator: Accelerator, args: PretrainingArguments, first_step: int) -> None:
+    def __init__(
+        self, accelerator: Accelerator, args: PretrainingArguments, first_step: int, summary: str = ""
+    ) -> None:
         self.accelerator = accelerator
         self.path = Path(args.run.output_dir) / "log.jsonl"
         self.skipped_path = self.path.with_name(SKIPPED_STEPS_FILE)
@@ -85,7 +90,10 @@ class RunLog:
             if self.skipped_path.exists():
                 _cut_log(self.skipped_path, first_step)
         if accelerator.log_with:
-            accelerator.init_trackers("vjepa", config={key: str(value) for key, value in args.to_dict().items()})
+            name = args.run.run_name or Path(args.run.output_dir).name
+            config = {key: str(value) for key, value in args.to_dict().items()} | {"summary": summary}
+            names = {"wandb": {"name": name}, "trackio": {"name": name}, "swanlab": {"experiment_name": name}}
+            accelerator.init_trackers("vjepa", config=config, init_kwargs=names)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Record the metrics of a step."""
@@ -108,13 +116,25 @@ class RunLog:
             f"{metrics['memory_gib']:.1f} GiB"
         )
 
-    def write_health(self, step: int, metrics: dict[str, float], alarms: Sequence[str]) -> None:
-        """Record the health or evaluation metrics of a step; print the main ones and the alarms."""
-        self.write(step, metrics)
+    def write_health(self, step: int, metrics: dict[str, float], alarms: Sequence[str] | None = None) -> None:
+        """Record the health (with its alarms) or evaluation metrics of a step; print the main ones and the alarms."""
+        self.write(step, metrics | ({} if alarms is None else {"alarms": len(alarms)}))
         names = [name for name in PRINTED_HEALTH if name in metrics] or metrics
         self.print(f"step {step} health: " + ", ".join(f"{name} {metrics[name]:.3g}" for name in names))
-        for alarm in alarms:
+        for alarm in alarms or ():
             self.print(f"WARNING {alarm}")
+
+    def write_curves(self, title: str) -> None:
+        """Draw `curves.png` from the log, and show it in the trackers that take images."""
+        if not self.accelerator.is_main_process:
+            return
+        rows, path = read_log(self.path), self.path.with_name("curves.png")
+        plot_curves(rows, path, title)
+        step, image = max((row["step"] for row in rows), default=0), (imread(path)[..., :3] * 255).astype(np.uint8)
+        for tracker in self.accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({"curves": image[None]}, step=step, **layout)
 
     def write_skipped(self, step: int, skipped: dict[str, Any]) -> None:
         """Record and print a skipped step, given the result of `RunGuard.skipped_step`."""
@@ -224,6 +244,7 @@ class Monitor:
         guard: guard of losses and gradient norms.
         first_step: number of optimizer steps before this start of the run.
         evaluate: function that returns metrics of the encoder on labelled videos.
+        summary: description of the run for the trackers.
     """
 
     def __init__(
@@ -235,10 +256,11 @@ class Monitor:
         guard: RunGuard,
         first_step: int,
         evaluate: Callable[[VJEPAModel], dict[str, float]] | None = None,
+        summary: str = "",
     ) -> None:
         self.accelerator, self.args, self.model = accelerator, args, model
         self.inputs, self.guard, self.evaluate = inputs, guard, evaluate
-        self.log = RunLog(accelerator, args, first_step)
+        self.log = RunLog(accelerator, args, first_step, summary)
         self.throughput = Throughput(lambda: run_matmul_rate(accelerator))
 
     def batches(self, batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -284,10 +306,11 @@ class Monitor:
             self.log.write_health(step, metrics, alarms(metrics, after_warmup))
         if self.evaluate is not None and (is_last or step % self.args.evaluation.eval_steps == 0):
             with callable_in_parts(self.model):
-                self.log.write_health(step, self.evaluate(self.model.vjepa), alarms=[])
+                self.log.write_health(step, self.evaluate(self.model.vjepa))
 
     def close(self) -> None:
-        """Close the progress bar and the trackers."""
+        """Draw the curves, and close the progress bar and the trackers."""
+        self.log.write_curves(self.args.run.output_dir)
         self.log.close()
 
 

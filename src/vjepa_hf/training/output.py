@@ -16,9 +16,11 @@ from safetensors import SafetensorError
 
 from ..data.sources import Videos
 from ..files import whole_file
+from ..model_card import CARD
 from .arguments import ARGUMENTS_FILE, PretrainingArguments, RunArguments
 from .checkpoints import Progress, find_checkpoint, load_checkpoint
 from .data_identity import DataIdentity
+from .hub import download_run
 from .log import SKIPPED_STEPS_FILE
 from .run_guard import RunGuard
 from .starting_weights import read_tensors
@@ -32,6 +34,7 @@ RUN_FILES = (
     SKIPPED_STEPS_FILE,
     "curves.png",
     "checkpoints",
+    CARD,
     "config.json",
     "model*.safetensors*",
     "*preprocessor_config.json",
@@ -132,6 +135,9 @@ def _on_main_process(accelerator: Accelerator | PartialState, action: Callable[[
 
 def _check_run_dir(run: RunArguments) -> None:
     output_dir = Path(run.output_dir)
+    if run.resume_from_hub:
+        download_run(run.resume_from_hub, output_dir)
+        run.resume_from_hub = None  # from now on a run like any other
     if run.resume:
         find_checkpoint(output_dir, run.resume_step)
         return
