@@ -150,7 +150,6 @@ def pretrain(monkeypatch, toy_videos, tmp_path):
         run_options = options | {"output_dir": tmp_path / name} | changes
         words = [word for key, value in run_options.items() for word in (f"--{key}", str(value))]
         monkeypatch.setattr(sys, "argv", ["pretrain.py", *TINY.split(), *words])
-        monkeypatch.setattr(pretrain, "plot_curves", lambda *arguments, **options: None)  # drawing is slow
         with torch.random.fork_rng(devices=[]):
             pretrain.main()
         return load_file(tmp_path / name / "model.safetensors"), read_log(tmp_path / name / "log.jsonl")

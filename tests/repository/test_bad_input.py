@@ -170,7 +170,8 @@ def test_a_run_file_that_does_not_exist_is_an_error(tmp_path, name):
         ({"num_channels": 0}, "num_channels=0 must be positive"),
         ({"num_labels": 0}, "num_labels=0 must be at least 1"),
         ({"problem_type": "guess"}, "problem_type='guess' must be one of|'problem_type' with value 'guess'"),
-        ({"model_type": "vjepa2"}, "model_type='vjepa2' is another kind of model than 'vjepa'"),
+        ({"model_type": "vjepa2"}, "convert it once with `vjepa-hf convert"),
+        ({"model_type": "vit"}, "model_type='vit' is another kind of model than 'vjepa'"),
     ],
 )
 def test_a_wrong_configuration_is_an_error_that_names_it(change, message):
