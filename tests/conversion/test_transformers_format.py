@@ -7,6 +7,7 @@ import textwrap
 
 import pytest
 import torch
+from huggingface_hub import ModelCardData, metadata_load
 from safetensors.torch import load_file, save_file
 from transformers import VJEPA2Config, VJEPA2ForVideoClassification, VJEPA2Model
 
@@ -107,6 +108,23 @@ def test_there_and_back_gives_the_same_tensors(tmp_path, model_class, dtype):
     assert not any(info.values()) and loaded.dtype == dtype
     first, second = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("theirs", "back"))
     assert first == second
+
+
+@pytest.mark.parametrize(
+    "fields", [{"license": "mit"}, {"license": "other", "license_name": "our-terms"}, {"license": "unknown"}]
+)
+def test_the_license_and_the_parents_stay_there_and_back(tmp_path, fields):
+    their_folder(tmp_path / "theirs")
+    if fields["license"] != "unknown":  # else no card
+        data = ModelCardData(**fields, base_model="meta/weights")
+        (tmp_path / "theirs" / "README.md").write_text(f"---\n{data.to_yaml()}\n---\n")
+    convert(tmp_path / "theirs", tmp_path / "ours")
+    export_to_transformers(tmp_path / "ours", tmp_path / "back")
+    for name in ("ours", "back"):
+        card = metadata_load(tmp_path / name / "README.md")
+        assert {field: card[field] for field in fields} == fields
+        assert card.get("base_model") == (None if fields["license"] == "unknown" else ["meta/weights"])
+    assert card["library_name"] == "transformers"
 
 
 def test_sharded_folders_are_read_whole(tmp_path):

@@ -350,3 +350,11 @@ def test_quantizers_reach_every_linear_layer_of_encoder_and_classifier(quantize,
         expected = model(inputs).logits
         difference = (quantized(inputs).logits - expected).abs().max() / expected.std()
     assert 0 < difference < 1
+
+
+@pytest.mark.parametrize("card, license", [("---\nlicense: cc-by-nc-4.0\n---\n", "cc-by-nc-4.0"), (None, "unknown")])
+def test_an_exported_file_names_the_license_of_its_weights(saved, card, license):
+    if card:
+        (saved / "README.md").write_text(card)
+    model, processor = load_exportable(str(saved))
+    assert export.about(model, processor)["license"] == {"license": license}

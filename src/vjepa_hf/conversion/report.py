@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,7 +111,9 @@ def has_class_names(config: VJEPAConfig) -> bool:
     return any(name != f"LABEL_{index}" for index, name in (config.id2label or {}).items())
 
 
-def model_card(config: VJEPAConfig, report: Conversion, sources: list[Source], license: str) -> str:
+def model_card(
+    config: VJEPAConfig, report: Conversion, sources: list[Source], license: str, base_model: Sequence[str] = ()
+) -> str:
     """Return the README.md of converted weights: architecture, source, dropped names, license."""
     classifier = "classifier" in report.parts
     side = config.image_size if isinstance(config.image_size, int) else " x ".join(map(str, config.image_size))
@@ -118,7 +121,7 @@ def model_card(config: VJEPAConfig, report: Conversion, sources: list[Source], l
     loads += ["`VJEPAForVideoClassification`"] * classifier
     architecture = "VJEPAForVideoClassification" if classifier else "VJEPAForPreTraining"
     lines = [
-        front_matter(metadata(architecture, license_fields(license))),
+        front_matter(metadata(architecture, license_fields(license), base_model)),
         "# V-JEPA, converted with vjepa_hf",
         "",
         f"Width {config.hidden_size}, {config.num_hidden_layers} layers, {config.num_attention_heads} heads; clips of "

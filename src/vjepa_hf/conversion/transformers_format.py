@@ -18,6 +18,7 @@ from transformers import VJEPA2Config, VJEPA2ForVideoClassification, VJEPA2Model
 
 from ..model.configuration_vjepa import VJEPAConfig
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
+from ..model_card import UNKNOWN, front_matter, metadata, read_origin
 from .folders import CONFIG, State, fill_folder, find_folder, new_folder, read_config, read_model, read_weights
 from .report import Conversion, Source, model_card
 
@@ -84,7 +85,8 @@ def convert_transformers(source: str | Path, output: str | Path, license: str | 
             for name, value in (META_POOLER | PUBLISHED_PROBES[str(source)]).items():
                 setattr(config, name, value)
             notes.append("pooler of 16 heads, epsilon 1e-5, layers " + str(config.pooler_layers or "the last"))
-        license = license or _license(folder)
+        origin = read_origin(source)
+        license = license or origin.license.get("license_name") or origin.license.get("license", UNKNOWN)
         notes.append(f"license of the weights: {license}")
         report = Conversion(Path(output), count_parts(state), notes=notes)
         files = [Source(path, f"{source}/{path.name}") for path in sorted(folder.glob("*.safetensors"))]
@@ -94,7 +96,7 @@ def convert_transformers(source: str | Path, output: str | Path, license: str | 
             tubelet_size=config.tubelet_size,
             patch_size=config.patch_size,
         )
-        fill_folder(target, state, config, processor, model_card(config, report, files, license))
+        fill_folder(target, state, config, processor, model_card(config, report, files, license, origin.base_model))
     return report
 
 
@@ -249,10 +251,15 @@ def export_to_transformers(folder: str | Path, output: str | Path) -> Conversion
                 "one of transformers: logits change by about 5e-5 of their scale"
             )
         report = Conversion(Path(output), count_parts(kept), dropped, notes)
-        card = "---\nlibrary_name: transformers\n---\n\n# V-JEPA 2, exported by vjepa_hf\n\n" + "\n".join(
-            f"- {line}" for line in [*report.notes, *report.dropped_lines()]
+        origin = read_origin(folder)
+        data = metadata(
+            "VJEPAForVideoClassification" if has_pooler else "VJEPAModel", origin.license, origin.base_model
         )
-        fill_folder(target, weights, theirs, VJEPA2VideoProcessor(crop_size=theirs.crop_size), card + "\n")
+        data.library_name = "transformers"
+        lines = [front_matter(data), "# V-JEPA 2, exported by vjepa_hf", ""]
+        lines += [f"- {line}" for line in [*report.notes, *report.dropped_lines()]]
+        card = "\n".join([*lines, "", "## License", "", origin.describe(), ""])
+        fill_folder(target, weights, theirs, VJEPA2VideoProcessor(crop_size=theirs.crop_size), card)
     return report
 
 
@@ -336,12 +343,3 @@ def count_parts(state: State) -> dict[str, int]:
 
 def _count(state: State, prefixes: Iterable[str]) -> int:
     return sum(value.numel() for name, value in state.items() if name.startswith(tuple(prefixes)))
-
-
-def _license(folder: Path) -> str:
-    """Return the license that the model card of a folder names."""
-    card = folder / "README.md"
-    for line in card.read_text(encoding="utf-8").splitlines() if card.is_file() else ():
-        if line.startswith("license:"):
-            return line.removeprefix("license:").strip().strip("'\"")
-    return "unknown"

@@ -23,6 +23,7 @@ from ..files import named_damage
 from ..model.configuration_vjepa import VJEPAConfig
 from ..model.modeling_vjepa import VJEPAForVideoClassification, VJEPAModel, average_views
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
+from ..model_card import read_origin
 from .views import RegularClips, ViewDataset
 
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
@@ -231,11 +232,12 @@ def write_exported(
 
 
 def about(model: Exportable, processor: VJEPAVideoProcessor) -> dict[str, Any]:
-    """Return what a user of the file needs to know: class names (None for an encoder), frames and normalization."""
+    """Return what users of the file need: class names (None for an encoder), license, frames and normalization."""
     labels: Any = model.config.id2label
     names = list(labels.values()) if isinstance(model, VJEPAForVideoClassification) else None
     fields = ("num_frames", "frame_step", "fps", "image_mean", "image_std")
-    return {"labels": names} | {field: getattr(processor, field) for field in fields}
+    license = read_origin(model.name_or_path or None).license
+    return {"labels": names, "license": license} | {field: getattr(processor, field) for field in fields}
 
 
 def _quantize_weights(model: torch.nn.Module) -> int:
