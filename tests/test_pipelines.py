@@ -168,6 +168,16 @@ def test_views_of_several_videos_make_a_batch(folder, videos):
         assert [row["score"] for row in answer] == pytest.approx([row["score"] for row in classify(path)], abs=1e-5)
 
 
+@pytest.mark.parametrize("names", [["LABEL_0", "LABEL_1", "LABEL_2"], ["walk", "run", "jump"]])
+def test_classes_without_names_are_warned_of(folder, monkeypatch, names):
+    model = VJEPAForVideoClassification.from_pretrained(folder)
+    model.config.id2label = dict(enumerate(names))
+    warnings = []
+    monkeypatch.setattr("vjepa_hf.pipelines.logger.warning_once", warnings.append)
+    pipeline("video-classification", model=model, video_processor=VJEPAVideoProcessor.from_pretrained(folder))
+    assert [("--class_names FILE" in text) for text in warnings] == [True] * (names[0] == "LABEL_0")
+
+
 def test_a_saved_pipeline_loads_again_with_its_processor(classify, videos, tmp_path):
     classify.save_pretrained(tmp_path / "saved")
     again = pipeline("video-classification", model=str(tmp_path / "saved"))

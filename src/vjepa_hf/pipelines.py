@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from transformers.pipelines.video_classification import VideoClassificationPipeline
+from transformers.utils import logging
 
 from .model.configuration_vjepa import VJEPAConfig
+
+logger = logging.get_logger(__name__)
 
 
 class VJEPAVideoClassificationPipeline(VideoClassificationPipeline):
@@ -17,8 +20,17 @@ class VJEPAVideoClassificationPipeline(VideoClassificationPipeline):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.model.config.model_type == VJEPAConfig.model_type and self.feature_extractor is None:
+        config = self.model.config
+        if config.model_type != VJEPAConfig.model_type:
+            return
+        if self.feature_extractor is None:
             self.feature_extractor = self.video_processor  # type: ignore[assignment]
+        if all(name == f"LABEL_{index}" for index, name in config.id2label.items()):
+            logger.warning_once(
+                "the classes have no names, so answers say LABEL_0, LABEL_1, ...: convert the probe again with "
+                "--class_names FILE (https://github.com/facebookresearch/jepa/issues/18 lists those of K400), or set "
+                "model.config.id2label."
+            )
 
     def __call__(self, inputs: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
         """Classify a video, or each of a sequence of videos, such as a column of `datasets`."""
