@@ -25,7 +25,7 @@ class VJEPAVideoClassificationPipeline(VideoClassificationPipeline):
             return
         if self.feature_extractor is None:
             self.feature_extractor = self.video_processor  # type: ignore[assignment]
-        if all(name == f"LABEL_{index}" for index, name in config.id2label.items()):
+        if all(name == f"LABEL_{index}" for index, name in (config.id2label or {}).items()):
             logger.warning_once(
                 "the classes have no names, so answers say LABEL_0, LABEL_1, ...: convert the probe again with "
                 "--class_names FILE (https://github.com/facebookresearch/jepa/issues/18 lists those of K400), or set "
