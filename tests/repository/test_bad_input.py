@@ -61,7 +61,7 @@ YAML = [
     ("learning_rate: fast\n", "learning_rate: Expected a float. Got value: fast"),
     ("resume: maybe\n", "resume: Expected a bool. Got value: maybe"),
     ("short_video: loop\n", "short_video: Expected a Literal.* Got value: loop"),
-    ("mixed_precision: fp8\n", "mixed_precision: Expected a Literal.* Got value: fp8"),
+    ("mixed_precision: fp8\n", r"mixed_precision: .*Literal\['no', 'fp16', 'bf16'\]"),
     # values
     ("max_steps: 0\n", "max_steps must be at least 1, got 0"),
     ("warmup_steps: -1\n", "warmup_steps must be 0 or more and finite, got -1"),

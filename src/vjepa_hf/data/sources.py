@@ -226,7 +226,7 @@ def _from_tables(files: list[str], video_column: str | None, streaming: bool) ->
     if builder == "csv":  # read as text, so that names keep leading zeros
         options = options | {"converters": dict.fromkeys([video_column] if video_column else VIDEO_COLUMNS, str)}
         for file in files:
-            _check_first_row(file)
+            _check_row_lengths(file)
     source = printable(files[0])
     videos: Videos
     if streaming and builder in SHARDS:  # lists are small: they are read first and streamed from the table
@@ -241,22 +241,22 @@ def _from_tables(files: list[str], video_column: str | None, streaming: bool) ->
     return videos
 
 
-def _check_first_row(file: str) -> None:
-    """Check that the first row of a csv file is not longer than its header, which pandas allows; later rows it checks.
+def _check_row_lengths(file: str) -> None:
+    """Check that no row of a csv file is longer than its header, which pandas allows in the first row that it reads.
 
     Raises:
-        ValueError: it is longer, so it is unknown which cells belong to which columns.
+        ValueError: one is longer, so it is unknown which cells belong to which columns.
     """
     if "://" in file:
         return
     with named_errors(printable(file)), open(file, newline="", encoding="utf-8-sig") as lines:
         reader = csv.reader(lines, delimiter=DELIMITERS[suffix(file)])
         rows = (cells for cells in reader if cells)
-        header, cells = next(rows, []), next(rows, [])
-        line = reader.line_num
-    if len(cells) > len(header):
+        num_columns = len(next(rows, []))
+        too_long = next(((reader.line_num, len(cells)) for cells in rows if len(cells) > num_columns), None)
+    if too_long is not None:
         raise ValueError(
-            f"{printable(file)}, line {line}: {len(cells)} cells, but the header has {len(header)} columns; "
+            f"{printable(file)} cannot be read: line {too_long[0]} has {too_long[1]} cells, the header {num_columns}; "
             "put a cell that contains the delimiter in quotes, or complete the header"
         )
 

@@ -55,6 +55,9 @@ class ArrayFormat:
             raise ValueError(f"value_range={limits} must be the values of black and of white, for example (-1, 1).")
 
 
+RGB_BYTES = ArrayFormat()
+
+
 class _Frames:
     """Base class of videos that are lists of frames, with the interface of `VideoFile`; their frame rate is nan."""
 
@@ -130,7 +133,7 @@ class FrameArray(_Frames):
         ValueError: the frames differ in size, have other channels, or contain values that are not pixels.
     """
 
-    def __init__(self, frames: Any, array_format: ArrayFormat = ArrayFormat()):
+    def __init__(self, frames: Any, array_format: ArrayFormat = RGB_BYTES):
         self._format = array_format
         self._frames = _stack(frames, array_format.num_channels)
         shape = tuple(self._frames.shape)
@@ -210,7 +213,7 @@ class FrameArray(_Frames):
 OpenVideo: TypeAlias = VideoFile | FrameFolder | FrameArray
 
 
-def open_video(video: Any, array_format: ArrayFormat = ArrayFormat()) -> AbstractContextManager[Any]:
+def open_video(video: Any, array_format: ArrayFormat = RGB_BYTES) -> AbstractContextManager[Any]:
     """Open a video of any kind in a `with` statement, for its `info`, `frames` and `iter_frames`.
 
     Addresses that `VideoFile` does not read, such as s3:// or hf://, are read by fsspec. An open video stays open.
