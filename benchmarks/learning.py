@@ -27,14 +27,18 @@ import typer
 from accelerate import Accelerator
 from PIL import Image
 
-from programs import few_label_accuracy, pretrained, run_example
+from programs import pretrained, run_example
 from report import HERE, Output, Runs, Steps, ToyVideos, make_app, opening, publish, table
-from vjepa_hf import VJEPAConfig, VJEPAModel, VJEPAVideoProcessor
+from videomae import videomae
+from vjepa_hf import VJEPAConfig, VJEPAForVideoClassification, VJEPAModel, VJEPAVideoProcessor
 from vjepa_hf.data import decode_video, load_videos
-from vjepa_hf.evaluation import OnlineEvaluation
+from vjepa_hf.evaluation import OnlineEvaluation, draw_labels, encode_labels, fit_probe, predict
+from vjepa_hf.evaluation.features import VideoFeatures
+from vjepa_hf.evaluation.probes import HeadSettings
 from vjepa_hf.training.log import read_log
 
 transformers.utils.logging.disable_progress_bar()
+DEFAULT_STEPS = 1800
 LABELS = ("motion", "appearance")
 ENCODERS = ("pretrained", "untrained")
 VIDEOS, RUNS = Path("output/toy_videos"), Path("output/learning")
@@ -51,41 +55,101 @@ def mean_and_spread(values: list[float]) -> str:
 # --- probes --------------------------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
+def read_tokens(encoder: torch.nn.Module, processor: VJEPAVideoProcessor, videos: list[str]) -> VideoFeatures:
+    """Return the tokens of videos, float16 `(n, N, D)`."""
+    batches = (videos[start : start + 32] for start in range(0, len(videos), 32))
+    tokens = [encoder(**processor(batch, return_tensors="pt")).last_hidden_state.half() for batch in batches]
+    return VideoFeatures(torch.cat(tokens).numpy())
+
+
+def few_label_answers(
+    encoder: torch.nn.Module, folder: Path, videos: Path, splits: int, epochs: int, seed: int
+) -> list[np.ndarray]:
+    """Return for each label which test videos are classified rightly, `(splits, n)`, by probes on 8 labels a class."""
+    processor, answers = VJEPAVideoProcessor.from_pretrained(folder), []
+    train, test = (load_videos(videos / f"{split}.csv") for split in ("train", "test"))
+    test_tokens = read_tokens(encoder, processor, test["video"])
+    for label in LABELS:
+        train_labels, names = encode_labels(train[label])
+        test_labels, _ = encode_labels(test[label], names)
+        draws = draw_labels(train_labels, [1.0], splits, seed, per_class=8)
+        rows = np.unique(np.concatenate([draw.rows for draw in draws]))
+        tokens = read_tokens(encoder, processor, train.select(rows)["video"])
+        config = VJEPAConfig.from_pretrained(folder, num_labels=len(names))
+        heads = []
+        for draw in draws:
+            torch.manual_seed(draw.seed)
+            own, settings = np.searchsorted(rows, draw.rows), [HeadSettings()]
+            classifier = VJEPAForVideoClassification(config)
+            (probe,) = fit_probe(classifier, settings, tokens, train_labels[rows], own, draw.seed, epochs)
+            heads.append(probe.head)
+        _, logits = predict(classifier, heads, test_tokens, np.arange(len(test)))
+        answers.append(logits.argmax(axis=2) == test_labels)
+    return answers
+
+
+def mean_with_interval(values: np.ndarray) -> str:
+    """Return the mean of `(runs, n)` and its 95 % bootstrap interval, which draws runs and test videos."""
+    generator = np.random.default_rng(0)
+    means = []
+    for _ in range(2000):
+        runs, columns = (generator.integers(size, size=size) for size in values.shape)
+        means.append(values[runs][:, columns].mean())
+    low, high = np.quantile(means, [0.025, 0.975])
+    return f"{values.mean():.3f} ({low:.3f} to {high:.3f})"
+
+
 @app.command()
 def probes(
     seeds: Seeds = (0, 1, 2),
     videos: ToyVideos = VIDEOS,
     runs: Runs = RUNS,
-    steps: Steps = 1800,
+    steps: Steps = DEFAULT_STEPS,
     splits: Annotated[int, typer.Option(help="draws of the labels")] = 4,
     epochs: Annotated[int, typer.Option(help="of a probe over its few videos")] = 80,
     output: Output = None,
 ) -> None:
-    """Probe a pretrained and an untrained encoder for what moves how and for what it looks like.
+    """Probe three encoders for what moves how and for what it looks like.
 
-    Each seed is a run of examples/pretrain.py with its default configuration. Untrained means the same configuration
-    with random weights. No single frame tells the motion, which is what the set is built for. The attentive probes of
-    examples/probe.py learn from 8 labels a class.
+    "Pretrained" is a run of examples/pretrain.py with its default configuration, one per seed; "untrained" has the
+    same configuration and random weights; "VideoMAE" learned from pixels, on the same clips and with as many FLOPs in
+    its encoder, which has the same sizes (benchmarks/videomae.py). No single frame shows the motion, every frame shows
+    the appearance. The attentive probes are those of examples/probe.py, with 8 labelled videos a class.
     """
-    accuracies = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for seed in seeds:
-            folder, found = pretrained(runs, videos, seed, steps), []
-            for label in LABELS:
-                for words in ([], ["--random_init"]):
-                    settings = {"label": label, "splits": splits, "epochs": epochs, "seed": seed}
-                    found.append(few_label_accuracy(folder, videos, Path(scratch), *words, **settings))
-            accuracies.append(found)
-    means = np.mean(accuracies, axis=0)
-    gains = [f"{100 * (means[2 * i] - means[2 * i + 1]):.1f} points on {label}" for i, label in enumerate(LABELS)]
-    rows = [[name, *(f"{value:.3f}" for value in row)] for name, row in zip(seeds, accuracies, strict=True)]
-    rows.append(["mean", *(f"{value:.3f}" for value in means)])
+    answers: dict[tuple[str, str], list[np.ndarray]] = {}
+    for seed in seeds:
+        folder = pretrained(runs, videos, seed, steps)
+        torch.manual_seed(seed)
+        encoders = {
+            "pretrained": VJEPAModel.from_pretrained(folder, add_predictor=False),
+            "untrained": VJEPAModel(VJEPAConfig.from_pretrained(folder)),
+            "VideoMAE": videomae(folder),
+        }
+        for name, encoder in encoders.items():
+            found = few_label_answers(encoder.eval(), folder, videos, splits, epochs, seed)
+            for label, right in zip(LABELS, found, strict=True):
+                answers.setdefault((label, name), []).append(right.mean(axis=0))
+    columns = {key: np.stack(runs_) for key, runs_ in answers.items()}  # (seeds, test videos)
+    rows = [[seed, *(f"{column[row].mean():.3f}" for column in columns.values())] for row, seed in enumerate(seeds)]
+    rows.append(["mean", *map(mean_with_interval, columns.values())])
+    gains = [
+        [
+            label,
+            *(
+                mean_with_interval(columns[label, "pretrained"] - columns[label, name])
+                for name in ("untrained", "VideoMAE")
+            ),
+        ]
+        for label in LABELS
+    ]
     count = len(load_videos(videos / "test.csv"))
     settings = f"mean of {splits} draws of the labels, {epochs} epochs, {count} test videos, chance 0.125"
     lines = opening("What pretraining on the toy set teaches", "learning.py probes", probes.__doc__)
-    lines += [f"Test accuracy, {settings}. Pretraining gains {' and '.join(gains)}.", ""]
-    columns = [f"{label}, {encoder}" for label in LABELS for encoder in ENCODERS]
-    publish([*lines, *table(["seed", *columns], rows)], output)
+    lines += [f"Test accuracy, {settings}. Intervals are 95 % bootstrap intervals over seeds and test videos.", ""]
+    lines += [*table(["seed", *(f"{label}, {name}" for label, name in columns)], rows), ""]
+    lines += ["Differences on the same videos:", ""]
+    publish([*lines, *table(["label", "over untrained", "over VideoMAE"], gains)], output)
 
 
 # --- fine-tuning ---------------------------------------------------------------------------------------------------
@@ -124,7 +188,7 @@ def write_untrained(model: Path, folder: Path) -> Path:
 def finetuning(
     videos: ToyVideos = VIDEOS,
     runs: Runs = RUNS,
-    steps: Steps = 1800,
+    steps: Steps = DEFAULT_STEPS,
     labels_per_class: Annotated[int, typer.Option(help="training videos of each motion")] = 16,
     epochs: Annotated[int, typer.Option(help="of every run")] = 15,
     output: Output = None,
@@ -183,7 +247,7 @@ def detection(
     seeds: Seeds = (0, 1, 2),
     videos: ToyVideos = VIDEOS,
     runs: Runs = RUNS,
-    steps: Steps = 1800,
+    steps: Steps = DEFAULT_STEPS,
     actions: Annotated[Path, typer.Option(help="toy set with boxes, made if missing")] = Path("output/toy_actions"),
     num_videos: Annotated[list[int], typer.Option(help="training videos; repeat")] = (50, 400),
     head_steps: Annotated[int, typer.Option(help="steps of a head, about")] = 250,
@@ -224,7 +288,7 @@ def detection(
 def online(
     videos: ToyVideos = VIDEOS,
     runs: Runs = RUNS,
-    steps: Steps = 1800,
+    steps: Steps = DEFAULT_STEPS,
     num_videos: Annotated[int, typer.Option(help="labelled videos, and as many test videos")] = 256,
     output: Output = None,
 ) -> None:
