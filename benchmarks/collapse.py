@@ -36,7 +36,7 @@ from vjepa_hf.training.log import join_mask_types, read_log
 from vjepa_hf.training.optimization import clip_gradients, make_optimizer
 
 transformers.utils.logging.disable_progress_bar()
-WARMUP_STEPS = 200  # of examples/configs/tiny_cpu.yaml
+WARMUP_STEPS = 300  # of examples/configs/tiny_cpu.yaml
 app = make_app()
 
 Row = dict[str, Any]
@@ -227,13 +227,13 @@ def runs(
 # --- cost ----------------------------------------------------------------------------------------------------------
 
 TOY = VJEPAConfig(
-    image_size=32, num_frames=8, patch_size=8, hidden_size=128, num_hidden_layers=4, num_attention_heads=4,
-    pred_hidden_size=64, pred_num_hidden_layers=3, pred_num_mask_tokens=1,
+    image_size=48, num_frames=8, patch_size=8, hidden_size=128, num_hidden_layers=4, num_attention_heads=4,
+    pred_hidden_size=64, pred_num_hidden_layers=3, pred_num_mask_tokens=3,
 )  # fmt: skip
 VIT_S = VJEPAConfig(hidden_size=384, num_hidden_layers=12, num_attention_heads=6)
 # Name -> configuration, clips of a step, mask types.
 MODELS = {
-    "toy": (TOY, 32, [MultiBlockMask(num_blocks=0, context_steps=2)]),
+    "toy": (TOY, 16, [SHORT_RANGE, LONG_RANGE, MultiBlockMask(num_blocks=0, context_steps=2)]),
     "ViT-S/16": (VIT_S, 2, [SHORT_RANGE, LONG_RANGE]),
 }
 

@@ -138,7 +138,7 @@ def cost(
     with tempfile.TemporaryDirectory() as scratch:
         folder = model or tiny_classifier(Path(scratch) / "tiny")
         for number in numbers or [200, 2000]:
-            videos = make_toy_videos(Path(scratch) / str(number), number // 2, number // 2, seed=1)
+            videos = make_toy_videos(Path(scratch) / str(number), number // 2, number // 2, seed=1, size=SIZE)
             command = [sys.executable, "-m", "vjepa_hf.cli", "compare", str(videos / "train"), str(videos / "test")]
             command += ["--model", str(folder), "-o", f"{scratch}/result.json", "--num_workers", str(num_workers)]
             began = time.perf_counter()

@@ -38,7 +38,7 @@ from vjepa_hf.evaluation.probes import HeadSettings
 from vjepa_hf.training.log import read_log
 
 transformers.utils.logging.disable_progress_bar()
-DEFAULT_STEPS = 1800
+DEFAULT_STEPS = 2700
 LABELS = ("motion", "appearance")
 ENCODERS = ("pretrained", "untrained")
 VIDEOS, RUNS = Path("output/toy_videos"), Path("output/learning")

@@ -31,7 +31,7 @@ from vjepa_hf.evaluation.vector_table import TableParts, TimedVectors
 transformers.utils.logging.disable_progress_bar()
 VIDEOS, RUNS = Path("output/toy_videos"), Path("output/learning")
 app = make_app()
-# Copies of videos of 16 frames and 32 x 32 pixels: quality (crf), border (px) and first frames that are cut off.
+# Copies of videos of 16 frames and 48 x 48 pixels: quality (crf), border (px) and first frames that are cut off.
 COPIES = {
     "re-encoded": (34, 0, 0),
     "cropped": (23, 1, 0),
@@ -82,7 +82,7 @@ def untrained(folder: Path, output: Path) -> Path:
 def copies(
     videos: ToyVideos = VIDEOS,
     runs: Runs = RUNS,
-    steps: Steps = 1800,
+    steps: Steps = 2700,
     num_videos: Annotated[int, typer.Option(help="test videos in the table")] = 512,
     num_clips: Annotated[int, typer.Option(help="clips per video")] = 8,
     output: Output = None,
@@ -122,7 +122,7 @@ def copies(
 def memory(
     videos: ToyVideos = VIDEOS,
     runs: Runs = RUNS,
-    steps: Steps = 1800,
+    steps: Steps = 2700,
     num_videos: Annotated[int, typer.Option(help="training videos to embed")] = 2000,
     output: Output = None,
 ) -> None:

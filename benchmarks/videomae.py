@@ -33,7 +33,7 @@ def new_model(config: Any) -> VideoMAEForPreTraining:
     decoder_heads = config.pred_num_attention_heads or config.num_attention_heads
     return VideoMAEForPreTraining(
         VideoMAEConfig(
-            image_size=config.image_size[0],
+            image_size=config.image_size,
             patch_size=config.patch_size,
             num_frames=config.num_frames,
             tubelet_size=config.tubelet_size,

@@ -171,7 +171,7 @@ def write_table(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
 
 
 def make_toy_videos(
-    output: str | Path, num_train: int = 2000, num_test: int = 512, seed: int = 0, num_frames: int = 16, size: int = 32
+    output: str | Path, num_train: int = 2000, num_test: int = 512, seed: int = 0, num_frames: int = 16, size: int = 48
 ) -> Path:
     """Write `train/*.mp4`, `test/*.mp4`, `boxes.csv`, `test.csv` and `train.csv`.
 
@@ -218,7 +218,7 @@ class ToyVideosArguments:
     num_test: int = option("number of test videos", 512)
     seed: int = option("seed of the set", 0)
     num_frames: int = option("frames per video", 16)
-    size: int = option("height and width (px)", 32)
+    size: int = option("height and width (px)", 48)
 
 
 def main(command_line: Sequence[str] | None = None) -> None:

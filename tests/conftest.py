@@ -106,7 +106,7 @@ def toy_videos(tmp_path_factory) -> Path:
     from make_toy_videos import make_toy_videos
 
     folder = tmp_path_factory.mktemp("toy_videos")
-    make_toy_videos(folder, num_train=16, num_test=8, seed=0)
+    make_toy_videos(folder, num_train=16, num_test=8, seed=0, size=32)
     return folder
 
 

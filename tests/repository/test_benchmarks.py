@@ -13,7 +13,7 @@ import typer
 from house import REPO
 
 BENCHMARKS = REPO / "benchmarks"
-HELPERS = {"report", "programs"}
+HELPERS = {"report", "programs", "videomae"}
 TINY_STEP = "--models vit_tiny --ways fp32 --num_clips 1 --image_size 32 --num_frames 4 --rounds 1 --threads 1"
 # {videos}, {video} and {folder} stand for a toy set, one video of it, and an empty folder.
 COMMANDS = [
