@@ -49,6 +49,7 @@ from .evaluation.loading import load_encoder
 from .evaluation.search import load_table_encoder, nearest_videos
 from .evaluation.vector_table import VectorTable
 from .files import parents_of, whole_file
+from .look import look_at, write_page
 from .model.frame_sampling import clip_span
 from .model.names import printable
 from .model.video_io import VideoDecodeError, VideoInfo
@@ -225,6 +226,26 @@ def dense_features(
         pieces = stream_features(encoder, processor, video, stride, batch_size)
         shape = write_features(pieces, unfinished, {"video": video, "model": model})
     typer.echo(f"features {tuple(shape)} in {output}")
+
+
+@app.command(epilog="Example: vjepa-hf look my_video.mp4 --model output/mine --output look.html")
+def look(
+    video: VideoArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="HTML page to write")],
+    model: ModelOption = "output/pretrain",
+    mask: Annotated[
+        str | None, typer.Option("--mask", help="box to hide: x0,y0,x1,y1 in fractions of the picture")
+    ] = None,
+    start: Annotated[float, typer.Option("--start", help="second to start at")] = 0.0,
+    max_seconds: Annotated[float, typer.Option("--max_seconds", help="maximum number of seconds to look at")] = 20.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="seed of the masks")] = 0,
+) -> None:
+    """Write one HTML page that shows what a model sees, where it looks, and what it predicts where it cannot see."""
+    video, output, model = _expanduser(video), _expanduser(output), _expanduser(model)
+    with mistakes_exit(), _new_file(output, video) as unfinished:
+        box = None if mask is None else [float(number) for number in mask.split(",")]
+        write_page(look_at(video, model, box=box, start=start, max_seconds=max_seconds, seed=seed), unfinished)
+    typer.echo(f"{output}: open it in a browser")
 
 
 def _expanduser(path: Given) -> Given:

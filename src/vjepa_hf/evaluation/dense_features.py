@@ -78,6 +78,58 @@ def plan_windows(num_steps: int, window: int, stride: int) -> list[Window]:
     return [Window(*steps) for steps in zip(starts, [0, *borders], [*borders, num_steps], strict=True)]
 
 
+@dataclass(frozen=True)
+class WindowClip:
+    """Pixels of one window.
+
+    Attributes:
+        window: time steps of the window.
+        timestamps: time of the first frame of each time step that is kept, in seconds.
+        pixels: normalized clip `(T, C, H, W)`.
+    """
+
+    window: Window
+    timestamps: list[float]
+    pixels: torch.Tensor
+
+    @property
+    def kept(self) -> slice:
+        """Time steps of the clip that are kept."""
+        return slice(self.window.first - self.window.start, self.window.last - self.window.start)
+
+
+def stream_clips(
+    processor: VJEPAVideoProcessor, video: Any, stride: int, tubelet_size: int, patch_size: int
+) -> Iterator[WindowClip]:
+    """Yield the windows of a whole video in order; only the current one is held in memory.
+
+    Arguments and errors as in `stream_features`; `tubelet_size` and `patch_size` are those of the model.
+    """
+    size = processor.crop_size
+    num_steps, _, _ = grid_size(processor.num_frames, size["height"], size["width"], tubelet_size, patch_size)
+    if stride % tubelet_size or not 0 < stride <= processor.num_frames:
+        raise ValueError(
+            f"stride={stride} must be a multiple of tubelet_size={tubelet_size} and at most "
+            f"num_frames={processor.num_frames}."
+        )
+    with processor.open_video(video) as opened:
+        step = resolve_frame_step(processor.frame_step, processor.fps, opened.info.fps)
+        numbers = frame_offsets(math.ceil((opened.info.num_frames - 0.5) / step), step)
+        if processor.fps is not None:
+            numbers = at_constant_rate(opened, numbers)
+        windows = deque(plan_windows(math.ceil(len(numbers) / tubelet_size), num_steps, stride // tubelet_size))
+        recent: deque[torch.Tensor] = deque(maxlen=num_steps)  # pixels of the last time steps
+        timestamps: list[float] = []
+        for seconds, pixels in _time_steps(opened.iter_frames(numbers), processor, tubelet_size, num_steps):
+            recent.append(pixels)
+            timestamps.append(seconds)
+            if len(timestamps) == windows[0].start + num_steps:
+                window = windows.popleft()
+                yield WindowClip(window, timestamps[window.first : window.last], torch.cat(list(recent)))
+            if not windows:
+                return
+
+
 @torch.no_grad()  # not inference_mode: a head may be trained on the features
 def stream_features(
     model: VJEPAModel, processor: VJEPAVideoProcessor, video: Any, stride: int, batch_size: int = 4
@@ -98,33 +150,10 @@ def stream_features(
         ValueError: the stride is invalid, or the processor has `fps` and the frame rate of the video is not known.
         VideoDecodeError: the video cannot be read.
     """
-    tubelet_size, size = model.config.tubelet_size, processor.crop_size
-    grid = grid_size(processor.num_frames, size["height"], size["width"], tubelet_size, model.config.patch_size)
-    if stride % tubelet_size or not 0 < stride <= processor.num_frames:
-        raise ValueError(
-            f"stride={stride} must be a multiple of tubelet_size={tubelet_size} and at most "
-            f"num_frames={processor.num_frames}."
-        )
     model.eval()
-    with processor.open_video(video) as opened:
-        step = resolve_frame_step(processor.frame_step, processor.fps, opened.info.fps)
-        numbers = frame_offsets(math.ceil((opened.info.num_frames - 0.5) / step), step)
-        if processor.fps is not None:
-            numbers = at_constant_rate(opened, numbers)
-        windows = deque(plan_windows(math.ceil(len(numbers) / tubelet_size), grid[0], stride // tubelet_size))
-        clips: list[tuple[Window, torch.Tensor]] = []
-        recent: deque[torch.Tensor] = deque(maxlen=grid[0])  # pixels of the last time steps
-        timestamps: list[float] = []
-        for seconds, pixels in _time_steps(opened.iter_frames(numbers), processor, tubelet_size, grid[0]):
-            recent.append(pixels)
-            timestamps.append(seconds)
-            if len(timestamps) == windows[0].start + grid[0]:
-                clips.append((windows.popleft(), torch.cat(list(recent))))
-            if clips and (len(clips) == batch_size or not windows):
-                yield _encode(model, clips, grid, timestamps)
-                clips = []
-            if not windows:
-                return
+    clips = stream_clips(processor, video, stride, model.config.tubelet_size, model.config.patch_size)
+    while batch := list(islice(clips, batch_size)):
+        yield _encode(model, batch)
 
 
 def _time_steps(
@@ -143,18 +172,14 @@ def _time_steps(
         yield tubelet[0].seconds, inputs["pixel_values_videos"][0]
 
 
-def _encode(
-    model: VJEPAModel, clips: list[tuple[Window, torch.Tensor]], grid: tuple[int, int, int], timestamps: list[float]
-) -> FeaturePiece:
+def _encode(model: VJEPAModel, clips: list[WindowClip]) -> FeaturePiece:
     """Encode consecutive windows and return the features that they keep."""
-    pixels = torch.stack([clip for _, clip in clips]).to(model.device, model.dtype)
-    tokens = model(pixels).last_hidden_state.unflatten(1, grid).float().cpu()
-    features = [
-        window_tokens[window.first - window.start : window.last - window.start]
-        for window_tokens, (window, _) in zip(tokens, clips, strict=True)
-    ]
-    steps = slice(clips[0][0].first, clips[-1][0].last)
-    return FeaturePiece(np.array(timestamps[steps]), torch.cat(features))
+    pixels = torch.stack([clip.pixels for clip in clips])
+    _, num_frames, _, height, width = pixels.shape
+    grid = grid_size(num_frames, height, width, model.config.tubelet_size, model.config.patch_size)
+    tokens = model(pixels.to(model.device, model.dtype)).last_hidden_state.unflatten(1, grid).float().cpu()
+    features = [window_tokens[clip.kept] for window_tokens, clip in zip(tokens, clips, strict=True)]
+    return FeaturePiece(np.array([second for clip in clips for second in clip.timestamps]), torch.cat(features))
 
 
 def write_features(

@@ -1,0 +1,327 @@
+"""Everything that the page shows of a video, as arrays.
+
+The video is cut into consecutive clips of the length that the model was trained with, which are encoded one by one.
+Shapes: n time steps of one tubelet each, h rows and w columns of tubelets, F displayed frames.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data.masking import LONG_RANGE, SHORT_RANGE, MaskSampler, MultiBlockMask
+from ..evaluation.dense_features import WindowClip, stream_clips
+from ..model.modeling_vjepa import TARGET_LAYER_NORM_EPS
+from ..model.tubelets import Grid, grid_size
+from ..model.video_inputs import video_name
+from ..training.diagnostics import DEAD_STD, alarms, effective_rank, feature_std, spread_tokens
+from ..visualization.attention import pooler_attention
+from ..visualization.pca import FeaturePCA, feature_pca
+from ..visualization.prediction import PredictionErrors, prediction_errors
+from .excerpt import Excerpt, FramesForDisplay
+from .parts import Parts, is_untrained, load_parts
+
+MAX_SECONDS = 20.0
+NUM_NEIGHBORS = 3
+Box = Sequence[float]  # x0, y0, x1, y1 in fractions of the picture
+
+UNTRAINED = "untrained: all biases and layer norms of the encoder have their initial values; the pictures are random"
+# Mask types in the order of the mask tokens of the shipped configurations.
+DESCRIPTIONS = {
+    "short range": "Eight small blocks are hidden at all times (short-range masks of the paper).",
+    "long range": "Two large blocks are hidden at all times (long-range masks of the paper).",
+    "future": "The second half of each clip is hidden.",
+    "your box": "The box that you chose is hidden at all times.",
+}
+
+
+@dataclass(frozen=True)
+class HiddenRegion:
+    """One mask, the same in every clip of the video, and the errors of the predictions of what it hides.
+
+    Attributes:
+        name: a key of `DESCRIPTIONS`.
+        hidden: boolean `(n, h, w)`.
+        errors: errors `(n, h, w)`, nan where the tubelet is visible.
+    """
+
+    name: str
+    hidden: np.ndarray
+    errors: PredictionErrors
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Mean error of the predictor ("model") and of the trivial predictions ("mean", "copy")."""
+        return {name: float(values[self.hidden].mean()) for name, values in vars(self.errors).items()}
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a model makes of a video.
+
+    Attributes:
+        video: name of the video.
+        model: name of the model.
+        frames: uint8 `(F, H, W, 3)`: the part of the frames that the model sees, in a size for people.
+        frame_times: float64 `(F,)`, in seconds.
+        times: float64 `(n,)`: time of the first frame of each time step, in seconds.
+        steps_per_clip: time steps that the model sees together.
+        pca: principal components of the features, `(n, h, w, 3)`.
+        attention: `(n, h, w)`, sums to 1 over a clip; None without attentive pooler.
+        regions: predictions under several masks; empty without predictor.
+        neighbors: int64 `(n, 3)`: the most similar time steps outside of the clip around it; -1 if there is none.
+        similarities: float32 `(n, 3)`: their cosine, after the mean over the video was subtracted.
+        probabilities: `(n, L)`, equal within a clip; None without classifier.
+        class_names: names of the L classes.
+        health: metrics of the features and predictions, as in `training.health`.
+        facts: what was looked at, in words.
+        warnings: why not to trust the pictures.
+        missing: "predictor" or "classifier" -> why there is nothing to see of it.
+    """
+
+    video: str
+    model: str
+    frames: np.ndarray
+    frame_times: np.ndarray
+    times: np.ndarray
+    steps_per_clip: int
+    pca: FeaturePCA
+    attention: np.ndarray | None
+    regions: tuple[HiddenRegion, ...]
+    neighbors: np.ndarray
+    similarities: np.ndarray
+    probabilities: np.ndarray | None
+    class_names: tuple[str, ...]
+    health: Mapping[str, float]
+    facts: tuple[str, ...]
+    warnings: tuple[str, ...]
+    missing: Mapping[str, str]
+
+
+def look_at(
+    video: Any,
+    model: str | Path,
+    *,
+    box: Box | None = None,
+    start: float = 0.0,
+    max_seconds: float = MAX_SECONDS,
+    seed: int = 0,
+) -> Look:
+    """Look at a video through a model: features, attention, predictions under masks, and classes.
+
+    Memory does not depend on the length of the video, only on `max_seconds`.
+
+    Args:
+        video: video of any kind that the processor takes. Frames without times are taken for 25 per second.
+        model: folder or Hub name of a model. What it lacks, such as a predictor, is explained in `missing`.
+        box: region to hide at all times, next to the masks of training: x0, y0, x1, y1 in fractions of the picture.
+        start: second of the video to start at.
+        max_seconds: maximum number of seconds to look at.
+        seed: seed of the masks.
+
+    Raises:
+        VideoDecodeError: the video cannot be read, or ends before `start`.
+        ValueError: the model is damaged or has no V-JEPA encoder, or an argument is out of range.
+        OSError: the model does not exist.
+    """
+    if not start >= 0 or not max_seconds > 0:
+        raise ValueError(f"start={start} must be 0 or more and max_seconds={max_seconds} above 0.")
+    parts = load_parts(model)
+    config, processor = parts.encoder.config, parts.processor
+    sides = processor.crop_size["height"], processor.crop_size["width"]
+    grid = grid_size(processor.num_frames, *sides, config.tubelet_size, config.patch_size)
+    masks = _masks(grid, box, seed)
+    with processor.open_video(video) as opened:
+        excerpt = Excerpt(opened, start, max_seconds)
+        shown = FramesForDisplay(excerpt, processor)
+        clips = stream_clips(processor, shown, processor.num_frames, config.tubelet_size, config.patch_size)
+        pieces = [_look_at_clip(parts, clip, grid, masks) for clip in clips]
+    features = torch.cat([piece.features for piece in pieces])
+    times = np.concatenate([piece.times for piece in pieces])
+    regions = _join_regions(pieces)
+    health = _health(features, regions)
+    neighbors, similarities = nearest_moments(features.mean(dim=(1, 2)), grid[0])
+    warnings = ([UNTRAINED] if is_untrained(parts.encoder) else []) + alarms(health)
+    return Look(
+        video=video_name(video),
+        model=str(model),
+        frames=np.stack(shown.pictures),
+        frame_times=np.array(shown.times),
+        times=times,
+        steps_per_clip=grid[0],
+        pca=feature_pca(features),
+        attention=_join([piece.attention for piece in pieces]),
+        regions=regions,
+        neighbors=neighbors,
+        similarities=similarities,
+        probabilities=_join([piece.probabilities for piece in pieces]),
+        class_names=_class_names(parts),
+        health=health,
+        facts=_facts(excerpt, parts, times, grid),
+        warnings=tuple(warnings),
+        missing=parts.missing,
+    )
+
+
+def _masks(grid: Grid, box: Box | None, seed: int) -> dict[str, np.ndarray]:
+    """Return the boolean masks `(t, h, w)` of a clip by name; those of a type are the same in every clip."""
+    types = {"short range": SHORT_RANGE, "long range": LONG_RANGE}
+    if grid[0] > 1:
+        types["future"] = MultiBlockMask(num_blocks=0, context_steps=grid[0] // 2)
+    masks = {}
+    _, targets = MaskSampler(list(types.values()), grid, seed)([(0, 0)])
+    for name, target in zip(types, targets, strict=True):
+        masks[name] = np.zeros(grid, dtype=bool)
+        masks[name].reshape(-1)[target[0].numpy()] = True
+    return masks if box is None else masks | {"your box": box_mask(box, grid)}
+
+
+def box_mask(box: Box, grid: Grid) -> np.ndarray:
+    """Return the boolean mask `(t, h, w)` of the tubelets whose center lies in a box.
+
+    Raises:
+        ValueError: the box is not x0 < x1 and y0 < y1 in [0, 1], or it contains all centers, or none.
+    """
+    if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+        raise ValueError(f"box={list(box)} must be x0, y0, x1, y1 with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1.")
+    t, h, w = grid
+    x, y = (np.arange(w) + 0.5) / w, (np.arange(h) + 0.5) / h
+    inside = ((box[1] <= y) & (y <= box[3]))[:, None] & ((box[0] <= x) & (x <= box[2]))
+    if inside.all() or not inside.any():
+        raise ValueError(f"box={list(box)} hides {inside.sum()} of {h} x {w} tubelets; some must be hidden, not all.")
+    return np.tile(inside, (t, 1, 1))
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """The time steps of one clip."""
+
+    times: np.ndarray
+    features: torch.Tensor
+    errors: dict[str, PredictionErrors]
+    masks: dict[str, np.ndarray]
+    attention: np.ndarray | None
+    probabilities: np.ndarray | None
+
+
+@torch.no_grad()
+def _look_at_clip(parts: Parts, clip: WindowClip, grid: Grid, masks: dict[str, np.ndarray]) -> _Piece:
+    pixels = clip.pixels[None].to(parts.encoder.device, parts.encoder.dtype)
+    layers = parts.encoder.config.pooler_layers or () if parts.classifier else ()
+    outputs = parts.encoder(pixels, output_layers=layers)
+    last = outputs.last_hidden_state.float()
+    targets = torch.nn.functional.layer_norm(last, last.shape[-1:], eps=TARGET_LAYER_NORM_EPS)
+    errors = {}
+    if parts.pretraining is not None:
+        one_token = not parts.encoder.config.pred_mask_token_per_mask_type
+        for index, (name, hidden) in enumerate(masks.items()):
+            index = 0 if one_token or name == "your box" else index
+            every = prediction_errors(parts.pretraining, pixels, hidden, index, targets)
+            errors[name] = PredictionErrors(**{key: value[clip.kept] for key, value in vars(every).items()})
+    attention = probabilities = None
+    if parts.classifier is not None:
+        tokens = torch.cat(parts.classifier.pooled_layers(outputs), dim=1)
+        weights = pooler_attention(parts.classifier.pooler, tokens)[0]
+        attention = weights.unflatten(0, (-1, *grid)).sum(dim=0)[clip.kept].cpu().numpy()
+        probabilities = _probabilities(parts, tokens, len(clip.timestamps))
+    return _Piece(
+        np.array(clip.timestamps),
+        targets[0].unflatten(0, grid)[clip.kept].cpu(),
+        errors,
+        {name: hidden[clip.kept] for name, hidden in masks.items()},
+        attention,
+        probabilities,
+    )
+
+
+def _probabilities(parts: Parts, tokens: torch.Tensor, num_steps: int) -> np.ndarray | None:
+    """Return the class probabilities of a clip for each of its time steps `(num_steps, L)`; None for a regression."""
+    assert parts.classifier is not None
+    problem = parts.classifier.config.problem_type
+    if problem == "regression":
+        return None
+    logits = parts.classifier.classifier(parts.classifier.pooler(tokens))[0].float()
+    scores = logits.sigmoid() if problem == "multi_label_classification" else logits.softmax(dim=-1)
+    return scores.expand(num_steps, -1).cpu().numpy()
+
+
+def _join(arrays: list[np.ndarray | None]) -> np.ndarray | None:
+    present = [array for array in arrays if array is not None]
+    return np.concatenate(present) if present else None
+
+
+def _join_regions(pieces: list[_Piece]) -> tuple[HiddenRegion, ...]:
+    regions = []
+    for name in pieces[0].errors:
+        fields = ("model", "mean", "copy")
+        errors = {key: np.concatenate([getattr(piece.errors[name], key) for piece in pieces]) for key in fields}
+        hidden = np.concatenate([piece.masks[name] for piece in pieces])
+        if hidden.any():  # a video that ends before the hidden half of its only clip shows nothing of it
+            regions.append(HiddenRegion(name, hidden, PredictionErrors(**errors)))
+    return tuple(regions)
+
+
+def _health(features: torch.Tensor, regions: tuple[HiddenRegion, ...], num_tokens: int = 2048) -> dict[str, float]:
+    """Return the metrics of `training.health` that need only the features and errors of one video."""
+    num_tokens = min(num_tokens, features[..., 0].numel())
+    tokens = spread_tokens([features.flatten(0, 2)[None]], num_tokens)
+    std, rank = feature_std(tokens), float(effective_rank(tokens))
+    health = {"target_std": float(std.mean()), "target_dead": float((std < DEAD_STD).float().mean())}
+    health |= {"target_rank": rank, "target_rank_share": rank / min(tokens.shape)}
+    if regions:
+        means = [region.means for region in regions]
+        for name, trivial in (("loss_ratio", "mean"), ("copy_ratio", "copy")):
+            total = sum(mean[trivial] for mean in means)
+            health[name] = sum(mean["model"] for mean in means) / max(total, 1e-12)
+    return health
+
+
+def nearest_moments(
+    features: torch.Tensor, min_distance: int, num_neighbors: int = NUM_NEIGHBORS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the most similar time steps of each time step, and their cosine similarities, both `(n, num_neighbors)`.
+
+    Neighbors are at least `min_distance` time steps away from the step and from each other; -1 and nan if there is
+    none. The mean over the video is subtracted first, because features share a large common part.
+
+    Args:
+        features: `(n, D)`.
+        min_distance: minimum distance in time steps.
+        num_neighbors: number of neighbors.
+    """
+    centered = torch.nn.functional.normalize(features - features.mean(dim=0), dim=-1)
+    similarity = (centered @ centered.T).numpy()
+    steps = np.arange(len(features))
+    indices = np.full((len(features), num_neighbors), -1)
+    values = np.full(indices.shape, np.nan, dtype=np.float32)
+    for step, row in enumerate(similarity):
+        allowed = abs(steps - step) >= min_distance
+        for number in range(num_neighbors):
+            if not allowed.any():
+                break
+            best = int(np.where(allowed, row, -np.inf).argmax())
+            indices[step, number], values[step, number] = best, row[best]
+            allowed &= abs(steps - best) >= min_distance
+    return indices, values
+
+
+def _class_names(parts: Parts) -> tuple[str, ...]:
+    if parts.classifier is None:
+        return ()
+    labels = parts.classifier.config.id2label
+    return tuple(str(labels[index]) for index in range(len(labels)))
+
+
+def _facts(excerpt: Excerpt, parts: Parts, times: np.ndarray, grid: Grid) -> tuple[str, ...]:
+    info, size = excerpt.info, parts.processor.crop_size
+    seconds = info.num_frames / info.fps
+    total = excerpt.num_frames_of_video / info.fps
+    facts = [f"{seconds:.1f} s" if info.num_frames == excerpt.num_frames_of_video else f"{seconds:.1f} of {total:.1f} s"]
+    facts.append(f"{info.width} x {info.height} pixels, of which the model sees {size['width']} x {size['height']}")
+    facts.append(f"{len(times)} time steps of {grid[1]} x {grid[2]} tubelets, {grid[0]} steps per clip")
+    if not excerpt.has_times:
+        facts.append(f"frames without times, taken for {info.fps:g} per second")
+    return tuple(facts)
