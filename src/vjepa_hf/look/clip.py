@@ -26,6 +26,7 @@ from .parts import Parts, is_untrained, load_parts
 
 MAX_SECONDS = 20.0
 NUM_NEIGHBORS = 3
+MIN_CLIPS = 4  # that show what repeats with every clip
 Box = Sequence[float]  # x0, y0, x1, y1 in fractions of the picture
 
 UNTRAINED = "untrained: all biases and layer norms of the encoder have their initial values; the pictures are random"
@@ -143,7 +144,9 @@ def look_at(
     times = np.concatenate([piece.times for piece in pieces])
     regions = _join_regions(pieces)
     health = _health(features, regions)
-    neighbors, similarities = nearest_moments(features.mean(dim=(1, 2)), grid[0])
+    steady = _without_rhythm(features, np.concatenate([piece.positions for piece in pieces]))
+    per_second = round(len(times) * excerpt.info.fps / excerpt.info.num_frames)
+    neighbors, similarities = nearest_moments(steady.mean(dim=(1, 2)), max(grid[0], per_second))
     warnings = ([UNTRAINED] if is_untrained(parts.encoder) else []) + alarms(health)
     return Look(
         video=video_name(video),
@@ -152,7 +155,7 @@ def look_at(
         frame_times=np.array(shown.times),
         times=times,
         steps_per_clip=grid[0],
-        pca=feature_pca(features),
+        pca=feature_pca(steady),
         attention=_join([piece.attention for piece in pieces]),
         regions=regions,
         neighbors=neighbors,
@@ -164,6 +167,19 @@ def look_at(
         warnings=tuple(warnings),
         missing=parts.missing,
     )
+
+
+def _without_rhythm(features: torch.Tensor, positions: np.ndarray) -> torch.Tensor:
+    """Subtract the mean feature of each position within a clip from the features `(n, h, w, D)`.
+
+    Features depend on the position within the clip, so colors and similar moments would repeat with every clip. A few
+    clips do not tell this from what happens in them, and keep their features.
+    """
+    counts = np.bincount(positions)
+    if counts.min() < MIN_CLIPS:
+        return features
+    means = torch.stack([features[positions == position].mean(dim=(0, 1, 2)) for position in range(len(counts))])
+    return features - means[torch.from_numpy(positions), None, None]
 
 
 def _masks(grid: Grid, box: Box | None, seed: int) -> dict[str, np.ndarray]:
@@ -197,9 +213,10 @@ def box_mask(box: Box, grid: Grid) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Piece:
-    """The time steps of one clip."""
+    """The time steps of one clip; `positions` are theirs within the clip."""
 
     times: np.ndarray
+    positions: np.ndarray
     features: torch.Tensor
     errors: dict[str, PredictionErrors]
     masks: dict[str, np.ndarray]
@@ -229,6 +246,7 @@ def _look_at_clip(parts: Parts, clip: WindowClip, grid: Grid, masks: dict[str, n
         probabilities = _probabilities(parts, tokens, len(clip.timestamps))
     return _Piece(
         np.array(clip.timestamps),
+        np.arange(grid[0])[clip.kept],
         targets[0].unflatten(0, grid)[clip.kept].cpu(),
         errors,
         {name: hidden[clip.kept] for name, hidden in masks.items()},

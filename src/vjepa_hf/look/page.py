@@ -88,17 +88,24 @@ def _region(region: HiddenRegion) -> dict[str, Any]:
     trivial = min(("mean", "copy"), key=lambda name: means[name])
     maps = {"model": region.errors.model, "trivial": getattr(region.errors, trivial)}
     highest = max(float(np.nanpercentile(values, 99.5)) for values in maps.values())
-    hidden = region.hidden.any(axis=(1, 2))
-    curve = [float(np.nanmean(step)) if is_hidden else None for step, is_hidden in zip(maps["model"], hidden, strict=True)]
     return {
         "name": region.name,
         "description": DESCRIPTIONS[region.name],
         "means": {name: round(value, 4) for name, value in means.items()},
         "trivialName": trivial,
         "highest": round(highest, 4),
-        "curve": curve,
+        "curve": _curve(maps["model"]),
+        "trivialCurve": _curve(maps["trivial"]),
         **{name: _bytes(_scaled(values, highest)) for name, values in maps.items()},
     }
+
+
+def _curve(errors: np.ndarray) -> list[float | None]:
+    """Return the mean error of each time step; None where nothing is hidden."""
+    hidden = ~np.isnan(errors)
+    counts = hidden.sum(axis=(1, 2))
+    sums = np.where(hidden, errors, 0).sum(axis=(1, 2))
+    return [round(float(total / count), 4) if count else None for total, count in zip(sums, counts, strict=True)]
 
 
 def _neighbors(indices: np.ndarray, similarities: np.ndarray) -> list[list[float]]:
