@@ -11,7 +11,6 @@ from vjepa_hf.visualization.confusion import plot_confusion
 from vjepa_hf.visualization.curves import plot_curves
 
 
-
 @pytest.mark.parametrize("num_classes, width", [(3, 550), (60, 1050)])
 def test_the_size_of_a_confusion_matrix_follows_the_names(tmp_path, num_classes, width):
     matrix = np.eye(num_classes, dtype=int) * 3

@@ -12,7 +12,6 @@ from PIL import Image
 from vjepa_hf.visualization.curves import CURVES, _matching_names, plot_curves
 
 
-
 def backend_after(statement: str) -> str:
     """Return the backend, which was "svg" before a statement, and whether the statement imported pyplot."""
     program = f"""

@@ -9,7 +9,6 @@ from PIL import Image
 from vjepa_hf.visualization.masks import plot_masks, shade_masked
 
 
-
 def test_only_hidden_tubelets_are_darkened():
     video = torch.full((4, 3, 16, 24), 200, dtype=torch.uint8)
     # grid 2 x 2 x 3; token 7 = time step 1, row 0, column 1

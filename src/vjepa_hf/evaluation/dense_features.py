@@ -19,9 +19,10 @@ import numpy as np
 import torch
 
 from ..files import whole_file
+from ..model.configuration_vjepa import VJEPAConfig
 from ..model.frame_sampling import frame_offsets, resolve_frame_step
 from ..model.modeling_vjepa import VJEPAModel
-from ..model.tubelets import grid_size
+from ..model.tubelets import Grid, grid_size
 from ..model.video_inputs import ArrayFormat, FrameArray, at_constant_rate
 from ..model.video_io import TimedFrame
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
@@ -40,6 +41,11 @@ class Window:
     start: int
     first: int
     last: int
+
+    @property
+    def kept(self) -> slice:
+        """The time steps of the window whose features are kept."""
+        return slice(self.first - self.start, self.last - self.start)
 
 
 @dataclass(frozen=True)
@@ -80,54 +86,19 @@ def plan_windows(num_steps: int, window: int, stride: int) -> list[Window]:
 
 @dataclass(frozen=True)
 class WindowClip:
-    """Pixels of one window.
+    """Frames of a window.
 
     Attributes:
-        window: time steps of the window.
-        timestamps: time of the first frame of each time step that is kept, in seconds.
-        pixels: normalized clip `(T, C, H, W)`.
+        window: the window.
+        seconds: time of the first frame of each time step `(t,)`; nan for frames in memory.
+        pixels: `(T, C, H, W)`.
+        is_whole: whether no time step is filled by repeating the last frame of the video.
     """
 
     window: Window
-    timestamps: list[float]
+    seconds: tuple[float, ...]
     pixels: torch.Tensor
-
-    @property
-    def kept(self) -> slice:
-        """Time steps of the clip that are kept."""
-        return slice(self.window.first - self.window.start, self.window.last - self.window.start)
-
-
-def stream_clips(
-    processor: VJEPAVideoProcessor, video: Any, stride: int, tubelet_size: int, patch_size: int
-) -> Iterator[WindowClip]:
-    """Yield the windows of a whole video in order; only the current one is held in memory.
-
-    Arguments and errors as in `stream_features`; `tubelet_size` and `patch_size` are those of the model.
-    """
-    size = processor.crop_size
-    num_steps, _, _ = grid_size(processor.num_frames, size["height"], size["width"], tubelet_size, patch_size)
-    if stride % tubelet_size or not 0 < stride <= processor.num_frames:
-        raise ValueError(
-            f"stride={stride} must be a multiple of tubelet_size={tubelet_size} and at most "
-            f"num_frames={processor.num_frames}."
-        )
-    with processor.open_video(video) as opened:
-        step = resolve_frame_step(processor.frame_step, processor.fps, opened.info.fps)
-        numbers = frame_offsets(math.ceil((opened.info.num_frames - 0.5) / step), step)
-        if processor.fps is not None:
-            numbers = at_constant_rate(opened, numbers)
-        windows = deque(plan_windows(math.ceil(len(numbers) / tubelet_size), num_steps, stride // tubelet_size))
-        recent: deque[torch.Tensor] = deque(maxlen=num_steps)  # pixels of the last time steps
-        timestamps: list[float] = []
-        for seconds, pixels in _time_steps(opened.iter_frames(numbers), processor, tubelet_size, num_steps):
-            recent.append(pixels)
-            timestamps.append(seconds)
-            if len(timestamps) == windows[0].start + num_steps:
-                window = windows.popleft()
-                yield WindowClip(window, timestamps[window.first : window.last], torch.cat(list(recent)))
-            if not windows:
-                return
+    is_whole: bool
 
 
 @torch.no_grad()  # not inference_mode: a head may be trained on the features
@@ -151,9 +122,54 @@ def stream_features(
         VideoDecodeError: the video cannot be read.
     """
     model.eval()
-    clips = stream_clips(processor, video, stride, model.config.tubelet_size, model.config.patch_size)
+    grid = window_grid(model.config, processor)
+    clips = stream_windows(processor, video, model.config.tubelet_size, grid[0], stride)
     while batch := list(islice(clips, batch_size)):
-        yield _encode(model, batch)
+        yield _encode(model, batch, grid)
+
+
+def window_grid(config: VJEPAConfig, processor: VJEPAVideoProcessor) -> Grid:
+    """Return the token grid (t, h, w) of a window, a clip of the processor."""
+    size = processor.crop_size
+    return grid_size(processor.num_frames, size["height"], size["width"], config.tubelet_size, config.patch_size)
+
+
+def stream_windows(
+    processor: VJEPAVideoProcessor, video: Any, tubelet_size: int, num_steps: int, stride: int
+) -> Iterator[WindowClip]:
+    """Yield the windows of a video in order, each as soon as its last frame is read.
+
+    Args:
+        processor: processor of the model.
+        video: video of any kind that the processor takes.
+        tubelet_size: frames of a time step.
+        num_steps: time steps of a window.
+        stride: frames of a clip from one window to the next.
+
+    Raises:
+        ValueError: as in `stream_features`.
+        VideoDecodeError: the video cannot be read.
+    """
+    if stride % tubelet_size or not 0 < stride <= processor.num_frames:
+        raise ValueError(
+            f"stride={stride} must be a multiple of tubelet_size={tubelet_size} and at most "
+            f"num_frames={processor.num_frames}."
+        )
+    with processor.open_video(video) as opened:
+        step = resolve_frame_step(processor.frame_step, processor.fps, opened.info.fps)
+        numbers = frame_offsets(math.ceil((opened.info.num_frames - 0.5) / step), step)
+        if processor.fps is not None:
+            numbers = at_constant_rate(opened, numbers)
+        windows = plan_windows(math.ceil(len(numbers) / tubelet_size), num_steps, stride // tubelet_size)
+        steps = _time_steps(opened.iter_frames(numbers), processor, tubelet_size, num_steps)
+        recent: deque[tuple[float, torch.Tensor]] = deque(maxlen=num_steps)
+        num_read = 0
+        for window in windows:
+            last = window.start + num_steps
+            recent.extend(islice(steps, last - num_read))
+            num_read = last
+            seconds, pixels = zip(*recent, strict=True)
+            yield WindowClip(window, seconds, torch.cat(pixels), last * tubelet_size <= len(numbers))
 
 
 def _time_steps(
@@ -172,14 +188,15 @@ def _time_steps(
         yield tubelet[0].seconds, inputs["pixel_values_videos"][0]
 
 
-def _encode(model: VJEPAModel, clips: list[WindowClip]) -> FeaturePiece:
+def _encode(model: VJEPAModel, clips: list[WindowClip], grid: Grid) -> FeaturePiece:
     """Encode consecutive windows and return the features that they keep."""
-    pixels = torch.stack([clip.pixels for clip in clips])
-    _, num_frames, _, height, width = pixels.shape
-    grid = grid_size(num_frames, height, width, model.config.tubelet_size, model.config.patch_size)
-    tokens = model(pixels.to(model.device, model.dtype)).last_hidden_state.unflatten(1, grid).float().cpu()
-    features = [window_tokens[clip.kept] for window_tokens, clip in zip(tokens, clips, strict=True)]
-    return FeaturePiece(np.array([second for clip in clips for second in clip.timestamps]), torch.cat(features))
+    pixels = torch.stack([clip.pixels for clip in clips]).to(model.device, model.dtype)
+    tokens = model(pixels).last_hidden_state.unflatten(1, grid).float().cpu()
+    kept = [clip.window.kept for clip in clips]
+    seconds = [time for clip, steps in zip(clips, kept, strict=True) for time in clip.seconds[steps]]
+    return FeaturePiece(
+        np.array(seconds), torch.cat([features[steps] for features, steps in zip(tokens, kept, strict=True)])
+    )
 
 
 def write_features(

@@ -13,9 +13,11 @@ import numpy as np
 import torch
 
 from ..data.masking import LONG_RANGE, SHORT_RANGE, MaskSampler, MultiBlockMask
-from ..evaluation.dense_features import WindowClip, stream_clips
+from ..evaluation.dense_features import WindowClip, stream_windows, window_grid
+from ..evaluation.surprise import Surprise
+from ..evaluation.surprise import surprise as measure_surprise
 from ..model.modeling_vjepa import TARGET_LAYER_NORM_EPS
-from ..model.tubelets import Grid, grid_size
+from ..model.tubelets import Grid
 from ..model.video_inputs import video_name
 from ..training.diagnostics import DEAD_STD, alarms, effective_rank, feature_std, spread_tokens
 from ..visualization.attention import pooler_attention
@@ -26,11 +28,12 @@ from .parts import Parts, is_untrained, load_parts
 
 MAX_SECONDS = 20.0
 NUM_NEIGHBORS = 3
+MAX_SURPRISES = 48
 MIN_CLIPS = 4  # that show what repeats with every clip
 Box = Sequence[float]  # x0, y0, x1, y1 in fractions of the picture
 
 UNTRAINED = "untrained: all biases and layer norms of the encoder have their initial values; the pictures are random"
-# Mask types in the order of the mask tokens of the shipped configurations.
+FUTURE = 2  # mask type; the types are in the order of `DESCRIPTIONS`, and each has its mask token
 DESCRIPTIONS = {
     "short range": "Eight small blocks are hidden at all times (short-range masks of the paper).",
     "long range": "Two large blocks are hidden at all times (long-range masks of the paper).",
@@ -73,6 +76,8 @@ class Look:
         pca: principal components of the features, `(n, h, w, 3)`.
         attention: `(n, h, w)`, sums to 1 over a clip; None without attentive pooler.
         regions: predictions under several masks; empty without predictor.
+        surprise: surprise at each time step, nan where it was not measured; None without predictor, or if the video is
+            shorter than a clip.
         neighbors: int64 `(n, 3)`: the most similar time steps outside of the clip around it; -1 if there is none.
         similarities: float32 `(n, 3)`: their cosine, after the mean over the video was subtracted.
         probabilities: `(n, L)`, equal within a clip; None without classifier.
@@ -92,6 +97,7 @@ class Look:
     pca: FeaturePCA
     attention: np.ndarray | None
     regions: tuple[HiddenRegion, ...]
+    surprise: Surprise | None
     neighbors: np.ndarray
     similarities: np.ndarray
     probabilities: np.ndarray | None
@@ -132,16 +138,16 @@ def look_at(
         raise ValueError(f"start={start} must be 0 or more and max_seconds={max_seconds} above 0.")
     parts = load_parts(model)
     config, processor = parts.encoder.config, parts.processor
-    sides = processor.crop_size["height"], processor.crop_size["width"]
-    grid = grid_size(processor.num_frames, *sides, config.tubelet_size, config.patch_size)
+    grid = window_grid(config, processor)
     masks = _masks(grid, box, seed)
     with processor.open_video(video) as opened:
         excerpt = Excerpt(opened, start, max_seconds)
         shown = FramesForDisplay(excerpt, processor)
-        clips = stream_clips(processor, shown, processor.num_frames, config.tubelet_size, config.patch_size)
+        clips = stream_windows(processor, shown, config.tubelet_size, grid[0], processor.num_frames)
         pieces = [_look_at_clip(parts, clip, grid, masks) for clip in clips]
+        times = np.concatenate([piece.times for piece in pieces])
+        surprise = _surprise(parts, excerpt, len(times))
     features = torch.cat([piece.features for piece in pieces])
-    times = np.concatenate([piece.times for piece in pieces])
     regions = _join_regions(pieces)
     health = _health(features, regions)
     steady = _without_rhythm(features, np.concatenate([piece.positions for piece in pieces]))
@@ -158,6 +164,7 @@ def look_at(
         pca=feature_pca(steady),
         attention=_join([piece.attention for piece in pieces]),
         regions=regions,
+        surprise=surprise,
         neighbors=neighbors,
         similarities=similarities,
         probabilities=_join([piece.probabilities for piece in pieces]),
@@ -237,19 +244,19 @@ def _look_at_clip(parts: Parts, clip: WindowClip, grid: Grid, masks: dict[str, n
         for index, (name, hidden) in enumerate(masks.items()):
             index = 0 if one_token or name == "your box" else index
             every = prediction_errors(parts.pretraining, pixels, hidden, index, targets)
-            errors[name] = PredictionErrors(**{key: value[clip.kept] for key, value in vars(every).items()})
+            errors[name] = PredictionErrors(**{key: value[clip.window.kept] for key, value in vars(every).items()})
     attention = probabilities = None
     if parts.classifier is not None:
         tokens = torch.cat(parts.classifier.pooled_layers(outputs), dim=1)
         weights = pooler_attention(parts.classifier.pooler, tokens)[0]
-        attention = weights.unflatten(0, (-1, *grid)).sum(dim=0)[clip.kept].cpu().numpy()
-        probabilities = _probabilities(parts, tokens, len(clip.timestamps))
+        attention = weights.unflatten(0, (-1, *grid)).sum(dim=0)[clip.window.kept].cpu().numpy()
+        probabilities = _probabilities(parts, tokens, len(clip.seconds[clip.window.kept]))
     return _Piece(
-        np.array(clip.timestamps),
-        np.arange(grid[0])[clip.kept],
-        targets[0].unflatten(0, grid)[clip.kept].cpu(),
+        np.array(clip.seconds[clip.window.kept]),
+        np.arange(grid[0])[clip.window.kept],
+        targets[0].unflatten(0, grid)[clip.window.kept].cpu(),
         errors,
-        {name: hidden[clip.kept] for name, hidden in masks.items()},
+        {name: hidden[clip.window.kept] for name, hidden in masks.items()},
         attention,
         probabilities,
     )
@@ -264,6 +271,18 @@ def _probabilities(parts: Parts, tokens: torch.Tensor, num_steps: int) -> np.nda
     logits = parts.classifier.classifier(parts.classifier.pooler(tokens))[0].float()
     scores = logits.sigmoid() if problem == "multi_label_classification" else logits.softmax(dim=-1)
     return scores.expand(num_steps, -1).cpu().numpy()
+
+
+def _surprise(parts: Parts, excerpt: Excerpt, num_steps: int) -> Surprise | None:
+    """Measure the surprise at evenly spaced time steps, `MAX_SURPRISES` at most: each is an encoder pass."""
+    if parts.pretraining is None or num_steps < 2:
+        return None
+    config, processor = parts.encoder.config, parts.processor
+    steps = min(-(-num_steps // MAX_SURPRISES), processor.num_frames // config.tubelet_size)
+    index = FUTURE % config.pred_num_mask_tokens if config.pred_mask_token_per_mask_type else 0
+    options = {"mask_token_index": index, "stride": steps * config.tubelet_size}
+    result = measure_surprise(parts.encoder, excerpt, processor, **options)
+    return result if np.isfinite(result.scores).any() else None
 
 
 def _join(arrays: list[np.ndarray | None]) -> np.ndarray | None:
@@ -302,8 +321,8 @@ def nearest_moments(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the most similar time steps of each time step, and their cosine similarities, both `(n, num_neighbors)`.
 
-    Neighbors are at least `min_distance` time steps away from the step and from each other; -1 and nan if there is
-    none. The mean over the video is subtracted first, because features share a large common part.
+    Neighbors have a positive similarity and are at least `min_distance` time steps away from the step and from each
+    other; -1 and nan if there is none. The mean over the video is subtracted first, because features share a large common part.
 
     Args:
         features: `(n, D)`.
@@ -321,6 +340,8 @@ def nearest_moments(
             if not allowed.any():
                 break
             best = int(np.where(allowed, row, -np.inf).argmax())
+            if row[best] <= 0:
+                break
             indices[step, number], values[step, number] = best, row[best]
             allowed &= abs(steps - best) >= min_distance
     return indices, values
@@ -337,7 +358,9 @@ def _facts(excerpt: Excerpt, parts: Parts, times: np.ndarray, grid: Grid) -> tup
     info, size = excerpt.info, parts.processor.crop_size
     seconds = info.num_frames / info.fps
     total = excerpt.num_frames_of_video / info.fps
-    facts = [f"{seconds:.1f} s" if info.num_frames == excerpt.num_frames_of_video else f"{seconds:.1f} of {total:.1f} s"]
+    facts = [
+        f"{seconds:.1f} s" if info.num_frames == excerpt.num_frames_of_video else f"{seconds:.1f} of {total:.1f} s"
+    ]
     facts.append(f"{info.width} x {info.height} pixels, of which the model sees {size['width']} x {size['height']}")
     facts.append(f"{len(times)} time steps of {grid[1]} x {grid[2]} tubelets, {grid[0]} steps per clip")
     if not excerpt.has_times:

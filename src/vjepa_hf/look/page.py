@@ -52,6 +52,7 @@ def page_data(look: Look) -> dict[str, Any]:
         "variance": look.pca.variance_ratios.round(4).tolist(),
         "attention": None if look.attention is None else _bytes(_scaled(look.attention, look.attention.max())),
         "regions": [_region(region) for region in look.regions],
+        "surprise": _surprise(look),
         "neighbors": [_neighbors(*row) for row in zip(look.neighbors, look.similarities, strict=True)],
         "classes": _classes(look),
     }
@@ -97,6 +98,19 @@ def _region(region: HiddenRegion) -> dict[str, Any]:
         "curve": _curve(maps["model"]),
         "trivialCurve": _curve(maps["trivial"]),
         **{name: _bytes(_scaled(values, highest)) for name, values in maps.items()},
+    }
+
+
+def _surprise(look: Look) -> dict[str, Any] | None:
+    """Return the measured time steps of the surprise."""
+    if look.surprise is None:
+        return None
+    measured = np.isfinite(look.surprise.scores)
+    maps = look.surprise.maps[measured]
+    return {
+        "times": look.times[: len(measured)][measured].round(3).tolist(),
+        "scores": look.surprise.scores[measured].round(4).tolist(),
+        "maps": _bytes(_scaled(maps, float(np.percentile(maps, 99.5)))),
     }
 
 
