@@ -52,6 +52,7 @@ from .evaluation.surprise import surprise as measure_surprise
 from .evaluation.vector_table import VectorTable
 from .files import parents_of, whole_file
 from .look import look_at, write_page
+from .look.regions import read_box
 from .model.frame_sampling import clip_span
 from .model.names import printable
 from .model.video_io import VideoDecodeError, VideoInfo
@@ -245,7 +246,7 @@ def look(
     """Write one HTML page: what a model sees, where it looks, what it predicts where it cannot see, its surprise."""
     video, output, model = _expanduser(video), _expanduser(output), _expanduser(model)
     with mistakes_exit(), _new_file(output, video) as unfinished:
-        box = None if mask is None else [float(number) for number in mask.split(",")]
+        box = None if mask is None else read_box(mask)
         write_page(look_at(video, model, box=box, start=start, max_seconds=max_seconds, seed=seed), unfinished)
     typer.echo(f"{output}: open it in a browser")
 

@@ -4,7 +4,7 @@ The video is cut into consecutive clips of the length that the model was trained
 Shapes: n time steps of one tubelet each, h rows and w columns of tubelets, F displayed frames.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data.masking import LONG_RANGE, SHORT_RANGE, MaskSampler, MultiBlockMask
 from ..evaluation.dense_features import WindowClip, stream_windows, window_grid
 from ..evaluation.surprise import Surprise
 from ..evaluation.surprise import surprise as measure_surprise
@@ -24,42 +23,14 @@ from ..visualization.attention import pooler_attention
 from ..visualization.pca import FeaturePCA, feature_pca
 from ..visualization.prediction import PredictionErrors, prediction_errors
 from .excerpt import Excerpt, FramesForDisplay
+from .moments import nearest_moments, without_rhythm
 from .parts import Parts, is_untrained, load_parts
+from .regions import Box, HiddenRegion, mask_token_index, region_masks
 
 MAX_SECONDS = 20.0
-NUM_NEIGHBORS = 3
 MAX_SURPRISES = 48
-MIN_CLIPS = 4  # that show what repeats with every clip
-Box = Sequence[float]  # x0, y0, x1, y1 in fractions of the picture
 
 UNTRAINED = "untrained: all biases and layer norms of the encoder have their initial values; the pictures are random"
-FUTURE = 2  # mask type; the types are in the order of `DESCRIPTIONS`, and each has its mask token
-DESCRIPTIONS = {
-    "short range": "Eight small blocks are hidden at all times (short-range masks of the paper).",
-    "long range": "Two large blocks are hidden at all times (long-range masks of the paper).",
-    "future": "The second half of each clip is hidden.",
-    "your box": "The box that you chose is hidden at all times.",
-}
-
-
-@dataclass(frozen=True)
-class HiddenRegion:
-    """One mask, the same in every clip of the video, and the errors of the predictions of what it hides.
-
-    Attributes:
-        name: a key of `DESCRIPTIONS`.
-        hidden: boolean `(n, h, w)`.
-        errors: errors `(n, h, w)`, nan where the tubelet is visible.
-    """
-
-    name: str
-    hidden: np.ndarray
-    errors: PredictionErrors
-
-    @property
-    def means(self) -> dict[str, float]:
-        """Mean error of the predictor ("model") and of the trivial predictions ("mean", "copy")."""
-        return {name: float(values[self.hidden].mean()) for name, values in vars(self.errors).items()}
 
 
 @dataclass(frozen=True)
@@ -139,7 +110,7 @@ def look_at(
     parts = load_parts(model)
     config, processor = parts.encoder.config, parts.processor
     grid = window_grid(config, processor)
-    masks = _masks(grid, box, seed)
+    masks = region_masks(grid, box, seed)
     with processor.open_video(video) as opened:
         excerpt = Excerpt(opened, start, max_seconds)
         shown = FramesForDisplay(excerpt, processor)
@@ -150,7 +121,7 @@ def look_at(
     features = torch.cat([piece.features for piece in pieces])
     regions = _join_regions(pieces)
     health = _health(features, regions)
-    steady = _without_rhythm(features, np.concatenate([piece.positions for piece in pieces]))
+    steady = without_rhythm(features, np.concatenate([piece.positions for piece in pieces]))
     per_second = round(len(times) * excerpt.info.fps / excerpt.info.num_frames)
     neighbors, similarities = nearest_moments(steady.mean(dim=(1, 2)), max(grid[0], per_second))
     warnings = ([UNTRAINED] if is_untrained(parts.encoder) else []) + alarms(health)
@@ -176,48 +147,6 @@ def look_at(
     )
 
 
-def _without_rhythm(features: torch.Tensor, positions: np.ndarray) -> torch.Tensor:
-    """Subtract the mean feature of each position within a clip from the features `(n, h, w, D)`.
-
-    Features depend on the position within the clip, so colors and similar moments would repeat with every clip. A few
-    clips do not tell this from what happens in them, and keep their features.
-    """
-    counts = np.bincount(positions)
-    if counts.min() < MIN_CLIPS:
-        return features
-    means = torch.stack([features[positions == position].mean(dim=(0, 1, 2)) for position in range(len(counts))])
-    return features - means[torch.from_numpy(positions), None, None]
-
-
-def _masks(grid: Grid, box: Box | None, seed: int) -> dict[str, np.ndarray]:
-    """Return the boolean masks `(t, h, w)` of a clip by name; those of a type are the same in every clip."""
-    types = {"short range": SHORT_RANGE, "long range": LONG_RANGE}
-    if grid[0] > 1:
-        types["future"] = MultiBlockMask(num_blocks=0, context_steps=grid[0] // 2)
-    masks = {}
-    _, targets = MaskSampler(list(types.values()), grid, seed)([(0, 0)])
-    for name, target in zip(types, targets, strict=True):
-        masks[name] = np.zeros(grid, dtype=bool)
-        masks[name].reshape(-1)[target[0].numpy()] = True
-    return masks if box is None else masks | {"your box": box_mask(box, grid)}
-
-
-def box_mask(box: Box, grid: Grid) -> np.ndarray:
-    """Return the boolean mask `(t, h, w)` of the tubelets whose center lies in a box.
-
-    Raises:
-        ValueError: the box is not x0 < x1 and y0 < y1 in [0, 1], or it contains all centers, or none.
-    """
-    if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
-        raise ValueError(f"box={list(box)} must be x0, y0, x1, y1 with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1.")
-    t, h, w = grid
-    x, y = (np.arange(w) + 0.5) / w, (np.arange(h) + 0.5) / h
-    inside = ((box[1] <= y) & (y <= box[3]))[:, None] & ((box[0] <= x) & (x <= box[2]))
-    if inside.all() or not inside.any():
-        raise ValueError(f"box={list(box)} hides {inside.sum()} of {h} x {w} tubelets; some must be hidden, not all.")
-    return np.tile(inside, (t, 1, 1))
-
-
 @dataclass(frozen=True)
 class _Piece:
     """The time steps of one clip; `positions` are theirs within the clip."""
@@ -240,9 +169,8 @@ def _look_at_clip(parts: Parts, clip: WindowClip, grid: Grid, masks: dict[str, n
     targets = torch.nn.functional.layer_norm(last, last.shape[-1:], eps=TARGET_LAYER_NORM_EPS)
     errors = {}
     if parts.pretraining is not None:
-        one_token = not parts.encoder.config.pred_mask_token_per_mask_type
-        for index, (name, hidden) in enumerate(masks.items()):
-            index = 0 if one_token or name == "your box" else index
+        for name, hidden in masks.items():
+            index = mask_token_index(name, parts.encoder.config)
             every = prediction_errors(parts.pretraining, pixels, hidden, index, targets)
             errors[name] = PredictionErrors(**{key: value[clip.window.kept] for key, value in vars(every).items()})
     attention = probabilities = None
@@ -279,8 +207,7 @@ def _surprise(parts: Parts, excerpt: Excerpt, num_steps: int) -> Surprise | None
         return None
     config, processor = parts.encoder.config, parts.processor
     steps = min(-(-num_steps // MAX_SURPRISES), processor.num_frames // config.tubelet_size)
-    index = FUTURE % config.pred_num_mask_tokens if config.pred_mask_token_per_mask_type else 0
-    options = {"mask_token_index": index, "stride": steps * config.tubelet_size}
+    options = {"mask_token_index": mask_token_index("future", config), "stride": steps * config.tubelet_size}
     result = measure_surprise(parts.encoder, excerpt, processor, **options)
     return result if np.isfinite(result.scores).any() else None
 
@@ -316,41 +243,10 @@ def _health(features: torch.Tensor, regions: tuple[HiddenRegion, ...], num_token
     return health
 
 
-def nearest_moments(
-    features: torch.Tensor, min_distance: int, num_neighbors: int = NUM_NEIGHBORS
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the most similar time steps of each time step, and their cosine similarities, both `(n, num_neighbors)`.
-
-    Neighbors have a positive similarity and are at least `min_distance` time steps away from the step and from each
-    other; -1 and nan if there is none. The mean over the video is subtracted first, because features share a large common part.
-
-    Args:
-        features: `(n, D)`.
-        min_distance: minimum distance in time steps.
-        num_neighbors: number of neighbors.
-    """
-    centered = torch.nn.functional.normalize(features - features.mean(dim=0), dim=-1)
-    similarity = (centered @ centered.T).numpy()
-    steps = np.arange(len(features))
-    indices = np.full((len(features), num_neighbors), -1)
-    values = np.full(indices.shape, np.nan, dtype=np.float32)
-    for step, row in enumerate(similarity):
-        allowed = abs(steps - step) >= min_distance
-        for number in range(num_neighbors):
-            if not allowed.any():
-                break
-            best = int(np.where(allowed, row, -np.inf).argmax())
-            if row[best] <= 0:
-                break
-            indices[step, number], values[step, number] = best, row[best]
-            allowed &= abs(steps - best) >= min_distance
-    return indices, values
-
-
 def _class_names(parts: Parts) -> tuple[str, ...]:
     if parts.classifier is None:
         return ()
-    labels = parts.classifier.config.id2label
+    labels: Any = parts.classifier.config.id2label
     return tuple(str(labels[index]) for index in range(len(labels)))
 
 

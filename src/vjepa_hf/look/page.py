@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from ..files import whole_file
-from .clip import DESCRIPTIONS, HiddenRegion, Look
+from .clip import Look
+from .regions import DESCRIPTIONS, HiddenRegion
 
 JPEG_BYTES = 3_000_000  # of all frames; base64 makes a third more of them
 JPEG_QUALITIES = (80, 65, 50, 35, 20)

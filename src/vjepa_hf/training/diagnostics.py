@@ -207,7 +207,8 @@ def health(
 def alarms(metrics: dict[str, float], after_warmup: bool = True) -> list[str]:
     """Return the warnings for a health line, each starting with the name of the alarm; empty for a healthy run.
 
-    An alarm whose metric is not given is skipped. Set `after_warmup` once the learning rate has reached its peak; before, no predictor is useful.
+    An alarm whose metric is not given is skipped. Set `after_warmup` once the learning rate has reached its peak;
+    before, no predictor is useful.
     """
     not_finite = [name for name, value in metrics.items() if not math.isfinite(value)]
     if not_finite:
