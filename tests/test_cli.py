@@ -64,6 +64,19 @@ def test_features_equal_the_output_of_the_model_and_have_timestamps(model_folder
     torch.testing.assert_close(tensors["timestamps"], torch.from_numpy((first + np.array([0, 4])) / 12))
 
 
+def test_look_writes_a_page_and_refuses_what_is_not_a_box(
+    tiny_pretraining_model, model_folder, toy_video_path, tmp_path
+):
+    tiny_pretraining_model.save_pretrained(model_folder)
+    output = tmp_path / "look.html"
+    words = ["look", toy_video_path, "--model", model_folder, "-o", output]
+    assert "open it in a browser" in run(*words, "--mask", "0,0,.5,.5", "--max_seconds", 1)
+    assert '"name":"your box"' in output.read_text()
+    output.unlink()
+    assert "must be x0,y0,x1,y1" in run(*words, "--mask", "left", exit_code=2)
+    assert not output.exists()
+
+
 def test_dense_features_are_one_mean_per_time_step_of_the_video(model_folder, toy_video_path, tmp_path):
     output = tmp_path / "dense.safetensors"
     words = ["dense-features", toy_video_path, "-o", output, "--model", model_folder]
