@@ -64,7 +64,7 @@ def test_features_equal_the_output_of_the_model_and_have_timestamps(model_folder
     torch.testing.assert_close(tensors["timestamps"], torch.from_numpy((first + np.array([0, 4])) / 12))
 
 
-def test_look_writes_a_page_and_refuses_what_is_not_a_box(
+def test_look_writes_a_page_and_refuses_a_mask_that_is_no_box(
     tiny_pretraining_model, model_folder, toy_video_path, tmp_path
 ):
     tiny_pretraining_model.save_pretrained(model_folder)

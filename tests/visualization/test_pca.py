@@ -47,7 +47,7 @@ def test_a_feature_has_one_color_at_every_time_and_place(scene):
     features, shapes = scene
     features[shapes == 1] = features[shapes == 1][0].clone()
     colors = feature_pca(features).colors[shapes == 1]
-    assert len(colors) == 6 and len(np.unique(colors, axis=0)) == 1
+    assert len(colors) == 5 and len(np.unique(colors, axis=0)) == 1
 
 
 def test_signs_do_not_depend_on_the_solver(scene):
