@@ -57,16 +57,14 @@ def test_pictures_show_the_part_that_the_model_sees_but_larger(tmp_path, size):
         shown = FramesForDisplay(Excerpt(opened, 0, 9), processor)
         frames = list(shown.iter_frames([0, 2, 4]))
     assert len(frames) == len(shown.pictures) == len(shown.times)
-    assert shown.pictures[0].dtype == np.uint8 and shown.pictures[0].shape == (
-        round(DISPLAY_SIDE / 1.5),
-        DISPLAY_SIDE,
-        3,
-    )
+    assert shown.pictures[0].dtype == np.uint8
+    assert shown.pictures[0].shape == (round(DISPLAY_SIDE / 1.5), DISPLAY_SIDE, 3)
     seen = processor(frames[1].frame[None], do_sample_frames=False, do_normalize=False, do_rescale=False)
     seen = torch.as_tensor(seen["pixel_values_videos"])[0].float()
     shrunk = torch.from_numpy(shown.pictures[1]).permute(2, 0, 1)[None].float()
     shrunk = torch.nn.functional.interpolate(shrunk, size=(32, 48), mode="area")
-    assert (shrunk - seen).abs().median() < 6 < (shrunk.flip(-1) - seen).abs().median()
+    red, mirrored = ((pictures - seen)[:, 0].abs().mean() for pictures in (shrunk, shrunk.flip(-1)))
+    assert red < 10 and mirrored > 40
 
 
 def test_small_videos_are_not_enlarged_and_fast_ones_keep_every_other_picture(tmp_path, processor):
