@@ -51,7 +51,8 @@ from .evaluation.surprise import check_suffix, write_surprise
 from .evaluation.surprise import surprise as measure_surprise
 from .evaluation.vector_table import VectorTable
 from .files import parents_of, whole_file
-from .look import look_at, write_page
+from .look.clip import look_at
+from .look.page import write_page
 from .look.regions import read_box
 from .model.frame_sampling import clip_span
 from .model.names import printable
