@@ -206,3 +206,9 @@ def test_the_package_exports_it_and_reports_other_names():
     assert vjepa_hf.surprise is surprise
     with pytest.raises(AttributeError, match="no attribute 'surprised'"):
         _ = vjepa_hf.surprised
+
+
+def test_code_on_the_page_runs(repo, tmp_path):
+    page = (repo / "docs" / "surprise.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(program, "docs/surprise.md", "exec"), {"video": write_video(tmp_path / "a.mp4", 20)})
