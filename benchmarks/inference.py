@@ -1,8 +1,9 @@
-"""Features compared: clips with V-JEPA 2 of transformers, long videos with a clip at a time; the cost of rotation.
+"""Features compared: clips with V-JEPA 2 of transformers, long videos with a clip at a time, surprise with features.
 
     python benchmarks/inference.py clips --output benchmarks/results/inference_clips.md
     python benchmarks/inference.py rotation --output benchmarks/results/inference_rotation.md
     python benchmarks/inference.py videos --video LONG.mp4 --output benchmarks/results/inference_videos.md
+    python benchmarks/inference.py surprise --output benchmarks/results/inference_surprise.md
 
 A page is printed, and written where `--output` says; `--help` lists the options.
 """
@@ -20,9 +21,11 @@ from pathlib import Path
 from typing import Annotated
 
 import av
+import numpy as np
 import torch
 import transformers
 import typer
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import VJEPA2Config, VJEPA2Model
 
 from report import Output, make_app, opening, publish, table
@@ -31,6 +34,7 @@ from vjepa_hf.conversion.transformers_format import config_from_transformers, fr
 from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, MaskSampler
 from vjepa_hf.data.videos import decode_video, probe_video
 from vjepa_hf.evaluation.dense_features import plan_windows, stream_features, write_features
+from vjepa_hf.evaluation.surprise import surprise as measure_surprise
 from vjepa_hf.model.frame_sampling import frame_offsets
 
 # Width, layers and heads.
@@ -292,6 +296,59 @@ def videos(
     header = ["video", "", "ms of processor time a second of video", "this / streamed", "memory, MiB"]
     lines = opening("Features of long videos", "inference.py videos", videos.__doc__, f"PyAV {av.__version__}")
     publish([*lines, f"Runs of each way: {rounds}.", "", *table(header, rows)], output)
+
+
+# --- surprise ------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def surprise(
+    models: Annotated[list[str], typer.Option(help=f"one of {', '.join(MODELS)}; repeat")] = ("ViT-S", "ViT-B"),
+    context_steps: Annotated[list[int], typer.Option(help="visible time steps of a window; repeat")] = (2, 4),
+    num_frames: Annotated[int, typer.Option(help="frames of a window")] = 16,
+    image_size: Annotated[int, typer.Option(help="height and width of a clip")] = 224,
+    num_windows: Annotated[int, typer.Option(help="windows of the video")] = 2,
+    rounds: Annotated[int, typer.Option(help="measured rounds")] = 3,
+    output: Output = None,
+) -> None:
+    """Compare the cost of surprise with that of dense features over the same windows, one per time step.
+
+    Dense features are one pass of the encoder per window. Surprise is that pass, a pass over the visible time steps,
+    and the predictor, which has 12 layers of width 384 as published. Random weights and a video of noise in memory,
+    on one CPU thread, which counts processor time. The two take turns. The ratio of times is the median over the
+    rounds, with quartiles; matmul FLOPs are counted by torch.
+    """
+    torch.set_num_threads(1)
+    shape = (num_frames + 2 * (num_windows - 1), image_size, image_size, 3)
+    video = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    processor = VJEPAVideoProcessor(size=image_size, crop_size=image_size, num_frames=num_frames, frame_step=1)
+    rows = []
+    for name in models:
+        width, layers, heads = MODELS[name]
+        sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
+        model = VJEPAModel(VJEPAConfig(**sizes, num_frames=num_frames, image_size=image_size)).eval()
+        for steps in context_steps:
+            calls = [
+                lambda: list(stream_features(model, processor, video, stride=2)),  # noqa: B023
+                lambda: measure_surprise(model, video, processor, steps),  # noqa: B023
+            ]
+            flops = [counted_flops(call) for call in calls]
+            times = list(zip(*take_turns(calls, rounds, time.process_time, torch.no_grad), strict=True))
+            seconds = [f"{statistics.median(column) / num_windows:.2f}" for column in times]
+            ratios = [two / one for one, two in zip(*times, strict=True)]
+            rows.append(
+                [name, f"{steps} of {num_frames // 2}", *seconds, f"{flops[1] / flops[0]:.2f}", spread(ratios)]
+            )
+    header = ["encoder", "visible time steps", "features, s a window", "surprise, s a window", "FLOPs, ratio"]
+    lines = opening("Cost of surprise", "inference.py surprise", surprise.__doc__, f"{rounds} rounds")
+    publish([*lines, *table([*header, "time, ratio"], rows)], output)
+
+
+def counted_flops(call: Callable[[], object]) -> int:
+    """Return the FLOPs of the matmuls of a call."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
 
 
 if __name__ == "__main__":
