@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import pybullet
 import torch
 import typer
 
@@ -124,6 +123,8 @@ def ball_pair(seed: int, kind: str, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def render_ball(path: np.ndarray, radius: float, side: int, colors: np.ndarray, size: int) -> np.ndarray:
     """Render a ball on a floor with a wall; `path` (T, 2) is its x, to the right, and its y, away from the camera."""
+    import pybullet  # only for these kinds
+
     client = pybullet.connect(pybullet.DIRECT)
 
     def body(shape: int, color: int, position: Sequence[float], **sizes: object) -> int:
@@ -226,7 +227,7 @@ def page(scores: dict[tuple[str, str, str], list], methods: list[str], settings:
         wins = {key: [is_surprising(pair, rule) for pair in pairs] for key, pairs in scores.items()}
         kinds = list(dict.fromkeys(key[:2] for key in wins))
         groups = {f"{subject} {kind}": [(subject, kind)] for subject, kind in kinds}
-        groups |= {f"all {name}s": [key for key in kinds if key[0] == name] for name in ("shape", "ball")}
+        groups |= {f"all {name}s": [key for key in kinds if key[0] == name] for name in dict(kinds)}
         groups |= {"all": kinds}
         rows = []
         for group, members in groups.items():
