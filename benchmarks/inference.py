@@ -25,7 +25,6 @@ import numpy as np
 import torch
 import transformers
 import typer
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import VJEPA2Config, VJEPA2Model
 
 from report import Output, make_app, opening, publish, table
@@ -36,6 +35,7 @@ from vjepa_hf.data.videos import decode_video, probe_video
 from vjepa_hf.evaluation.dense_features import plan_windows, stream_features, write_features
 from vjepa_hf.evaluation.surprise import surprise as measure_surprise
 from vjepa_hf.model.frame_sampling import frame_offsets
+from vjepa_hf.training.flops import encoder_flops, predictor_flops
 
 # Width, layers and heads.
 MODELS = {"ViT-S": (384, 12, 6), "ViT-B": (768, 12, 12), "ViT-L": (1024, 24, 16)}
@@ -314,9 +314,9 @@ def surprise(
     """Compare the cost of surprise with that of dense features over the same windows, one per time step.
 
     Dense features are one pass of the encoder per window. Surprise is that pass, a pass over the visible time steps,
-    and the predictor, which has 12 layers of width 384 as published. Random weights and a video of noise in memory,
-    on one CPU thread, which counts processor time. The two take turns. The ratio of times is the median over the
-    rounds, with quartiles; matmul FLOPs are counted by torch.
+    and the predictor, which has 12 layers of width 384 as published. FLOPs are those of the matmuls. Times are of
+    random weights and a video of noise in memory, on one CPU thread, in processor time; the two take turns. Their ratio
+    is the median over the rounds, with quartiles.
     """
     torch.set_num_threads(1)
     shape = (num_frames + 2 * (num_windows - 1), image_size, image_size, 3)
@@ -332,23 +332,21 @@ def surprise(
                 lambda: list(stream_features(model, processor, video, stride=2)),  # noqa: B023
                 lambda: measure_surprise(model, video, processor, steps),  # noqa: B023
             ]
-            flops = [counted_flops(call) for call in calls]
+            flops = surprise_flops(model.config, steps) / encoder_flops(model.config)
             times = list(zip(*take_turns(calls, rounds, time.process_time, torch.no_grad), strict=True))
             seconds = [f"{statistics.median(column) / num_windows:.2f}" for column in times]
             ratios = [two / one for one, two in zip(*times, strict=True)]
-            rows.append(
-                [name, f"{steps} of {num_frames // 2}", *seconds, f"{flops[1] / flops[0]:.2f}", spread(ratios)]
-            )
+            rows.append([name, f"{steps} of {num_frames // 2}", *seconds, f"{flops:.2f}", spread(ratios)])
     header = ["encoder", "visible time steps", "features, s a window", "surprise, s a window", "FLOPs, ratio"]
     lines = opening("Cost of surprise", "inference.py surprise", surprise.__doc__, f"{rounds} rounds")
     publish([*lines, *table([*header, "time, ratio"], rows)], output)
 
 
-def counted_flops(call: Callable[[], object]) -> int:
-    """Return the FLOPs of the matmuls of a call."""
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return counter.get_total_flops()
+def surprise_flops(config: VJEPAConfig, context_steps: int) -> int:
+    """Count the FLOPs of the score of a window."""
+    step = config.grid_size[1] * config.grid_size[2]  # tokens
+    visible = context_steps * step
+    return encoder_flops(config) + encoder_flops(config, visible) + predictor_flops(config, visible, step)
 
 
 if __name__ == "__main__":
