@@ -315,8 +315,8 @@ def surprise(
 
     Dense features are one pass of the encoder per window. Surprise is that pass, a pass over the visible time steps,
     and the predictor, which has 12 layers of width 384 as published. FLOPs are those of the matmuls. Times are of
-    random weights and a video of noise in memory, on one CPU thread, in processor time; the two take turns. Their ratio
-    is the median over the rounds, with quartiles.
+    random weights and a video of noise in memory, on one CPU thread, in processor time; the two take turns. The ratio
+    of times is the median over the rounds, with quartiles.
     """
     torch.set_num_threads(1)
     shape = (num_frames + 2 * (num_windows - 1), image_size, image_size, 3)
