@@ -15,10 +15,11 @@ import torch
 import vjepa_hf
 from tiny_models import seeded
 from video_files import write_video
-from vjepa_hf import VJEPAForPreTraining, VJEPAModel, VJEPAVideoProcessor
+from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAModel, VJEPAVideoProcessor
 from vjepa_hf.evaluation.dense_features import stream_features
 from vjepa_hf.evaluation.surprise import Surprise, check_suffix, surprise, write_surprise
 from vjepa_hf.model.video_io import VideoDecodeError, VideoFile
+from vjepa_hf.training.flops import encoder_flops, predictor_flops
 
 STEPS = 4  # of a window of 8 frames
 
@@ -132,6 +133,28 @@ def test_a_larger_stride_keeps_the_scores_of_fewer_steps(model, processor):
     assert np.isfinite(every.scores).tolist() == [False] * 3 + [True] * 8
 
 
+@pytest.mark.parametrize(
+    ("width", "layers", "patches"), [(768, 12, 14), (1024, 24, 14), (1280, 32, 14), (1280, 32, 24)]
+)
+def test_it_costs_at_most_1_3_times_dense_features(config, monkeypatch, width, layers, patches):
+    config.num_frames = 16
+    model, calls = seeded(VJEPAModel, config), []
+    processor = VJEPAVideoProcessor(size=32, crop_size=32, num_frames=16, frame_step=1)
+    forward = VJEPAModel.forward
+
+    def counted(self, *args, context_mask=None, target_mask=None, **kwargs):
+        calls.append([0 if mask is None else mask.shape[1] // 16 for mask in (context_mask, target_mask)])
+        return forward(self, *args, context_mask=context_mask, target_mask=target_mask, **kwargs)
+
+    monkeypatch.setattr(VJEPAModel, "forward", counted)
+    surprise(model, noise(16), processor)
+    assert calls == [[2, 1], [0, 0]]  # time steps of context and target, and a pass over the whole window
+    size = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": 16, "image_size": 16 * patches}
+    published, step = VJEPAConfig(**size), patches**2
+    extra = encoder_flops(published, 2 * step) + predictor_flops(published, 2 * step, step)
+    assert 1 < 1 + extra / encoder_flops(published) < 1.3
+
+
 # --- bad and unusual input ---
 
 
@@ -206,3 +229,9 @@ def test_the_package_exports_it_and_reports_other_names():
     assert vjepa_hf.surprise is surprise
     with pytest.raises(AttributeError, match="no attribute 'surprised'"):
         _ = vjepa_hf.surprised
+
+
+def test_code_on_the_page_runs(repo, tmp_path):
+    page = (repo / "docs" / "surprise.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(program, "docs/surprise.md", "exec"), {"video": write_video(tmp_path / "a.mp4", 20)})
