@@ -203,10 +203,11 @@ def _probabilities(parts: Parts, tokens: torch.Tensor, num_steps: int) -> np.nda
 
 def _surprise(parts: Parts, excerpt: Excerpt, num_steps: int) -> Surprise | None:
     """Measure the surprise at evenly spaced time steps, `MAX_SURPRISES` at most: each is an encoder pass."""
-    if parts.pretraining is None or num_steps < 2:
-        return None
     config, processor = parts.encoder.config, parts.processor
-    steps = min(-(-num_steps // MAX_SURPRISES), processor.num_frames // config.tubelet_size)
+    steps_per_clip = processor.num_frames // config.tubelet_size
+    if parts.pretraining is None or min(num_steps, steps_per_clip) < 2:
+        return None
+    steps = min(-(-num_steps // MAX_SURPRISES), steps_per_clip)
     options = {"mask_token_index": mask_token_index("future", config), "stride": steps * config.tubelet_size}
     result = measure_surprise(parts.encoder, excerpt, processor, **options)
     return result if np.isfinite(result.scores).any() else None
