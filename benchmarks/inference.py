@@ -344,9 +344,9 @@ def surprise(
 
 def surprise_flops(config: VJEPAConfig, context_steps: int) -> int:
     """Count the FLOPs of the score of a window."""
-    step = config.grid_size[1] * config.grid_size[2]  # tokens
-    visible = context_steps * step
-    return encoder_flops(config) + encoder_flops(config, visible) + predictor_flops(config, visible, step)
+    t, h, w = config.grid_size
+    visible, hidden = context_steps * h * w, (t - context_steps) * h * w
+    return encoder_flops(config) + encoder_flops(config, visible) + predictor_flops(config, visible, hidden)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,15 @@ BALL_KINDS = ("vanishes", "teleports", "reverses", "passes the wall")
 
 @pytest.fixture(scope="module")
 def study():
-    sys.path.insert(0, str(REPO / "studies" / "surprise"))
+    """The module of the study, which imports the `programs` of the benchmarks and not that of the tests."""
+    path, modules = list(sys.path), dict(sys.modules)
+    sys.path[:0] = [str(REPO / "studies" / "surprise"), str(REPO / "benchmarks")]
+    sys.modules.pop("programs", None)
     yield importlib.import_module("violations")
-    sys.path.remove(str(REPO / "studies" / "surprise"))
-    sys.path.remove(str(REPO / "benchmarks"))
+    sys.path[:] = path
     for name in ("violations", "programs", "report"):
         del sys.modules[name]
+    sys.modules.update({name: modules[name] for name in ("programs", "report") if name in modules})
 
 
 def differing_frames(pair) -> list[int]:
@@ -66,14 +69,23 @@ def test_intervals_are_those_of_wilson(study):
 
 
 def test_frame_difference_is_the_change_up_to_the_frames_of_a_step(study):
-    clip = np.zeros((6, 2, 2, 3), dtype=np.uint8)
-    clip[3:] = 8
-    np.testing.assert_array_equal(study.frame_difference(clip, 0), [0, 4, 0])
-    assert np.isnan(study.frame_difference(clip, 1)).tolist() == [True, False, False]
+    clip = np.zeros((6, 4, 4, 3), dtype=np.uint8)
+    clip[3:, :2] = 8
+    maps = study.frame_difference(clip, 0, 2)
+    np.testing.assert_array_equal(maps, [np.zeros((2, 2)), [[4, 4], [0, 0]], np.zeros((2, 2))])
+    assert np.isnan(study.frame_difference(clip, 1, 2)).any(axis=(1, 2)).tolist() == [True, False, False]
+
+
+def test_a_clip_is_as_surprising_as_its_most_surprising_tubelets(study):
+    maps = np.zeros((3, 6, 6))
+    maps[0] = np.nan
+    maps[1, :2, :2] = 3  # a ninth of the tubelets
+    maps[2, 0, 0] = 8
+    assert study.most_surprising(maps) == 3
 
 
 def test_the_page_has_a_row_of_each_kind_and_of_all(study):
-    pair = [np.array([0.0]), np.array([1.0])]
+    pair = [np.zeros((1, 3, 3)), np.ones((1, 3, 3))]
     scores = {("shape", "turns", "a"): [pair] * 3, ("shape", "turns", "b"): [pair[::-1]] * 3}
     lines = study.page(scores, ["a", "b"], "a folder")
     rows = [line for line in lines if line.startswith("| ")]

@@ -1,8 +1,8 @@
 """How unexpected each moment of a video is: the error of the prediction of its features from the past.
 
-A window of `num_frames` frames slides over the video. The context encoder sees the first time steps of the window, the
-predictor predicts the features of its last time step, and the target encoder sees the whole window, which ends with
-that time step. So a score depends on no later frame.
+A window of `num_frames` frames slides over the video. The encoder sees the first time steps of the window, the
+predictor predicts the features of the others, and the error is the loss of pretraining, whose targets come from the
+whole window. It is the score of the last time step of the window, so a score depends on no later frame.
 """
 
 from dataclasses import dataclass
@@ -33,8 +33,8 @@ class Surprise:
     Attributes:
         times: float64 `(steps,)`: time of the first frame of each time step, in seconds; nan for frames in memory.
         scores: float32 `(steps,)`: mean of `maps` over the frame.
-        maps: float32 `(steps, h, w)`: mean absolute error of the predicted features of each tubelet. It is nan where
-            no window ends.
+        maps: float32 `(steps, h, w)`: mean absolute error of the predicted features at each position, over the hidden
+            time steps of the window that ends with this one; nan where no window ends.
     """
 
     times: np.ndarray
@@ -63,8 +63,8 @@ def surprise(
         video: video of any kind that the processor takes.
         processor: processor of the model.
         context_steps: time steps at the beginning of a window that the prediction is made from; the others are
-            hidden. None: a quarter of the window.
-        mask_token_index: which mask token stands for the hidden time step: the index of the mask type, in the
+            hidden, so there is a horizon for each. None: a quarter of the window.
+        mask_token_index: which mask token stands for the hidden time steps: the index of the mask type, in the
             pretraining run, whose masks hide the future. The first one, the default, is always a trained one.
         stride: frames of a clip from one window to the next: a multiple of the tubelet size, `num_frames` at most.
             None: the tubelet size, which scores every time step. Time steps between the ends of windows are nan.
@@ -117,21 +117,21 @@ def _check(model: VJEPAModel, grid: Grid, context_steps: int, mask_token_index: 
 def _errors(
     model: VJEPAModel, clips: list[WindowClip], grid: Grid, context_steps: int, mask_token_index: int
 ) -> np.ndarray:
-    """Return the errors `(B, h, w)` of the predicted features of the last time step of each window."""
+    """Return the errors `(B, h, w)` of the predicted features of each window, averaged over its hidden time steps."""
     pixels = torch.stack([clip.pixels for clip in clips]).to(model.device, model.dtype)
     tubelets, _ = model.tokenize(pixels)
-    tokens = torch.arange(tubelets.shape[1], device=model.device).expand(len(clips), -1).unflatten(1, (grid[0], -1))
-    context_mask, target_mask = tokens[:, :context_steps].flatten(1), tokens[:, -1]
+    tokens = torch.arange(tubelets.shape[1], device=model.device).expand(len(clips), -1)
+    num_visible = context_steps * grid[1] * grid[2]
     predictions = model(
         tubelets=tubelets,
         grid_size=grid,
-        context_mask=context_mask,
-        target_mask=target_mask,
+        context_mask=tokens[:, :num_visible],
+        target_mask=tokens[:, num_visible:],
         mask_token_index=mask_token_index,
     ).predictor_hidden_state.float()
-    features = model(tubelets=tubelets, grid_size=grid).last_hidden_state[:, -target_mask.shape[1] :].float()
+    features = model(tubelets=tubelets, grid_size=grid).last_hidden_state[:, num_visible:].float()
     targets = layer_norm(features, features.shape[-1:], eps=TARGET_LAYER_NORM_EPS)
-    return (predictions - targets).abs().mean(dim=-1).unflatten(1, grid[1:]).cpu().numpy()
+    return (predictions - targets).abs().mean(dim=-1).unflatten(1, (-1, *grid[1:])).mean(dim=1).cpu().numpy()
 
 
 def write_surprise(result: Surprise, path: str | Path, suffix: str = ".parquet") -> None:
