@@ -1,8 +1,9 @@
-"""Features compared: clips with V-JEPA 2 of transformers, long videos with a clip at a time; the cost of rotation.
+"""Features compared: clips with V-JEPA 2 of transformers, long videos with a clip at a time, surprise with features.
 
     python benchmarks/inference.py clips --output benchmarks/results/inference_clips.md
     python benchmarks/inference.py rotation --output benchmarks/results/inference_rotation.md
     python benchmarks/inference.py videos --video LONG.mp4 --output benchmarks/results/inference_videos.md
+    python benchmarks/inference.py surprise --output benchmarks/results/inference_surprise.md
 
 A page is printed, and written where `--output` says; `--help` lists the options.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Annotated
 
 import av
+import numpy as np
 import torch
 import transformers
 import typer
@@ -31,7 +33,9 @@ from vjepa_hf.conversion.transformers_format import config_from_transformers, fr
 from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, MaskSampler
 from vjepa_hf.data.videos import decode_video, probe_video
 from vjepa_hf.evaluation.dense_features import plan_windows, stream_features, write_features
+from vjepa_hf.evaluation.surprise import surprise as measure_surprise
 from vjepa_hf.model.frame_sampling import frame_offsets
+from vjepa_hf.training.flops import encoder_flops, predictor_flops
 
 # Width, layers and heads.
 MODELS = {"ViT-S": (384, 12, 6), "ViT-B": (768, 12, 12), "ViT-L": (1024, 24, 16)}
@@ -292,6 +296,57 @@ def videos(
     header = ["video", "", "ms of processor time a second of video", "this / streamed", "memory, MiB"]
     lines = opening("Features of long videos", "inference.py videos", videos.__doc__, f"PyAV {av.__version__}")
     publish([*lines, f"Runs of each way: {rounds}.", "", *table(header, rows)], output)
+
+
+# --- surprise ------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def surprise(
+    models: Annotated[list[str], typer.Option(help=f"one of {', '.join(MODELS)}; repeat")] = ("ViT-S", "ViT-B"),
+    context_steps: Annotated[list[int], typer.Option(help="visible time steps of a window; repeat")] = (2, 4),
+    num_frames: Annotated[int, typer.Option(help="frames of a window")] = 16,
+    image_size: Annotated[int, typer.Option(help="height and width of a clip")] = 224,
+    num_windows: Annotated[int, typer.Option(help="windows of the video")] = 2,
+    rounds: Annotated[int, typer.Option(help="measured rounds")] = 3,
+    output: Output = None,
+) -> None:
+    """Compare the cost of surprise with that of dense features over the same windows, one per time step.
+
+    Dense features are one pass of the encoder per window. Surprise is that pass, a pass over the visible time steps,
+    and the predictor, which has 12 layers of width 384 as published. FLOPs are those of the matmuls. Times are of
+    random weights and a video of noise in memory, on one CPU thread, in processor time; the two take turns. The ratio
+    of times is the median over the rounds, with quartiles.
+    """
+    torch.set_num_threads(1)
+    shape = (num_frames + 2 * (num_windows - 1), image_size, image_size, 3)
+    video = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    processor = VJEPAVideoProcessor(size=image_size, crop_size=image_size, num_frames=num_frames, frame_step=1)
+    rows = []
+    for name in models:
+        width, layers, heads = MODELS[name]
+        sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
+        model = VJEPAModel(VJEPAConfig(**sizes, num_frames=num_frames, image_size=image_size)).eval()
+        for steps in context_steps:
+            calls = [
+                lambda: list(stream_features(model, processor, video, stride=2)),  # noqa: B023
+                lambda: measure_surprise(model, video, processor, steps),  # noqa: B023
+            ]
+            flops = surprise_flops(model.config, steps) / encoder_flops(model.config)
+            times = list(zip(*take_turns(calls, rounds, time.process_time, torch.no_grad), strict=True))
+            seconds = [f"{statistics.median(column) / num_windows:.2f}" for column in times]
+            ratios = [two / one for one, two in zip(*times, strict=True)]
+            rows.append([name, f"{steps} of {num_frames // 2}", *seconds, f"{flops:.2f}", spread(ratios)])
+    header = ["encoder", "visible time steps", "features, s a window", "surprise, s a window", "FLOPs, ratio"]
+    lines = opening("Cost of surprise", "inference.py surprise", surprise.__doc__, f"{rounds} rounds")
+    publish([*lines, *table([*header, "time, ratio"], rows)], output)
+
+
+def surprise_flops(config: VJEPAConfig, context_steps: int) -> int:
+    """Count the FLOPs of the score of a window."""
+    t, h, w = config.grid_size
+    visible, hidden = context_steps * h * w, (t - context_steps) * h * w
+    return encoder_flops(config) + encoder_flops(config, visible) + predictor_flops(config, visible, hidden)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 import typer
@@ -24,6 +25,7 @@ from vjepa_hf.cli import SCRIPTS, _copy_name, app
 from vjepa_hf.data.sources import load_videos
 from vjepa_hf.data.videos import probe_video
 from vjepa_hf.evaluation.dense_features import stream_features
+from vjepa_hf.evaluation.surprise import surprise
 from vjepa_hf.model.frame_sampling import regular_clips
 from vjepa_hf.training.arguments import shipped_configs
 
@@ -64,6 +66,19 @@ def test_features_equal_the_output_of_the_model_and_have_timestamps(model_folder
     torch.testing.assert_close(tensors["timestamps"], torch.from_numpy((first + np.array([0, 4])) / 12))
 
 
+def test_look_writes_a_page_and_refuses_a_mask_that_is_no_box(
+    tiny_pretraining_model, model_folder, toy_video_path, tmp_path
+):
+    tiny_pretraining_model.save_pretrained(model_folder)
+    output = tmp_path / "look.html"
+    words = ["look", toy_video_path, "--model", model_folder, "-o", output]
+    assert "open it in a browser" in run(*words, "--mask", "0,0,.5,.5", "--max_seconds", 1)
+    assert '"name":"your box"' in output.read_text()
+    output.unlink()
+    assert "must be x0,y0,x1,y1" in run(*words, "--mask", "left", exit_code=2)
+    assert not output.exists()
+
+
 def test_dense_features_are_one_mean_per_time_step_of_the_video(model_folder, toy_video_path, tmp_path):
     output = tmp_path / "dense.safetensors"
     words = ["dense-features", toy_video_path, "-o", output, "--model", model_folder]
@@ -76,6 +91,32 @@ def test_dense_features_are_one_mean_per_time_step_of_the_video(model_folder, to
         torch.testing.assert_close(tensors["features"], torch.cat([p.features for p in pieces]).mean(dim=(1, 2)))
         assert tensors["timestamps"].tolist() == [second for piece in pieces for second in piece.timestamps]
         assert tensors["timestamps"].tolist() == pytest.approx([0, 4 / 12, 8 / 12, 1])
+
+
+def test_surprise_is_a_table_of_the_time_steps_of_a_video(model_folder, toy_video_path, tmp_path):
+    words = ["surprise", toy_video_path, "--model", model_folder, "-o"]
+    assert "scores of 3 of 4 time steps" in run(*words, tmp_path / "scores.parquet")
+    table = pyarrow.parquet.read_table(tmp_path / "scores.parquet")
+    encoder, processor = VJEPAModel.from_pretrained(model_folder), VJEPAVideoProcessor.from_pretrained(model_folder)
+    result = surprise(encoder, str(toy_video_path), processor)
+    np.testing.assert_array_equal(table["score"].to_numpy(), result.scores)
+    np.testing.assert_array_equal(table["time"].to_numpy(), result.times)
+    assert "scores of 2 of 4" in run(*words, tmp_path / "scores.csv", "--stride", 4)
+    assert len((tmp_path / "scores.csv").read_text().splitlines()) == 1 + 4
+
+
+def test_surprise_refuses_formats_and_models_without_predictor(model_folder, toy_video_path, tmp_path):
+    words = ["surprise", toy_video_path, "-o", tmp_path / "scores.parquet", "--model"]
+    *_, line = run(
+        "surprise", toy_video_path, "--model", model_folder, "-o", tmp_path / "a.txt", exit_code=2
+    ).splitlines()
+    assert "'.txt' of the output must be one of .parquet, .csv" in line
+    model = VJEPAModel.from_pretrained(model_folder)
+    model.predictor = None
+    model.save_pretrained(model_folder)
+    *_, line = run(*words, model_folder, exit_code=2).splitlines()
+    assert "has no predictor; give the folder of a pretraining run" in line
+    assert not list(tmp_path.glob("*.*"))
 
 
 def test_a_mistake_gives_one_line_and_status_2(model_folder, toy_video_path, tmp_path):

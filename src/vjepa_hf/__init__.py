@@ -3,6 +3,8 @@
 The import registers the classes with the `Auto*` classes of transformers and has no other side effect.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -23,6 +25,9 @@ from .model.modeling_vjepa import (
 )
 from .model.video_processing_vjepa import VJEPAVideoProcessor
 
+if TYPE_CHECKING:
+    from .evaluation.surprise import surprise
+
 __version__ = "0.2.0"
 
 AutoConfig.register(VJEPAConfig.model_type, VJEPAConfig, exist_ok=True)
@@ -41,6 +46,16 @@ else:  # an older transformers, which has imported one already
 
     _classification["impl"] = VJEPAVideoClassificationPipeline
 
+
+def __getattr__(name: str) -> Any:
+    """Import `surprise` once it is asked for, because its module imports a decoder."""
+    if name != "surprise":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .evaluation.surprise import surprise
+
+    return surprise
+
+
 __all__ = [
     "VJEPAConfig",
     "VJEPAForActionDetection",
@@ -49,4 +64,5 @@ __all__ = [
     "VJEPAModel",
     "VJEPAPreTrainedModel",
     "VJEPAVideoProcessor",
+    "surprise",
 ]

@@ -47,8 +47,13 @@ from .evaluation.export import (
 )
 from .evaluation.loading import load_encoder
 from .evaluation.search import load_table_encoder, nearest_videos
+from .evaluation.surprise import check_suffix, write_surprise
+from .evaluation.surprise import surprise as measure_surprise
 from .evaluation.vector_table import VectorTable
 from .files import parents_of, whole_file
+from .look.clip import look_at
+from .look.page import write_page
+from .look.regions import read_box
 from .model.frame_sampling import clip_span
 from .model.names import printable
 from .model.video_io import VideoDecodeError, VideoInfo
@@ -225,6 +230,55 @@ def dense_features(
         pieces = stream_features(encoder, processor, video, stride, batch_size)
         shape = write_features(pieces, unfinished, {"video": video, "model": model})
     typer.echo(f"features {tuple(shape)} in {output}")
+
+
+@app.command(epilog="Example: vjepa-hf look my_video.mp4 --model output/mine --output look.html")
+def look(
+    video: VideoArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="HTML page to write")],
+    model: ModelOption = "output/pretrain",
+    mask: Annotated[
+        str | None, typer.Option("--mask", help="box to hide: x0,y0,x1,y1 in fractions of the picture")
+    ] = None,
+    start: Annotated[float, typer.Option("--start", help="second to start at")] = 0.0,
+    max_seconds: Annotated[float, typer.Option("--max_seconds", help="maximum number of seconds to look at")] = 20.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="seed of the masks")] = 0,
+) -> None:
+    """Write one HTML page: what a model sees, where it looks, what it predicts where it cannot see, its surprise."""
+    video, output, model = _expanduser(video), _expanduser(output), _expanduser(model)
+    with mistakes_exit(), _new_file(output, video) as unfinished:
+        box = None if mask is None else read_box(mask)
+        write_page(look_at(video, model, box=box, start=start, max_seconds=max_seconds, seed=seed), unfinished)
+    typer.echo(f"{output}: open it in a browser")
+
+
+@app.command(epilog="Example: vjepa-hf surprise my_video.mp4 --model output/mine --output scores.parquet")
+def surprise(
+    video: VideoArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="parquet or csv table to write")],
+    model: ModelOption = "output/pretrain",
+    context_steps: Annotated[
+        int | None, typer.Option("--context_steps", help="visible time steps of a window; default: a quarter")
+    ] = None,
+    mask_token_index: Annotated[
+        int, typer.Option("--mask_token_index", help="mask type of the pretraining run that hides the future")
+    ] = 0,
+    stride: Annotated[
+        int | None, typer.Option("--stride", help="frames from one window to the next; default: a time step")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="windows per forward pass")] = 4,
+) -> None:
+    """Write how unexpected each time step of a video is: `time` (s), `score` and, in parquet, `map` of its tubelets.
+
+    Time steps before the end of the first window have no score (nan).
+    """
+    video, output, model = _expanduser(video), _expanduser(output), _expanduser(model)
+    with mistakes_exit(), _new_file(output, video) as unfinished:
+        check_suffix(output.suffix)
+        encoder, processor = load_encoder(model, add_predictor=True)
+        result = measure_surprise(encoder, video, processor, context_steps, mask_token_index, stride, batch_size)
+        write_surprise(result, unfinished, output.suffix)
+    typer.echo(f"scores of {np.isfinite(result.scores).sum()} of {len(result.scores)} time steps in {output}")
 
 
 def _expanduser(path: Given) -> Given:

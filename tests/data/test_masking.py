@@ -11,7 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, MaskSampler, MultiBlockMask, RandomTubeMask, make_mask
+from vjepa_hf.data.masking import (
+    LONG_RANGE,
+    SHORT_RANGE,
+    MaskSampler,
+    MultiBlockMask,
+    RandomTubeMask,
+    make_mask,
+    nearest_context,
+)
 
 GRID = (8, 14, 14)
 FUTURE = MultiBlockMask(num_blocks=0, context_steps=3)
@@ -280,3 +288,11 @@ def test_any_block_fits_the_grid_and_masks_no_more_than_its_size(grid, blocks, s
     target = blocks(grid, np.random.default_rng(seed))
     assert target.shape == (np.prod(grid),) and target.dtype == bool
     assert np.prod(size) <= target.sum() <= blocks.num_blocks * np.prod(size)
+
+
+def test_the_nearest_context_token_of_a_hidden_future_is_the_same_place_at_the_last_visible_step():
+    grid = (3, 2, 4)
+    context, targets = torch.arange(8), torch.arange(8, 24)
+    assert nearest_context(context, targets, grid).tolist() == 2 * list(range(8))
+    # columns 0 and 3 of the only row are visible: 1 is nearer to 0, and 2 to 3
+    assert nearest_context(torch.tensor([0, 3]), torch.tensor([1, 2]), (1, 1, 4)).tolist() == [0, 3]

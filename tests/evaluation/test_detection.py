@@ -11,11 +11,13 @@ from PIL import Image
 from video_files import write_video
 from vjepa_hf import VJEPAVideoProcessor
 from vjepa_hf.data.videos import VideoFailure, decode_video, probe_video
+from vjepa_hf.evaluation import detection
 from vjepa_hf.evaluation.detection import (
     KeyFrame,
     KeyFrameClips,
     collate_key_frames,
     find_videos,
+    plot_detections,
     read_actions,
     read_annotations,
     read_boxes,
@@ -258,3 +260,20 @@ def test_truth_has_an_entry_for_every_action_of_a_box(annotations):
     truth = to_truth(read_annotations(annotations, (9, 12, 80))[0])
     assert truth["labels"].tolist() == [0, 2, 1]
     assert truth["boxes"].tolist()[0] == truth["boxes"].tolist()[1] != truth["boxes"].tolist()[2]
+
+
+def test_key_frames_with_boxes_become_a_picture_that_shows_which_actions_are_correct(tmp_path, monkeypatch):
+    texts = []
+    draw_box = detection._draw_box
+    monkeypatch.setattr(detection, "_draw_box", lambda *args: texts.append(args[-1]) or draw_box(*args))
+    frames = [torch.full((3, 48, 64), 90, dtype=torch.uint8)] * 3
+    box = [0.25, 0.25, 0.75, 0.75]
+    detections = {"boxes": [box, box], "labels": [1, 0], "scores": [0.4, 0.9]}
+    nothing = {"boxes": [], "labels": [], "scores": []}
+    truths = [{"boxes": [box], "labels": [0]}, {"boxes": [box, box], "labels": [1, 0]}, nothing]
+    predictions = [detections, nothing, detections]
+    plot_detections(frames, predictions, truths, ["sit", "run"], tmp_path / "boxes.png", threshold=0.4)
+    with Image.open(tmp_path / "boxes.png") as picture:
+        assert picture.width > picture.height > 300
+    correct, missed = [("sit 0.90", "lightgreen"), ("run 0.40", "tomato")], [("run", "white"), ("sit", "white")]
+    assert [lines for lines in texts if lines] == [correct, missed, [(line, "tomato") for line, _ in correct]]

@@ -11,16 +11,18 @@ import pytest
 import typer
 
 from house import REPO
+from vjepa_hf import VJEPAVideoProcessor
 
 BENCHMARKS = REPO / "benchmarks"
 HELPERS = {"report", "programs", "videomae"}
 TINY_STEP = "--models vit_tiny --ways fp32 --num_clips 1 --image_size 32 --num_frames 4 --rounds 1 --threads 1"
-# {videos}, {video} and {folder} stand for a toy set, one video of it, and an empty folder.
+# {videos}, {video}, {model} and {folder} stand for a toy set, one video of it, an encoder, and an empty folder.
 COMMANDS = [
     f"step.py {TINY_STEP}",
     "inference.py clips --image_size 32 --num_frames 4 --rounds 2 --no-compiled --threads 1",
     "inference.py rotation --image_size 64 --num_frames 4 --rounds 2 --threads 1",
     "inference.py videos --video {video} --seconds 2 --rounds 1",
+    "inference.py surprise --models ViT-S --image_size 32 --num_frames 4 --context_steps 1 --rounds 2",
     "data.py decode --videos {videos}/train --long {video} --clips 2 --minutes 0.05",
     "data.py loader --videos {videos}/train --num_videos 4 --batches 1 --batch_size 2 --turns 1",
     "data.py masks --repeats 2 --num_clips 2",
@@ -33,6 +35,7 @@ COMMANDS = [
     "distance.py toy --num_videos 8 --seeds 1",
     "distance.py cost --numbers 8 --num_workers 0",
     "search.py copies --videos {videos} --runs {folder} --steps 2 --num_videos 8 --num_clips 1",
+    "look.py shapes --model {model} --num_clips 1",
     "search.py memory --videos {videos} --runs {folder} --steps 2 --num_videos 100",
     "learning.py online --videos {videos} --runs {folder} --steps 2 --num_videos 64",
     "learning.py probes --videos {videos} --runs {folder} --seeds 0 --steps 2 --splits 2 --epochs 1",
@@ -61,8 +64,11 @@ def videos(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command.split()[:2]))
-def test_a_benchmark_prints_a_page(command, videos, run_example, tmp_path):
-    paths = {"videos": videos, "video": next((videos / "train").glob("*.mp4")), "folder": tmp_path}
+def test_a_benchmark_prints_a_page(command, videos, tiny_model, run_example, tmp_path):
+    tiny_model.save_pretrained(tmp_path / "model")
+    VJEPAVideoProcessor(crop_size=32, num_frames=4).save_pretrained(tmp_path / "model")
+    paths = {"videos": videos, "video": next((videos / "train").glob("*.mp4"))}
+    paths |= {"model": tmp_path / "model", "folder": tmp_path}
     script, *words = command.format(**paths).split()
     page = run_example("python", BENCHMARKS / script, *words, timeout=900).stdout
     assert f"\n`python benchmarks/{script}" in f"\n{page}" and ", vjepa_hf " in page

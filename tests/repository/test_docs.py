@@ -217,6 +217,15 @@ def test_code_about_embedding_runs(tiny_model, toy_videos, tmp_path):
             exec(compile(program, page, "exec"), names)
 
 
+def test_code_about_looking_runs(tiny_pretraining_model, toy_video_path, tmp_path):
+    tiny_pretraining_model.save_pretrained(tmp_path / "model")
+    VJEPAVideoProcessor(crop_size=32, num_frames=4, frame_step=1).save_pretrained(tmp_path / "model")
+    page = REPO / "docs" / "look.md"
+    names = {"folder": tmp_path / "model", "video": str(toy_video_path), "output": tmp_path / "look.html"}
+    exec(compile(python_blocks(page.read_text()), page, "exec"), names)
+    assert (tmp_path / "look.html").exists()
+
+
 def numbers_without_a_source(page: str, results: str) -> list[str]:
     """Decimal fractions of a page, outside its code, that no page of results has."""
     prose = re.sub(r"```.*?```", "", page, flags=re.DOTALL)

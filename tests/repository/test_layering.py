@@ -15,6 +15,7 @@ ORDER = (
     "visualization",
     "training",
     "evaluation",
+    "look",
     "cli",
     "__init__",
 )

@@ -117,6 +117,21 @@ SHORT_RANGE = MultiBlockMask(num_blocks=8, spatial_scale=(0.15, 0.15))
 LONG_RANGE = MultiBlockMask(num_blocks=2, spatial_scale=(0.7, 0.7))
 
 
+def nearest_context(context: torch.Tensor, targets: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Return the context token that is nearest to each target token on the grid (t, h, w), `(M,)`.
+
+    Args:
+        context: indices `(K,)` of the context tokens.
+        targets: indices `(M,)` of the target tokens.
+        grid: token grid.
+    """
+    axes = [torch.arange(length, dtype=torch.float32, device=context.device) for length in grid]
+    positions = torch.cartesian_prod(*axes)  # (N, 3)
+    # (M, 3), (K, 3) -> (M, K); without matmul, because rounding would break ties between neighbours
+    exact = "donot_use_mm_for_euclid_dist"
+    return context[torch.cdist(positions[targets], positions[context], compute_mode=exact).argmin(dim=-1)]
+
+
 class MaskSampler:
     """Sampler of context and target index lists for batches of clips.
 

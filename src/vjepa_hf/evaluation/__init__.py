@@ -17,6 +17,7 @@
 - `probes`: attentive probes, hyperparameter sweeps, predictions and metrics
 - `search`: the videos of a table that are nearest to a query
 - `shards`: files of features that record their origin
+- `surprise`: how unexpected each moment of a video is, from predictions of hidden future tokens
 - `vector_table`: vectors of videos in a parquet table, written in parts
 - `video_embedder`: one vector per video, as MTEB asks for it
 - `views`: clips of a video for a frozen encoder

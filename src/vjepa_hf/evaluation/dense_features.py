@@ -19,9 +19,10 @@ import numpy as np
 import torch
 
 from ..files import whole_file
+from ..model.configuration_vjepa import VJEPAConfig
 from ..model.frame_sampling import frame_offsets, resolve_frame_step
 from ..model.modeling_vjepa import VJEPAModel
-from ..model.tubelets import grid_size
+from ..model.tubelets import Grid, grid_size
 from ..model.video_inputs import ArrayFormat, FrameArray, at_constant_rate
 from ..model.video_io import TimedFrame
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
@@ -40,6 +41,11 @@ class Window:
     start: int
     first: int
     last: int
+
+    @property
+    def kept(self) -> slice:
+        """The time steps of the window whose features are kept."""
+        return slice(self.first - self.start, self.last - self.start)
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,23 @@ def plan_windows(num_steps: int, window: int, stride: int) -> list[Window]:
     return [Window(*steps) for steps in zip(starts, [0, *borders], [*borders, num_steps], strict=True)]
 
 
+@dataclass(frozen=True)
+class WindowClip:
+    """Frames of a window.
+
+    Attributes:
+        window: the window.
+        seconds: time of the first frame of each time step `(t,)`; nan for frames in memory.
+        pixels: `(T, C, H, W)`.
+        is_whole: whether no time step is filled by repeating the last frame of the video.
+    """
+
+    window: Window
+    seconds: tuple[float, ...]
+    pixels: torch.Tensor
+    is_whole: bool
+
+
 @torch.no_grad()  # not inference_mode: a head may be trained on the features
 def stream_features(
     model: VJEPAModel, processor: VJEPAVideoProcessor, video: Any, stride: int, batch_size: int = 4
@@ -98,33 +121,55 @@ def stream_features(
         ValueError: the stride is invalid, or the processor has `fps` and the frame rate of the video is not known.
         VideoDecodeError: the video cannot be read.
     """
-    tubelet_size, size = model.config.tubelet_size, processor.crop_size
-    grid = grid_size(processor.num_frames, size["height"], size["width"], tubelet_size, model.config.patch_size)
+    model.eval()
+    grid = window_grid(model.config, processor)
+    clips = stream_windows(processor, video, model.config.tubelet_size, grid[0], stride)
+    while batch := list(islice(clips, batch_size)):
+        yield _encode(model, batch, grid)
+
+
+def window_grid(config: VJEPAConfig, processor: VJEPAVideoProcessor) -> Grid:
+    """Return the token grid (t, h, w) of a window, a clip of the processor."""
+    size = processor.crop_size
+    return grid_size(processor.num_frames, size["height"], size["width"], config.tubelet_size, config.patch_size)
+
+
+def stream_windows(
+    processor: VJEPAVideoProcessor, video: Any, tubelet_size: int, num_steps: int, stride: int
+) -> Iterator[WindowClip]:
+    """Yield the windows of a video in order, each as soon as its last frame is read.
+
+    Args:
+        processor: processor of the model.
+        video: video of any kind that the processor takes.
+        tubelet_size: frames of a time step.
+        num_steps: time steps of a window.
+        stride: frames of a clip from one window to the next.
+
+    Raises:
+        ValueError: as in `stream_features`.
+        VideoDecodeError: the video cannot be read.
+    """
     if stride % tubelet_size or not 0 < stride <= processor.num_frames:
         raise ValueError(
             f"stride={stride} must be a multiple of tubelet_size={tubelet_size} and at most "
             f"num_frames={processor.num_frames}."
         )
-    model.eval()
     with processor.open_video(video) as opened:
         step = resolve_frame_step(processor.frame_step, processor.fps, opened.info.fps)
         numbers = frame_offsets(math.ceil((opened.info.num_frames - 0.5) / step), step)
         if processor.fps is not None:
             numbers = at_constant_rate(opened, numbers)
-        windows = deque(plan_windows(math.ceil(len(numbers) / tubelet_size), grid[0], stride // tubelet_size))
-        clips: list[tuple[Window, torch.Tensor]] = []
-        recent: deque[torch.Tensor] = deque(maxlen=grid[0])  # pixels of the last time steps
-        timestamps: list[float] = []
-        for seconds, pixels in _time_steps(opened.iter_frames(numbers), processor, tubelet_size, grid[0]):
-            recent.append(pixels)
-            timestamps.append(seconds)
-            if len(timestamps) == windows[0].start + grid[0]:
-                clips.append((windows.popleft(), torch.cat(list(recent))))
-            if clips and (len(clips) == batch_size or not windows):
-                yield _encode(model, clips, grid, timestamps)
-                clips = []
-            if not windows:
-                return
+        windows = plan_windows(math.ceil(len(numbers) / tubelet_size), num_steps, stride // tubelet_size)
+        steps = _time_steps(opened.iter_frames(numbers), processor, tubelet_size, num_steps)
+        recent: deque[tuple[float, torch.Tensor]] = deque(maxlen=num_steps)
+        num_read = 0
+        for window in windows:
+            last = window.start + num_steps
+            recent.extend(islice(steps, last - num_read))
+            num_read = last
+            seconds, pixels = zip(*recent, strict=True)
+            yield WindowClip(window, seconds, torch.cat(pixels), last * tubelet_size <= len(numbers))
 
 
 def _time_steps(
@@ -143,18 +188,15 @@ def _time_steps(
         yield tubelet[0].seconds, inputs["pixel_values_videos"][0]
 
 
-def _encode(
-    model: VJEPAModel, clips: list[tuple[Window, torch.Tensor]], grid: tuple[int, int, int], timestamps: list[float]
-) -> FeaturePiece:
+def _encode(model: VJEPAModel, clips: list[WindowClip], grid: Grid) -> FeaturePiece:
     """Encode consecutive windows and return the features that they keep."""
-    pixels = torch.stack([clip for _, clip in clips]).to(model.device, model.dtype)
+    pixels = torch.stack([clip.pixels for clip in clips]).to(model.device, model.dtype)
     tokens = model(pixels).last_hidden_state.unflatten(1, grid).float().cpu()
-    features = [
-        window_tokens[window.first - window.start : window.last - window.start]
-        for window_tokens, (window, _) in zip(tokens, clips, strict=True)
-    ]
-    steps = slice(clips[0][0].first, clips[-1][0].last)
-    return FeaturePiece(np.array(timestamps[steps]), torch.cat(features))
+    kept = [clip.window.kept for clip in clips]
+    seconds = [time for clip, steps in zip(clips, kept, strict=True) for time in clip.seconds[steps]]
+    return FeaturePiece(
+        np.array(seconds), torch.cat([features[steps] for features, steps in zip(tokens, kept, strict=True)])
+    )
 
 
 def write_features(

@@ -13,7 +13,7 @@ import torch
 
 from ..data.randomness import generator
 from ..model.modeling_vjepa import VJEPAForVideoClassification, average_views
-from ..visualization import plot_confusion
+from ..visualization.confusion import plot_confusion
 from .features import VideoFeatures
 from .labels import hold_out
 from .live_features import LiveFeatures

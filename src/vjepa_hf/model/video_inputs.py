@@ -241,7 +241,7 @@ def open_video(video: Any, array_format: ArrayFormat = RGB_BYTES) -> AbstractCon
 
 def at_constant_rate(opened: Any, numbers: np.ndarray) -> np.ndarray:
     """Replace frame numbers of a constant frame rate by those shown at the same times; only files have times."""
-    return opened.at_constant_rate(numbers) if isinstance(opened, VideoFile) else numbers
+    return opened.at_constant_rate(numbers) if hasattr(opened, "at_constant_rate") else numbers
 
 
 def list_videos(videos: Any, num_channels: int = RGB) -> list[Any]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.distributed.tensor import DTensor
 
+from ..data.masking import nearest_context
 from ..model.modeling_vjepa import VJEPAForPreTraining, VJEPAForPreTrainingOutput
 
 Gather = Callable[[torch.Tensor], torch.Tensor]
@@ -103,19 +104,12 @@ def copy_errors(
     is not better has only learned that features change slowly.
     """
     features = outputs.target_hidden_state[:num_clips].detach()
-    axes = [torch.arange(length, dtype=torch.float32, device=features.device) for length in grid]
-    positions = torch.cartesian_prod(*axes)  # (N, 3)
     errors = features.new_zeros(2)
     for prediction, target, context_mask, target_mask in zip(
         outputs.predictions, outputs.targets, context_masks, target_masks, strict=True
     ):
         for clip, clip_features in enumerate(features):
-            context = context_mask[clip]
-            # (M, 3), (K, 3) -> (M, K); without matmul, because rounding would break ties between neighbours
-            distances = torch.cdist(
-                positions[target_mask[clip]], positions[context], compute_mode="donot_use_mm_for_euclid_dist"
-            )
-            copy = clip_features[context[distances.argmin(dim=-1)]]
+            copy = clip_features[nearest_context(context_mask[clip], target_mask[clip], grid)]
             guesses = prediction[clip].float(), copy
             errors += torch.stack([(guess - target[clip]).abs().sum() for guess in guesses])
     return errors
@@ -213,14 +207,15 @@ def health(
 def alarms(metrics: dict[str, float], after_warmup: bool = True) -> list[str]:
     """Return the warnings for a health line, each starting with the name of the alarm; empty for a healthy run.
 
-    Set `after_warmup` once the learning rate has reached its peak; before, no predictor is useful.
+    An alarm whose metric is not given is skipped. Set `after_warmup` once the learning rate has reached its peak;
+    before, no predictor is useful.
     """
     not_finite = [name for name, value in metrics.items() if not math.isfinite(value)]
     if not_finite:
         return [f"not-finite: {', '.join(not_finite)}; weights or clips contain nan or inf, so the run stops learning"]
     warnings = []
     for alarm in ALARMS:
-        value = metrics[alarm.metric]
+        value = metrics.get(alarm.metric, alarm.low)
         if not alarm.low <= value <= alarm.high and (after_warmup or not alarm.after_warmup):
             side, limit = ("below", alarm.low) if value < alarm.low else ("above", alarm.high)
             warnings.append(f"{alarm.name}: {alarm.metric} {value:.3g} is {side} {limit:g}; {alarm.meaning}")

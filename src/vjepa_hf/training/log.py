@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..data.input_log import InputLog
 from ..files import whole_file
 from ..model.modeling_vjepa import VJEPAForPreTraining, VJEPAForPreTrainingOutput, VJEPAModel
-from ..visualization import plot_curves
+from ..visualization.curves import plot_curves
 from .arguments import PretrainingArguments
 from .diagnostics import alarms, health
 from .flops import matmul_rate, step_flops

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from ..model.configuration_vjepa import VJEPAConfig
 from ..model_card import code, file_name, hyperparameters, read_origin, table, write_card
-from ..visualization import plot_curves
+from ..visualization.curves import plot_curves
 from .arguments import PretrainingArguments
 from .checkpoints import Progress
 from .diagnostics import ALARMS, alarms

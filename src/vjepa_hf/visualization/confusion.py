@@ -1,0 +1,36 @@
+"""Confusion matrices as PNG files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..model.names import printable
+
+
+def plot_confusion(matrix: np.ndarray, names: Sequence[str], path: str | Path, max_named: int = 40) -> None:
+    """Draw a confusion matrix into one PNG. A row is a true class; the color is the fraction of its samples.
+
+    Args:
+        matrix: counts `(L, L)`, true classes by predicted classes.
+        names: names of the L classes.
+        path: PNG to write.
+        max_named: number of classes above which names and counts are omitted.
+    """
+    fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    named = len(names) <= max_named
+    labels = [printable(name) for name in names]  # and `$` is only a letter: names come from files
+    side = max(4.0, 0.45 * len(names)) if named else 9.0
+    figure = Figure(figsize=(side + 1.5, side + 1), layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
+    axis.set(xlabel="predicted", ylabel="true")
+    if named:
+        axis.set_xticks(range(len(names)), labels, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
+        axis.set_yticks(range(len(names)), labels, parse_math=False)
+        for row, column in zip(*np.nonzero(matrix), strict=True):
+            color = "white" if fractions[row, column] > 0.5 else "black"
+            axis.text(column, row, matrix[row, column], ha="center", va="center", color=color, fontsize=8)
+    figure.colorbar(image, label="fraction of the true class", fraction=0.046)
+    figure.savefig(path, dpi=100)
