@@ -32,8 +32,8 @@ MAX_WAITING = 20  # visitors
 FORGET_SECONDS = 600  # after the upload of a video that is never sent
 
 ABOUT = f"""# What does V-JEPA see?
-Upload or record a video of up to {MAX_SECONDS} seconds. You see the features of the model, and where its predictions of
-hidden parts of the video are wrong. The server keeps nothing: it deletes your video as soon as it has read it.
+Upload or record a video of up to {MAX_SECONDS} seconds. You see the features of the model, and where its predictions
+of hidden parts of the video are wrong. The server keeps nothing: it deletes your video as soon as it has read it.
 """
 NO_VIDEO = "Upload or record a video first."
 GONE = "The server does not have this video any more. Upload it again."
