@@ -3,8 +3,8 @@
     python examples/draw_predictions.py --model output/pretrain --output predictions.png
 
 The clips are new ones of the toy set. A linear map, fitted by least squares to the features and pixels of other clips,
-makes the features visible. It decodes one tubelet at a time, so what it shows in a hidden part comes from the predicted
-features alone.
+makes the features visible. It decodes one tubelet at a time, so what it shows in a hidden part comes from the
+predicted features alone.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,14 @@ SEED = 2  # of the clips; the toy set has seed 0
 FIRST_FITTED = 1000  # number of the first clip that the decoder is fitted to
 CLIPS_AT_ONCE = 16
 GRAY = "#848d97"  # readable on white and on black
-ROWS = ("clip", "PCA of its\nfeatures", "what the\nmodel sees", "predicted\nfeatures,\ndecoded", "true\nfeatures,\ndecoded", "prediction\nerror")
+ROWS = (
+    "clip",
+    "PCA of its\nfeatures",
+    "what the\nmodel sees",
+    "predicted\nfeatures,\ndecoded",
+    "true\nfeatures,\ndecoded",
+    "prediction\nerror",
+)
 
 
 @dataclass
@@ -36,9 +43,9 @@ class DrawingArguments:
 
     model: str = option("folder or Hub name of a pretraining run", "output/pretrain")
     output: str = option("PNG file to write", "predictions.png")
-    num_clips: int = option("clips to fit the decoder to", 512)
-    first_clip: int = option("number of the clip with a hidden region", 0)
-    second_clip: int = option("number of the clip with a hidden future", 1)
+    num_clips: int = option("clips to fit the decoder to", 128)
+    first_clip: int = option("number of the clip with a hidden region", 22)
+    second_clip: int = option("number of the clip with a hidden future", 29)
 
 
 @dataclass(frozen=True)
@@ -123,9 +130,7 @@ def rows_of(
     flat = torch.from_numpy(hidden.reshape(-1))
     context, target = (np.flatnonzero(flat == value) for value in (False, True))
     mask_type = model.config.pred_num_mask_tokens - 1 if hidden[-1].all() else 0
-    outputs = model(
-        inputs[None], [torch.from_numpy(context)[None]], [torch.from_numpy(target)[None]], [mask_type]
-    )
+    outputs = model(inputs[None], [torch.from_numpy(context)[None]], [torch.from_numpy(target)[None]], [mask_type])
     features, predictions = outputs.target_hidden_state[0], outputs.target_hidden_state[0].clone()
     predictions[flat] = outputs.predictions[0][0]
     errors = (predictions - features).abs().mean(dim=-1)

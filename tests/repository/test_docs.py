@@ -13,6 +13,7 @@ from PIL import Image
 
 import classify_video
 import detect_actions
+import draw_predictions
 import finetune
 import make_toy_actions
 import make_toy_videos
@@ -291,6 +292,7 @@ SCRIPTS = {
     "finetune": lambda words: parse(finetune.FinetuningArguments, words),
     "detect_actions": lambda words: parse(detect_actions.DetectionArguments, words),
     "classify_video": lambda words: parse(classify_video.ClassifyArguments, words),
+    "draw_predictions": lambda words: parse(draw_predictions.DrawingArguments, words),
     "space.app": lambda words: parse(space_app.DemoArguments, words),
     "make_toy_videos": lambda words: parse(make_toy_videos.ToyVideosArguments, words),
     "make_toy_actions": lambda words: parse(make_toy_actions.ToyActionsArguments, words),
