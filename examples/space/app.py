@@ -27,7 +27,7 @@ from vjepa_hf.training.arguments import mistakes_exit, option, parse
 MAX_BYTES = 50 * 2**20
 MAX_SECONDS = 30
 MAX_FRAMES = 60 * MAX_SECONDS
-MAX_PIXELS = 3840 * 2160
+MAX_SIDE = 3840  # of a frame, in pixels
 MAX_WAITING = 20  # visitors
 FORGET_SECONDS = 600  # after the upload of a video that is never sent
 
@@ -37,7 +37,11 @@ of hidden parts of the video are wrong. The server keeps nothing: it deletes you
 """
 NO_VIDEO = "Upload or record a video first."
 GONE = "The server does not have this video any more. Upload it again."
-STYLE = "#answer iframe {width: 100%; height: 90vh; border: 0} #answer .refusal {font-size: 1.15em}"
+STYLE = """
+#answer, #answer div, #answer a {padding: 0; margin: 0}
+#answer iframe {width: 100%; height: 90vh; border: 0}
+#answer .refusal {font-size: 1.15em}
+"""
 
 
 @dataclass
@@ -69,10 +73,12 @@ def check_upload(video: bytes) -> None:
     if len(video) > MAX_BYTES:
         raise ValueError(f"This file has {len(video)} bytes, and {MAX_BYTES} are allowed. Upload a smaller one.")
     try:
-        with VideoFile(video, max_pixels=MAX_PIXELS) as file:
+        with VideoFile(video) as file:
             info = file.info
     except VideoDecodeError as error:
-        raise ValueError(f"This file cannot be read as a video: {error.cause}. Try an mp4 or webm file.") from error
+        raise ValueError("This file is not a video, or it is damaged. Upload an mp4 or webm file.") from error
+    if info.width > MAX_SIDE or info.height > MAX_SIDE:
+        raise ValueError(f"This video has {info.width} x {info.height} pixels, and {MAX_SIDE} a side are allowed.")
     if info.num_frames < 2:
         raise ValueError("This file has one frame, and a video has at least two.")
     if info.num_frames > MAX_FRAMES or not info.duration <= MAX_SECONDS:
@@ -102,11 +108,11 @@ def answer(
             pieces = stream_features(encoder, processor, video, processor.num_frames)
             write_features(pieces, features, {"video": look.video, "model": model})
             address = f"data:application/octet-stream;base64,{b64encode(features.read_bytes()).decode()}"
-    except VideoDecodeError as error:
-        return refusal(f"A part of this video cannot be read: {error.cause}."), None
+    except VideoDecodeError:
+        return refusal("A part of this video is damaged."), None
     except ValueError as error:
         return refusal(str(error)), None
-    link = f'<a download="{features.name}" href="{address}">Download the features</a>, one vector per time step.'
+    link = f'<a download="{features.name}" href="{address}">Download the features</a> of every time step'
     frame = f'<iframe title="What the model saw" sandbox="allow-scripts" srcdoc="{html.escape(page)}"></iframe>'
     probabilities = None
     if look.probabilities is not None:
