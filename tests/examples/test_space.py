@@ -15,6 +15,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 import torch
 from safetensors.torch import load
@@ -109,6 +110,15 @@ def test_a_file_beyond_the_limit_is_refused_before_it_is_opened(monkeypatch):
 def test_videos_within_the_limits_are_accepted(tmp_path):
     for name, num_frames, fps in (("two.mp4", 2, 30), ("long.mp4", app.MAX_SECONDS, 1)):
         app.check_upload(write_video(tmp_path / name, num_frames=num_frames, fps=fps).read_bytes())
+
+
+def test_a_recording_of_a_browser_is_accepted_although_it_states_no_duration(tmp_path):
+    times = [0, 34, 66, 101, 133, 166, 200, 234]
+    live = {"live": "1"}  # a Matroska file without duration and index
+    path = write_video(tmp_path / "camera.webm", 8, codec="libvpx", times=times, container_options=live)
+    with av.open(str(path)) as container:
+        assert container.duration is None and container.streams.video[0].frames == 0
+    app.check_upload(path.read_bytes())
 
 
 def test_many_frames_are_refused_however_fast_they_are(tmp_path, monkeypatch):
