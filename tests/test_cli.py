@@ -162,7 +162,7 @@ def test_version_is_printed():
 def test_the_shell_completes_commands():
     variables = {"_VJEPA_HF_COMPLETE": "complete_bash", "COMP_WORDS": "vjepa-hf de", "COMP_CWORD": "1"}
     completions = CliRunner().invoke(app, [], prog_name="vjepa-hf", env=variables).output
-    assert completions.split() == ["detect-actions", "dense-features"]
+    assert completions.split() == ["detect-actions", "demo", "dense-features"]
 
 
 def test_configurations_are_listed_with_a_line_each_and_printed():

@@ -116,6 +116,11 @@ SCRIPTS = {
         "Train and test action detection, on AVA or a data set in its file format.",
         "--model output/mine --image_size 48",
     ),
+    "demo": (
+        "space.app",
+        "Serve a page where people upload a video and see what a model saw in it.",
+        "--model output/mine",
+    ),
 }
 
 

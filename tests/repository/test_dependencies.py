@@ -62,6 +62,31 @@ def test_the_oldest_python_is_the_one_that_setup_cfg_claims():
     assert options["python_requires"].replace(">=", "python") + " --version" in sources("Makefile")["Makefile"]
 
 
+def unpinned(claimed: set[str], pins: str) -> list[str]:
+    """Return the requirements that no line `name==version` of `pins` meets."""
+    pinned = dict(line.split("==") for line in pins.splitlines())
+    oldest = (re.match(r"([\w-]+)>=([\d.]+)", line).groups() for line in claimed if not line.startswith("#"))
+    return sorted(name for name, version in oldest if _numbers(pinned.get(name, "0")) < _numbers(version))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
+
+
+def test_the_space_pins_every_requirement_and_its_version_of_gradio():
+    texts = sources("examples/space/*")
+    pins = texts["examples/space/requirements.txt"]
+    assert len(pins.split()) > 15 and unpinned(requirements("demo"), pins) == []
+    header = texts["examples/space/README.md"].split("---\n")[1]
+    assert "sdk: gradio\n" in header and "app_file: app.py\n" in header
+    assert f"gradio=={re.search('sdk_version: (.*)', header)[1]}" in pins.splitlines()
+
+
+def test_unpinned_requirements_catch_a_violation():
+    assert unpinned({"torch>=2.10", "transformers>=5.17,<6"}, "torch==2.10\ntransformers==5.24.0") == []
+    assert unpinned({"torch>=2.10", "gradio>=6.31"}, "torch==2.9.1") == ["gradio", "torch"]
+
+
 # --- what is imported ---
 
 
@@ -98,9 +123,9 @@ def test_the_package_imports_only_what_setup_cfg_declares():
 def test_tests_and_scripts_import_only_what_setup_cfg_declares():
     texts = sources("tests/**/*.py", "examples/**/*.py", "benchmarks/**/*.py", "studies/**/*.py")
     # Meta's checkout calls its package `src`; a benchmark compares with it where somebody has one.
-    # A study renders balls with `pybullet`, and its docstring says how to install it.
-    own = {Path(file).stem for file in texts} | {"vjepa_hf", "src", "pybullet"}
-    assert undeclared_imports(texts, requirements("dev"), own) == []
+    # A study renders balls with `pybullet`, and its docstring says how to install it. `space` is a folder of examples.
+    own = {Path(file).stem for file in texts} | {"vjepa_hf", "src", "space", "pybullet"}
+    assert undeclared_imports(texts, requirements("dev", "demo", "browser"), own) == []
 
 
 def test_every_requirement_is_imported():

@@ -13,11 +13,13 @@ from PIL import Image
 
 import classify_video
 import detect_actions
+import draw_predictions
 import finetune
 import make_toy_actions
 import make_toy_videos
 import probe
 from house import REPO, sources
+from space import app as space_app
 from vjepa_hf import VJEPAVideoProcessor, cli
 from vjepa_hf.training.arguments import parse, parse_arguments, shipped_configs
 from vjepa_hf.training.diagnostics import ALARMS, health
@@ -290,6 +292,8 @@ SCRIPTS = {
     "finetune": lambda words: parse(finetune.FinetuningArguments, words),
     "detect_actions": lambda words: parse(detect_actions.DetectionArguments, words),
     "classify_video": lambda words: parse(classify_video.ClassifyArguments, words),
+    "draw_predictions": lambda words: parse(draw_predictions.DrawingArguments, words),
+    "space.app": lambda words: parse(space_app.DemoArguments, words),
     "make_toy_videos": lambda words: parse(make_toy_videos.ToyVideosArguments, words),
     "make_toy_actions": lambda words: parse(make_toy_actions.ToyActionsArguments, words),
 }
