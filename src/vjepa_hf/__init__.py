@@ -3,6 +3,8 @@
 The import registers the classes with the `Auto*` classes of transformers and has no other side effect.
 """
 
+from pathlib import Path
+
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -41,6 +43,15 @@ else:  # an older transformers, which has imported one already
 
     _classification["impl"] = VJEPAVideoClassificationPipeline
 
+
+def tiny_checkpoint() -> Path:
+    """Return the folder of a tiny model that comes with the package, for `from_pretrained` without a download.
+
+    Its card, README.md in the folder, says what it is good for and what it is not.
+    """
+    return Path(__file__).parent / "tiny"
+
+
 __all__ = [
     "VJEPAConfig",
     "VJEPAForActionDetection",
@@ -49,4 +60,5 @@ __all__ = [
     "VJEPAModel",
     "VJEPAPreTrainedModel",
     "VJEPAVideoProcessor",
+    "tiny_checkpoint",
 ]
