@@ -57,32 +57,32 @@ measure() { # FOLDER SECONDS...; the arrays of options are those of `run_all` or
     PYTHONPATH=$PWD/src${PYTHONPATH:+:$PYTHONPATH}
     VJEPA_COMMIT=$(cat "$1/commit")
     export PYTHONPATH VJEPA_COMMIT HF_HUB_OFFLINE=1
-    local study=("$python" studies/real_clips/compare.py --videos "$1/clips" --runs "$1/runs" --splits 0 "${study[@]}")
+    local compare=("$python" studies/real_clips/compare.py --videos "$1/clips" --runs "$1/runs" --splits 0 "${study[@]}")
     if [[ -d $1/reference ]]; then step+=(--reference "$1/reference"); fi
     part tests.txt "$2" "$python" -m pytest -q tests/test_gpu.py "${tests[@]}"
     part step.md "$3" "$python" benchmarks/step.py "${step[@]}"
     part inference.md "$4" "$python" benchmarks/inference.py clips "${inference[@]}"
-    part real_clips.md "$5" "${study[@]}" --methods untrained vjepa
+    part real_clips.md "$5" "${compare[@]}" --methods untrained vjepa
     part loader.md "$6" "$python" benchmarks/data.py loader --videos "$1/videos" "${loader[@]}"
     # Goes on with the results of real_clips.md in the time that is left.
-    part real_clips_videomae.md "$7" "${study[@]}" --methods untrained vjepa videomae
+    part real_clips_videomae.md "$7" "${compare[@]}" --methods untrained vjepa videomae
 }
 
 run_all() { # FOLDER
     "$python" -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "PyTorch finds no GPU")'
     deadline=590
     tests=(-m cuda --numprocesses 4)
-    step=(--models vit_large --ways "bf16 compiled" --num_clips 24 --num_clips 128 --num_clips 256 --rounds 6)
+    step=(--models vit_large --ways "bf16 compiled" --num_clips 24 --num_clips 192 --num_clips 96 --rounds 6)
     inference=(--models ViT-L --num_clips 16 --precisions bf16)
     study=(--image_size 112 --patch_size 16 --num_frames 16 --hidden_size 384 --num_layers 12 --num_heads 6)
     study+=(--batch_size 128 --steps 1000 --mixed_precision bf16 --num_workers 14 --probes 1)
-    loader=(--workers 16 --batches 100 --turns 2)
-    measure "$1" 100 170 90 200 50 "$deadline"
+    loader=(--workers 16 --batches 60 --turns 2)
+    measure "$1" 90 160 80 190 60 "$deadline"
 }
 
 rehearse() { # FOLDER SECONDS
     export CUDA_VISIBLE_DEVICES="" OMP_NUM_THREADS=1
-    deadline=$((6 * $2 + 60))
+    deadline=$((3 * $2))
     tests=(-m "not cuda and not slow" --numprocesses 1)
     step=(--models vit_tiny --ways fp32 --num_clips 1 --num_clips 2 --rounds 1)
     step+=(--image_size 32 --num_frames 4 --threads 1)

@@ -80,7 +80,7 @@ def sections_of(card: Path) -> dict[str, str]:
 def make(
     run: Annotated[Path, typer.Option(help="folder of the pretraining run")] = Path("output/pretrain"),
     videos: Annotated[Path, typer.Option(help="folder of the toy set")] = Path("output/toy_videos"),
-    splits: Annotated[int, typer.Option(help="draws of the labels")] = 4,
+    splits: Annotated[int, typer.Option(help="draws of the labels, at least 2")] = 4,
     epochs: Annotated[int, typer.Option(help="of a probe over its few videos")] = 80,
     output: Annotated[Path, typer.Option(help="folder to write")] = OUTPUT,
 ) -> None:

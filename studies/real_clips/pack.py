@@ -20,7 +20,7 @@ def write_video(frames: torch.Tensor, path: Path) -> None:
     """Encode frames, uint8 `(T, 3, H, W)`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10, options={"crf": "20"})
+        stream = container.add_stream("libx264", rate=10)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[2:], "yuv420p"
         for frame in frames.permute(0, 2, 3, 1).contiguous().numpy():
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))

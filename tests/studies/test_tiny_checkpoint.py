@@ -22,14 +22,16 @@ def study(monkeypatch):
     """The command as a module, with an accuracy that takes no time."""
     for folder in ("studies", "benchmarks"):
         monkeypatch.syspath_prepend(str(REPO / folder))
-    monkeypatch.delitem(sys.modules, "programs", raising=False)  # that of the tests
+    names = ("tiny_checkpoint", "programs", "report")
+    for name in names:  # the tests have a `programs`, too
+        monkeypatch.delitem(sys.modules, name, raising=False)
     module = importlib.import_module("tiny_checkpoint")
     monkeypatch.setattr(
         module, "few_label_accuracy", lambda folder, videos, scratch, *words, **_: 0.9 - len(words) / 2
     )
     yield module
-    for name in ("tiny_checkpoint", "programs", "report"):
-        monkeypatch.delitem(sys.modules, name)
+    for name in names:
+        del sys.modules[name]
 
 
 @pytest.fixture
