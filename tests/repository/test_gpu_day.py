@@ -120,7 +120,7 @@ def clips(toy_videos, tmp_path) -> Path:
 def test_the_rehearsal_packs_the_clips_and_every_part_writes_its_result(tmp_path, clips):
     prepared = gpu_day(tmp_path, "prepare", clips, tmp_path / "day")
     assert prepared.returncode == 0 and " MiB in " in prepared.stdout, prepared.stderr
-    result = gpu_day(tmp_path, "rehearse", tmp_path / "day")
+    result = gpu_day(tmp_path, "rehearse", tmp_path / "day", 1200)
     results = tmp_path / "day" / "results"
     logs = "\n".join(path.read_text()[-2000:] for path in results.glob("*.log"))
     assert result.returncode == 0, result.stdout + result.stderr + logs
