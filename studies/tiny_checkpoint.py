@@ -93,8 +93,9 @@ def make(
         "What it is not good for": BAD_FOR.format(**model.config.to_dict()),
         "Probes": f"Test accuracy of attentive probes with 8 labels a class, mean of {splits} draws of the labels; "
         f"chance is 0.125. No single frame tells the motion.\n\n{accuracies}",
-        "Training": "`make pretrain` trained it on the videos of `examples/make_toy_videos.py`, and "
-        f"`python studies/tiny_checkpoint.py` ({COMMIT}) stored it. {trained['Data']}\n\n{trained['Hyperparameters']}",
+        "Training": "`examples/pretrain.py` trained it on videos of `examples/make_toy_videos.py`, with the settings "
+        f"below, and `studies/tiny_checkpoint.py` ({COMMIT}) stored it. {trained['Data']}\n\n"
+        f"{trained['Hyperparameters']}",
     }
     about = ABOUT.format(millions=model.num_parameters() / 1e6)
     write_card(output, "VJEPAModel", about, Origin(license={"license": "apache-2.0"}), sections)
