@@ -240,9 +240,10 @@ def loader(
     batches: Annotated[int, typer.Option(help="timed batches in every turn")] = 12,
     batch_size: Annotated[int, typer.Option(help="clips of a batch")] = 8,
     turns: Annotated[int, typer.Option(help="the median counts")] = 3,
+    workers: Annotated[list[int], typer.Option(help="worker processes; repeat")] = (1, 2),
     output: Output = None,
 ) -> None:
-    """Compare videos as they are, shrunk copies, and several clips of a video, with 1 and 2 workers.
+    """Compare videos as they are, shrunk copies, and several clips of a video, with few or many workers.
 
     From file to batch: decode a random clip of 16 frames at step 4, crop and resize to 224 x 224, flip, draw the
     masks of both types, collate. "Copies" are made as by `vjepa-hf check-data --shrink-to`, of the same size, with
@@ -259,15 +260,15 @@ def loader(
         ways["4 clips a video"] = (source, 4)
         for _ in range(turns):
             for name, (table_of_videos, clips) in ways.items():
-                for workers in (1, 2):
-                    batches_of = make_loader(table_of_videos, workers, clips, batch_size)
+                for number in workers:
+                    batches_of = make_loader(table_of_videos, number, clips, batch_size)
                     speed = clips_per_second(batches_of, batches, batch_size)
-                    speeds.setdefault((name, workers), []).append(speed)
+                    speeds.setdefault((name, number), []).append(speed)
     medians = {key: statistics.median(values) for key, values in speeds.items()}
     rows = [
-        [name, workers, f"{median:.1f}", f"{min(speeds[name, workers]):.1f} to {max(speeds[name, workers]):.1f}"]
-        + [f"{median / medians['as they are', workers]:.2f}"]
-        for (name, workers), median in medians.items()
+        [name, number, f"{median:.1f}", f"{min(speeds[name, number]):.1f} to {max(speeds[name, number]):.1f}"]
+        + [f"{median / medians['as they are', number]:.2f}"]
+        for (name, number), median in medians.items()
     ]
     load = f"{len(source)} videos", f"load {os.getloadavg()[1]:.1f}"
     header = ["videos", "workers", f"clips/s, median of {turns}", "range", "this / as they are"]

@@ -97,6 +97,7 @@ def clips(
     num_clips: Annotated[int, typer.Option(help="clips of a batch")] = 1,
     num_frames: Annotated[int, typer.Option(help="frames of a clip")] = 16,
     image_size: Annotated[int, typer.Option(help="height and width of a clip")] = 224,
+    precisions: Annotated[list[str], typer.Option(help=f"of {', '.join(DTYPES)}; repeat")] = tuple(DTYPES),
     compiled: Annotated[bool, typer.Option(help="also compile the layers of both")] = True,
     rounds: Annotated[int, typer.Option(help="measured rounds")] = 7,
     threads: Annotated[int, typer.Option(help="CPU threads")] = os.cpu_count() or 1,
@@ -114,7 +115,8 @@ def clips(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = []
     for name in models:
-        for precision, dtype in DTYPES.items():
+        for precision in precisions:
+            dtype = DTYPES[precision]
             for compile_layers in (False, True) if compiled else (False,):
                 theirs, ours = make_models(name, num_frames, image_size, dtype, compile_layers, device)
                 batch = torch.randn(num_clips, num_frames, 3, image_size, image_size).to(device, dtype)

@@ -30,7 +30,8 @@ def uncommitted_code(checkout: Path) -> str:
 
 
 # Read at the start, so that a page names the code that was measured and not what was committed in the meantime.
-COMMIT = git(HERE, "rev-parse", "--short", "HEAD") or "(no commit)"
+# VJEPA_COMMIT names the commit of a copy without its history.
+COMMIT = git(HERE, "rev-parse", "--short", "HEAD") or os.environ.get("VJEPA_COMMIT") or "(no commit)"
 
 
 def refuse_uncommitted_code(output: Path | None) -> Path | None:

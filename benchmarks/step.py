@@ -1,13 +1,14 @@
 """A training step compared with Meta's: time, losses and peak memory, in float32, compiled and in bfloat16.
 
     python benchmarks/step.py --reference PATH_TO_JEPA --output benchmarks/results/step.md
-    python benchmarks/step.py --reference PATH_TO_JEPA --models vit_large --num_clips 24   # a GPU has room for it
+    python benchmarks/step.py --reference PATH_TO_JEPA --models vit_large --num_clips 24 --num_clips 128   # on a GPU
     python benchmarks/step.py --num_clips 4 --num_frames 64   # how a step grows; without a reference
 
 A page is printed, and written where `--output` says; `--help` lists the options.
 """
 
 import copy
+import itertools
 import multiprocessing
 import os
 import resource
@@ -26,7 +27,7 @@ import typer
 from accelerate.utils import send_to_device
 
 from programs import backward
-from report import Output, commit_of, make_app, opening, publish, table
+from report import Output, commit_of, make_app, opening, processor_name, publish, table
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining
 from vjepa_hf.conversion.meta import to_meta
 from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, MaskSampler
@@ -43,8 +44,12 @@ MODELS = {
     "vit_large": (1024, 24, 16),
     "vit_huge": (1280, 32, 16),
 }
+# Dense bfloat16 FLOP/s that the vendor states, by the names that CUDA gives.
+PEAKS = {"NVIDIA A100-SXM4-80GB": 312e12, "NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12}
 OPTIMIZATION = OptimizationArguments(max_steps=1000, warmup_steps=0)
 GIB = 2**30
+Masks = tuple[list[torch.Tensor], list[torch.Tensor]]  # contexts and targets, one per mask type
+Step = Callable[[int, Masks], torch.Tensor]  # (number of the step, masks on the device) -> loss
 app = make_app()
 
 
@@ -85,7 +90,7 @@ class Job:
         shape = (self.num_clips, self.num_frames, 3, self.image_size, self.image_size)
         return torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(self.device)
 
-    def masks(self, step: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def masks(self, step: int) -> Masks:
         """Return context and target masks of a step, cut to one length as in Meta's code."""
         sampler = MaskSampler([SHORT_RANGE, LONG_RANGE], self.config.grid_size, seed=0, mode="reference")
         return sampler([(0, step * self.num_clips + clip) for clip in range(self.num_clips)])
@@ -121,17 +126,16 @@ def initial_model(job: Job) -> VJEPAForPreTraining:
     return model
 
 
-def our_step(job: Job, way: Way) -> Callable[[int], torch.Tensor]:
-    """Return a step as `examples/pretrain.py` takes it, from its number to its loss."""
+def our_step(job: Job, way: Way) -> Step:
+    """Return a step as `examples/pretrain.py` takes it."""
     model = initial_model(job).to(job.device)
     if way.compiled:
         training.compile_layers(model)
     optimizer, clips = make_optimizer(model, OPTIMIZATION), job.clips()
 
-    def step(index: int) -> torch.Tensor:
+    def step(index: int, masks: Masks) -> torch.Tensor:
         values = hyperparameters(index, OPTIMIZATION)
         set_hyperparameters(optimizer, values)
-        masks = send_to_device(job.masks(index), job.device)
         outputs = backward(model, clips, masks, way.bf16)
         optimizer.step()
         optimizer.zero_grad()
@@ -168,7 +172,7 @@ def reference_modules(job: Job) -> dict[str, torch.nn.Module]:
     return modules
 
 
-def reference_step(job: Job, way: Way) -> Callable[[int], torch.Tensor]:
+def reference_step(job: Job, way: Way) -> Step:
     """Return a step of Meta's modules with what their loop, `app/vjepa/train.py`, computes in every step."""
     modules = reference_modules(job)
     from src.masks.utils import apply_masks
@@ -189,11 +193,11 @@ def reference_step(job: Job, way: Way) -> Callable[[int], torch.Tensor]:
         spread = sum(torch.sqrt(p.var(dim=1) + 1e-4) for p in predictions) / len(predictions)
         return sum(errors) / len(errors), torch.mean(torch.relu(1.0 - spread))
 
-    def step(index: int) -> torch.Tensor:
+    def step(index: int, masks: Masks) -> torch.Tensor:
         values = hyperparameters(index, OPTIMIZATION)
         set_hyperparameters(optimizer, values)
         with torch.autocast(torch.device(job.device).type, torch.bfloat16, enabled=way.bf16):
-            loss, regularizer = losses(*send_to_device(job.masks(index), job.device))
+            loss, regularizer = losses(*masks)
             total = loss + 0.0 * regularizer
         scaler.scale(total).backward()
         scaler.unscale_(optimizer)
@@ -224,18 +228,28 @@ class Record:
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     memory: float = 0.0
+    out_of_memory: bool = False
 
 
 def work(job: Job, way: Way, connection: Connection) -> None:
-    """Take the steps whose numbers arrive and send loss, seconds and peak GiB of each, until None arrives."""
+    """Take steps as `take_steps`; if the GPU has too little memory for one, send None and end."""
     warnings.filterwarnings("ignore")
     torch.set_num_threads(job.threads)
     torch.randn(8, 8, device=job.device) @ torch.randn(8, 8, device=job.device)
+    try:
+        take_steps(job, way, connection)
+    except torch.OutOfMemoryError:
+        connection.send(None)
+
+
+def take_steps(job: Job, way: Way, connection: Connection) -> None:
+    """Take the steps whose numbers arrive and send loss, seconds and peak GiB of each, until None arrives."""
     before = job.peak_bytes()
     step = (reference_step if way.is_reference else our_step)(job, way)
     while (index := connection.recv()) is not None:
+        masks = send_to_device(job.masks(index), job.device)  # in a run, the workers of the loader draw them
         began = job.clock()
-        loss = step(index)
+        loss = step(index, masks)
         seconds = job.clock() - began
         connection.send((loss.item(), seconds, (job.peak_bytes() - before) / GIB))
         if job.device != "cpu":
@@ -258,15 +272,22 @@ def take_turns(job: Job, ways: Sequence[Way], rounds: int) -> tuple[list[Record]
     throughput: dict[bool, list[float]] = {False: [], True: []}
     for index in range(rounds + 1):
         for record, (connection, _) in zip(records, workers, strict=True):
+            if record.out_of_memory:
+                continue
             connection.send(index)
-            loss, seconds, record.memory = connection.recv()
+            answer = connection.recv()
+            if answer is None:
+                record.out_of_memory = True
+                continue
+            loss, seconds, record.memory = answer
             record.losses.append(loss)
             record.seconds += [seconds] if index else []
             print(f"{index:3} {record.way.name:15} loss {loss:.6f}, {seconds:.2f} s", file=sys.stderr, flush=True)
         for bf16, values in throughput.items():
             values.append(matmul_rate(job.device, torch.bfloat16 if bf16 else torch.float32, 3, job.clock))
-    for connection, process in workers:
-        connection.send(None)
+    for record, (connection, process) in zip(records, workers, strict=True):
+        if not record.out_of_memory:
+            connection.send(None)
         process.join()
     return records, {bf16: statistics.median(values) for bf16, values in throughput.items()}
 
@@ -283,14 +304,26 @@ def ratio(theirs: Sequence[float], ours: Sequence[float]) -> str:
 def rows(job: Job, records: Sequence[Record], throughput: dict[bool, float]) -> Iterator[list[str]]:
     """Yield a row of the table for each way; the first way is what the others are compared with."""
     first = records[0]
-    flops = statistics.mean(job.flops(index) for index in range(1, len(first.losses)))
+    flops = statistics.mean(job.flops(index) for index in range(1, 1 + num_rounds(records)))
     for record in records:
+        if record.out_of_memory:
+            yield [record.way.name, "out of memory", *[""] * 6]
+            continue
         seconds = statistics.median(record.seconds)
-        difference = max(abs(a - b) / abs(a) for a, b in zip(first.losses, record.losses, strict=True))
-        utilization = flops / seconds / throughput[record.way.bf16]
-        memory = f"{record.memory:.2f}", f"{record.memory / first.memory:.2f}"
-        times = f"{seconds:.2f}", ratio(first.seconds, record.seconds), f"{job.num_clips / seconds:.2f}"
-        yield [record.way.name, *times, f"{utilization:.0%}", *memory, f"{difference:.1e}"]
+        speed, memory, difference = "", "", ""
+        if not first.out_of_memory:
+            speed, memory = ratio(first.seconds, record.seconds), f"{record.memory / first.memory:.2f}"
+            difference = f"{max(abs(a - b) / abs(a) for a, b in zip(first.losses, record.losses, strict=True)):.1e}"
+        utilization = f"{flops / seconds / throughput[record.way.bf16]:.0%}"
+        if record.way.bf16 and (peak := PEAKS.get(processor_name())):
+            utilization += f" ({flops / seconds / peak:.0%} of the peak)"
+        times = f"{seconds:.3g}", speed, f"{job.num_clips / seconds:.2f}"
+        yield [record.way.name, *times, utilization, f"{record.memory:.2f}", memory, difference]
+
+
+def num_rounds(records: Sequence[Record]) -> int:
+    """Return how many rounds were measured; a way without memory for a step has fewer."""
+    return max(len(record.seconds) for record in records)
 
 
 def section(job: Job, records: Sequence[Record], throughput: dict[bool, float]) -> list[str]:
@@ -301,7 +334,7 @@ def section(job: Job, records: Sequence[Record], throughput: dict[bool, float]) 
     matmuls = ", ".join(
         f"{value / 1e9:.0f} GFLOP/s in {'bf16' if bf16 else 'fp32'}" for bf16, value in throughput.items()
     )
-    heading = [f"## {job.model}, {shape}", "", f"{len(records[0].seconds)} rounds; matmuls reach {matmuls}.", ""]
+    heading = [f"## {job.model}, {shape}", "", f"{num_rounds(records)} rounds; matmuls reach {matmuls}.", ""]
     return [*heading, *table([*header, "loss difference"], rows(job, records, throughput)), ""]
 
 
@@ -309,7 +342,7 @@ def section(job: Job, records: Sequence[Record], throughput: dict[bool, float]) 
 def step(
     reference: Annotated[Path | None, typer.Option(help="checkout of facebookresearch/jepa")] = None,
     models: Annotated[list[str], typer.Option(help=f"one of {', '.join(MODELS)}; repeat")] = ("vit_small", "vit_base"),
-    num_clips: Annotated[int, typer.Option(help="clips of a step")] = 2,
+    num_clips: Annotated[list[int], typer.Option(help="clips of a step; repeat")] = (2,),
     image_size: Annotated[int, typer.Option(help="height and width of a clip")] = 224,
     num_frames: Annotated[int, typer.Option(help="frames of a clip")] = 16,
     ways: Annotated[list[str], typer.Option(help="ours; repeat")] = [way.name for way in OURS],  # noqa: B006
@@ -325,9 +358,10 @@ def step(
     average; Meta's also gathers the statistics that its loop gathers in every step. Ratios are medians over the
     rounds, with their range. Memory is the peak of the process beyond what it held before it built the model, on a
     GPU the peak that PyTorch allocated. "Matmul utilization" divides the FLOPs that the method needs by the time and
-    by the throughput of a plain matmul of the same precision. "Loss difference" is the largest relative difference
-    to the first row over all steps. On a CPU the reference is float32, because Meta's mixed precision exists for
-    CUDA only.
+    by the throughput of a plain matmul of the same precision, and for GPUs that the script knows also by the bfloat16
+    peak that the vendor states. "Loss difference" is the largest relative difference to the first row over all steps.
+    On a CPU the reference is float32, because Meta's mixed precision exists for CUDA only. A way that needs more
+    memory than the GPU has left says so; the largest batch of a way is the last one that fits.
     """
     if reference and not (reference / "src" / "models" / "vision_transformer.py").exists():
         raise typer.BadParameter(f"--reference {reference} is not a checkout of facebookresearch/jepa")
@@ -337,8 +371,8 @@ def step(
     chosen += [way for way in OURS if way.name in ways]
     versions = f"reference {commit_of(reference)}" if reference else "no reference", f"load {os.getloadavg()[0]:.1f}"
     lines = opening("A training step compared with Meta's", "step.py", step.__doc__, *versions)
-    for model in models:
-        job = Job(model, num_clips, image_size, num_frames, threads, device, reference)
+    for model, clips in itertools.product(models, num_clips):
+        job = Job(model, clips, image_size, num_frames, threads, device, reference)
         lines += section(job, *take_turns(job, chosen, rounds))
         publish(lines, output)
 

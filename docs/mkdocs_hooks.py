@@ -16,7 +16,7 @@ from mkdocs.structure.pages import Page
 DOCS = Path(__file__).parent
 REPO = DOCS.parent
 LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(?=[)#])")
-LANGUAGES = {".py": "python", ".yaml": "yaml", ".sbatch": "bash"}
+LANGUAGES = {".py": "python", ".yaml": "yaml", ".sbatch": "bash", ".sh": "bash"}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -98,7 +98,8 @@ def repository_path(src_uri: str) -> Path:
 def page_of(path: Path) -> str:
     """Return a file as a Markdown page: a program in a code block, a folder as a list of links."""
     if path.suffix == ".md":
-        return f"---\nsearch: {{boost: 0.3}}\n---\n{path.read_text()}"
+        text = re.sub(r"\A---\n.*?\n---\n", "", path.read_text(), flags=re.DOTALL)  # the metadata of a model card
+        return f"---\nsearch: {{boost: 0.3}}\n---\n{text}"
     title = f"---\nsearch: {{exclude: true}}\n---\n# {path.relative_to(REPO).as_posix()}\n\n"
     if path.is_dir():
         return title + "".join(f"- [{page.stem}]({path.name}/{page.name})\n" for page in sorted(path.glob("*.md")))

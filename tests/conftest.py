@@ -1,6 +1,6 @@
 """What every test may ask for: tiny models, toy videos, a launcher of examples, the folder of real videos.
 
-Nothing here touches the network or needs a GPU.
+Nothing here touches the network or needs a GPU; tests with the marker `cuda` are skipped without one.
 """
 
 import copy
@@ -23,6 +23,12 @@ import torch  # noqa: E402
 
 from house import REPO  # noqa: E402
 from programs import cpu_environment  # noqa: E402
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip the tests that need a GPU where there is none."""
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
 
 
 @pytest.fixture(scope="session", autouse=True)

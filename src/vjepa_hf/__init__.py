@@ -3,6 +3,7 @@
 The import registers the classes with the `Auto*` classes of transformers and has no other side effect.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import (
@@ -56,6 +57,14 @@ def __getattr__(name: str) -> Any:
     return surprise
 
 
+def tiny_checkpoint() -> Path:
+    """Return the folder of a tiny model that comes with the package, for `from_pretrained` without a download.
+
+    Its card, README.md in the folder, says what it is good for and what it is not.
+    """
+    return Path(__file__).parent / "tiny"
+
+
 __all__ = [
     "VJEPAConfig",
     "VJEPAForActionDetection",
@@ -65,4 +74,5 @@ __all__ = [
     "VJEPAPreTrainedModel",
     "VJEPAVideoProcessor",
     "surprise",
+    "tiny_checkpoint",
 ]

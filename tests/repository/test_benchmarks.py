@@ -4,10 +4,12 @@ pytest tests/repository/test_benchmarks.py
 """
 
 import importlib
+import multiprocessing
 import subprocess
 import sys
 
 import pytest
+import torch
 import typer
 
 from house import REPO
@@ -47,9 +49,11 @@ def benchmark(monkeypatch):
     """Import a benchmark as a module."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     names = {path.stem for path in BENCHMARKS.glob("*.py")}
+    for name in names:  # the tests have a `programs`, too
+        monkeypatch.delitem(sys.modules, name, raising=False)
     yield importlib.import_module
     for name in names & set(sys.modules):
-        monkeypatch.delitem(sys.modules, name)
+        del sys.modules[name]
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +82,27 @@ def test_a_benchmark_prints_a_page(command, videos, tiny_model, run_example, tmp
 def test_every_benchmark_is_tried():
     tried = {command.split(".py")[0] for command in COMMANDS} | {"parity"}
     assert tried == {path.stem for path in BENCHMARKS.glob("*.py")} - HELPERS
+
+
+def test_a_step_without_memory_is_a_row_and_the_other_ways_go_on(benchmark, monkeypatch):
+    step = benchmark("step")
+    job = step.Job("vit_tiny", 1, 32, 4, 1, "cpu", None)
+
+    def no_memory(*_) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(step, "our_step", no_memory)
+    here, there = multiprocessing.Pipe()
+    step.work(job, step.OURS[0], there)
+    assert here.recv() is None
+    full = step.Record(step.OURS[0], out_of_memory=True)
+    fits = step.Record(step.OURS[2], losses=[1.0, 1.0], seconds=[2.0], memory=3.0)
+    full_first, fits_first = (list(step.rows(job, pair, {True: 1e12})) for pair in ([full, fits], [fits, full]))
+    assert full_first[0] == fits_first[1] == ["fp32", "out of memory", *[""] * 6]
+    assert full_first[1][:4] == ["bf16", "2", "", "0.50"] and fits_first[0][2] == "1.00 (1.00 to 1.00)"
+    assert "of the peak" not in fits_first[0][4]
+    monkeypatch.setattr(step, "processor_name", lambda: "NVIDIA H200")
+    assert "% of the peak)" in next(step.rows(job, [fits], {True: 1e12}))[4]
 
 
 def test_recorded_numbers_make_a_table(benchmark, shared, monkeypatch):

@@ -18,6 +18,7 @@ import finetune
 import make_toy_actions
 import make_toy_videos
 import probe
+import vjepa_hf
 from house import REPO, sources
 from space import app as space_app
 from vjepa_hf import VJEPAVideoProcessor, cli
@@ -76,13 +77,13 @@ def test_code_of_the_quickstart_runs(tiny_pretraining_model, tiny_classifier, to
         VJEPAVideoProcessor(crop_size=32, num_frames=4, frame_step=1).save_pretrained(tmp_path / name)
     page = REPO / "docs" / "quickstart.md"
     program = python_blocks(page.read_text())
-    paths = {"models/vitl16": "model", "output/mine": "model", "output/probe": "probe"}
+    paths = {"output/mine": "model", "output/probe": "probe"}
     for path, name in paths.items():
         assert f'"{path}"' in program
         program = program.replace(f'"{path}"', repr(str(tmp_path / name)))
     names = {}
     exec(compile(program.replace('"my_video.mp4"', repr(str(toy_video_path))), page, "exec"), names)
-    assert names["features"].shape == (1, 32, 48)
+    assert names["features"].shape[-1] == vjepa_hf.VJEPAConfig.from_pretrained(vjepa_hf.tiny_checkpoint()).hidden_size
 
 
 def test_quickstart_reaches_features_in_three_lines():

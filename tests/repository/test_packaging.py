@@ -62,6 +62,11 @@ def test_wheel_has_every_file_of_package_and_examples_and_no_other(built):
     assert contents == expected
 
 
+def test_the_wheel_stays_small_with_the_checkpoint_in_it(built):
+    assert "vjepa_hf/tiny/model.safetensors" in zipfile.ZipFile(built["build_wheel"]).namelist()
+    assert built["build_wheel"].stat().st_size < 3e6
+
+
 def test_source_distribution_has_every_file_of_the_repository(built):
     with tarfile.open(built["build_sdist"]) as archive:
         contents = {name.split("/", 1)[-1] for name in archive.getnames()}
