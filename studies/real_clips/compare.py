@@ -32,7 +32,7 @@ from accelerate import Accelerator
 
 from clips import NUM_SPLITS, TASKS, Clips, TrainingClips, pretraining_rows, read_clips
 from grouping import grouped_interval
-from pretraining import HEALTH, METHODS, Options, pretrain
+from pretraining import HEALTH, METHODS, Options, pretrain, refuse_other_settings
 from readers import PROBE, RIDGE, RIDGE_STRENGTHS, attentive_probe, evaluate, flat_features, read_tokens, ridge
 from vjepa_hf.training.arguments import parse
 
@@ -259,14 +259,7 @@ def settings_of_results(options: Options) -> dict[str, Any]:
 
 def check_same_run(options: Options) -> None:
     """Refuse to mix results of different settings in one folder."""
-    settings = settings_of_results(options)
-    kept = Path(options.runs) / "settings.json"
-    if kept.exists() and json.loads(kept.read_text()) != settings:
-        raise ValueError(
-            f"--runs {options.runs} holds results of other settings, those of {kept}; choose another folder"
-        )
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(settings))
+    refuse_other_settings(Path(options.runs), settings_of_results(options))
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ def clips(study):
 def options(study, tmp_path):
     sizes = {"image_size": 16, "hidden_size": 24, "num_layers": 2, "num_heads": 2, "batch_size": 4}
     training = {"steps": 4, "probe_steps": 1, "probes": 1, "probe_learning_rates": [1e-3]}
-    return study.pretraining.Options("actions", runs=str(tmp_path / "runs"), **sizes, **training)
+    return study.pretraining.Options(videos="actions", runs=str(tmp_path / "runs"), **sizes, **training)
 
 
 def test_no_encoder_and_no_choice_sees_a_group_that_is_tested(study, clips):
