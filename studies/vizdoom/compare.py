@@ -242,6 +242,13 @@ def pixel_features(frames: np.ndarray) -> dict[str, np.ndarray]:
     return {name: values[None] for name, values in features.items()}
 
 
+LICENCES = (
+    "The videos show levels of Freedoom (BSD-3-Clause: who passes them on keeps its copyright notice), drawn by the "
+    "package `vizdoom`, which is MIT where it is original; its engine ZDoom combines code under several licences. "
+    "Neither is part of `vjepa_hf` or needed by it, and no video is in this repository."
+)
+
+
 # --- page ------------------------------------------------------------------------------------------------------------
 
 
@@ -286,8 +293,8 @@ class Summary:
             if runs:
                 means = [np.mean([self.right(run, reader, label) for run in runs], axis=0) for label in LABELS]
                 rows.append([method.title, len(runs), *map(self.cell, means)])
-        classes = [len(np.unique(self.test.columns[label])) for label in LABELS]
-        rows.append(["chance", "", *(f"{1 / count:.3f}" for count in classes)])
+        counts = [np.unique(self.test.columns[label], return_counts=True)[1] for label in LABELS]
+        rows.append(["always the most frequent class", "", *(f"{max(count) / sum(count):.3f}" for count in counts)])
         return report.table(["", "seeds", *LABELS], rows)
 
     def differences(self, reader: str) -> list[str]:
@@ -359,7 +366,7 @@ def page(summary: Summary) -> list[str]:
     command = " ".join(f"--{key} {' '.join(map(str, np.atleast_1d(value)))}" for key, value in values.items())
     missing = len(runs_of(options)) - len(summary.answers)
     lines = ["# Ego-motion in the levels of a game", "", f"`python studies/vizdoom/compare.py`: {method}", ""]
-    lines += [report.environment(f"transformers {transformers.__version__}"), "", f"`{command}`", ""]
+    lines += [report.environment(f"transformers {transformers.__version__}"), "", f"`{command}`", "", LICENCES, ""]
     lines += [
         f"Accuracy with the 95 % interval of a bootstrap over levels ({len(test.frames)} test clips in "
         f"{len(np.unique(test.columns['level']))} levels), mean over seeds. "

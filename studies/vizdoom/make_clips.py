@@ -6,8 +6,8 @@
 The 68 levels of Freedoom, which the package `vizdoom` contains, are divided into training, validation and test levels.
 In a level the player stands at random spots and is filmed seven times from each, once for each action, which it holds
 for the whole video. Each video has two labels. `motion` is the action: the seven videos of a spot begin with the same
-frame and their speed is drawn per spot, so no single frame shows it. `place` is how much room is before the player: a
-third of the range of depths, which every frame shows.
+frame and their speed is drawn per spot, so no single frame shows it. `place` is `open` or `room`, by the median depth
+of that first frame.
 
 There are no monsters, the view does not bob, and neither weapon nor head-up display are drawn. A spot is used only if
 the player can walk the same distance in all four directions, so no wall gives the action away.
@@ -45,8 +45,7 @@ BUTTONS = ("MOVE_FORWARD_BACKWARD_DELTA", "MOVE_LEFT_RIGHT_DELTA", "TURN_LEFT_RI
 WALKS = ("advance", "retreat", "strafe right", "strafe left")
 WALK_SPEED = (10.0, 26.0)  # of a button; 26 ends at about 9 units a tic
 TURN_SPEED = (0.8, 2.2)  # degrees per tic
-PLACES = ("narrow", "room", "open")
-DEPTHS = (12.0, 25.0)  # borders between the places, as the depth buffer has the median depth of a frame
+OPEN = 25.0  # median depth of the first frame, in units of the depth buffer, above which a place is open
 
 TICS_PER_FRAME = 3  # a second has 35 tics
 GAMMA = 0.6  # many levels are dark
@@ -111,7 +110,7 @@ def film_spot(
             return None
         if lengths and min(lengths) < max(0.95 * max(lengths), 2 * walk):
             return None
-    return PLACES[int(np.digitize(depth, DEPTHS))], frames
+    return "open" if depth > OPEN else "room", frames
 
 
 def shrink(frames: np.ndarray, size: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from house import REPO
 
-MODULES = ("grouping", "clips", "pretraining", "readers", "compare")
+MODULES = ("grouping", "clips", "pretraining", "readers", "compare", "few_clips")
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +108,18 @@ def test_results_of_other_settings_are_not_mixed(study, options):
     options.steps = 7
     with pytest.raises(ValueError, match="holds results of other settings"):
         study.compare.check_same_run(options)
+
+
+def test_classifiers_of_few_clips_read_the_means_that_they_name(study):
+    tokens = np.random.default_rng(0).normal(size=(2, 12, 8, 24)).astype(np.float16)  # a grid of 2 x 2 x 2
+    views = study.few_clips.means(tokens, (2, 2, 2))
+    exact = tokens.astype(np.float32)
+    assert np.allclose(views["mean of the clip"], exact.mean(axis=2))
+    assert np.allclose(views["mean of each time step"][:, :, 1], exact[:, :, 4:].mean(axis=2))
+    assert np.allclose(views["mean of each place"][:, :, 0, 1], exact[:, :, [1, 5]].mean(axis=2))
+    options = study.few_clips.FewClipsOptions(videos="actions", hidden_size=24, num_heads=2, steps_of_probes=[1])
+    found = study.few_clips.classifiers(tokens, (2, 2, 2), options)
+    assert len(found) == 4 + 3 and "attentive probe, 1 steps, learning rate 0.01" in found
+    rows, labels = np.arange(12), np.arange(12) % 3
+    for classify, setting in found.values():
+        assert classify(rows[:9], labels[:9], rows[9:], setting, 0).shape == (3, 3)

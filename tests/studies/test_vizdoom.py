@@ -57,7 +57,7 @@ def labelled_clips(study, num_levels, first, seed):
         frame[4:, :, 2 * action : 2 * action + 2] += 150
     columns = {
         "motion": np.array([str(action) for action, *_ in rows]),
-        "place": np.array([("narrow", "open")[spot % 2] for _, spot, _ in rows]),
+        "place": np.array([("room", "open")[spot % 2] for _, spot, _ in rows]),
         "level": np.array([str(first + level) for *_, level in rows]),
         "spot": np.array([spot for _, spot, _ in rows]),
     }
