@@ -38,6 +38,7 @@ class Method:
         masks: of pretraining; none leaves the encoder as it was initialized.
         mask_mode: how lists of tokens are cut to one length.
         predicts_pixels: VideoMAE in place of V-JEPA.
+        starts: from the model in the folder `--start`, not from random weights.
         optimization: what differs from the settings that all methods share.
     """
 
@@ -45,6 +46,7 @@ class Method:
     masks: tuple[MaskType, ...] = ()
     mask_mode: str = "subsample"
     predicts_pixels: bool = False
+    starts: bool = False
     optimization: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -62,6 +64,7 @@ METHODS = {
         "V-JEPA, second half hidden", (MultiBlockMask(num_blocks=0, context_steps=2),), optimization=JEPA
     ),
     "videomae": Method("VideoMAE", (RandomTubeMask(0.75),), predicts_pixels=True, optimization=MAE),
+    "vjepa_started": Method("V-JEPA, from the model of --start", BLOCKS, starts=True, optimization=JEPA),
 }
 BUDGET = METHODS["vjepa"]
 
@@ -92,7 +95,8 @@ class Options(PretrainingOptions):
     videos: str = option("folder with the clips; the list next to it has the same name and .csv")
     output: str | None = option("Markdown page to write", None)
     runs: str = option("folder that keeps encoders and results", "output/real_clips")
-    methods: list[str] = option(f"rows of the tables, of {', '.join(METHODS)}", list(METHODS))
+    methods: list[str] = option(f"rows of the tables, of {', '.join(METHODS)}", list(METHODS)[:-1])
+    start: str | None = option("folder of the V-JEPA model that `vjepa_started` starts from", None)
     splits: list[int] = option("which of the five splits", list(range(NUM_SPLITS)))
     probes: int = option("probes per encoder, each with its own seed", 2)
     probe_steps: int = option("approximate optimizer steps of a probe, of 32 clips each", 160)
@@ -178,11 +182,34 @@ def optimizer_of(model: PreTrainedModel, settings: OptimizationArguments) -> tor
 
 
 def pretrain(
-    accelerator: Accelerator, method: Method, clips: Dataset, options: PretrainingOptions, budget: Method = BUDGET
+    accelerator: Accelerator,
+    method: Method,
+    clips: Dataset,
+    options: PretrainingOptions,
+    budget: Method = BUDGET,
+    start: str | None = None,
 ) -> tuple[PreTrainedModel, dict[str, float]]:
-    """Train a model with the encoder FLOPs of `budget`, and return it with what the training cost."""
+    """Train a model with the encoder FLOPs of `budget`, and return it with what the training cost.
+
+    Args:
+        accelerator: device and precision.
+        method: how the model learns.
+        clips: dataset of `ClipSample`, by `ClipRequest`.
+        options: sizes of the model and of the training.
+        budget: method that trains for `options.steps` steps.
+        start: folder of a model of the same width and depth for a method that starts from one.
+
+    Raises:
+        ValueError: the method starts from a model and there is no `start`.
+    """
     device = accelerator.device
-    model = new_model(method, options, options.seed).to(device)
+    if method.starts and start is None:
+        raise ValueError(f"the method {method.title!r} needs --start, the folder of a V-JEPA model")
+    if method.starts:
+        size = {"image_size": options.image_size, "num_frames": options.num_frames}
+        model = VJEPAForPreTraining.from_pretrained(start, **size).to(device)
+    else:
+        model = new_model(method, options, options.seed).to(device)
     if not method.masks:
         return model, {}
     allowed, flops = (encoder_flops(each, clips, options, device) for each in (budget, method))

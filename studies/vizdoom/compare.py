@@ -15,7 +15,6 @@ The folder `--runs` keeps each run, so a study that was stopped resumes, and the
 import csv
 import json
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -76,6 +75,7 @@ class Options(PretrainingOptions):
     probe_learning_rates: list[float] = option("learning rates of a probe, of which one is chosen", [3e-4, 1e-3, 3e-3])
     growth_steps: list[int] = option("steps of V-JEPA in the table of clips seen, beside those of --steps", [300, 600])
     growth_sizes: list[int] = option("widths of the encoder in that table", [64, 128])
+    readers: list[str] = option(f"classifiers, of {RIDGE}, which is fast, and {PROBE}", [RIDGE, PROBE])
     only_pretrain: bool = option("make the missing encoders and stop", False)
 
 
@@ -143,7 +143,7 @@ class Run:
 
 def check_same_run(options: Options) -> None:
     """Refuse to mix results of different settings in one folder; what a run's name says may differ."""
-    free = ("videos", "output", "runs", "num_workers", "only_pretrain", "seed")  # no effect on a result
+    free = ("videos", "output", "runs", "num_workers", "readers", "only_pretrain", "seed")  # no effect on a result
     named = ("methods", "seeds", "steps", "hidden_size", "growth_steps", "growth_sizes")
     settings = {name: value for name, value in asdict(options).items() if name not in (*free, *named)}
     refuse_other_settings(Path(options.runs), settings)
@@ -178,27 +178,27 @@ def make_encoder(accelerator: Accelerator, run: Run, clips: Clips, options: Opti
 
 def read_encoder(accelerator: Accelerator, run: Run, clips: Mapping[str, Clips], options: Options) -> dict[str, Any]:
     """Read the labels from the tokens of a frozen encoder, or return what was read before."""
-    kept = run.folder(options) / "answers.json"
-    if not kept.exists():
-        began = time.perf_counter()
-        kind = VideoMAEForPreTraining if METHODS[run.method].predicts_pixels else VJEPAForPreTraining
-        model = kind.from_pretrained(run.folder(options)).to(accelerator.device)
-        tokens = np.concatenate(
-            [
-                encode(accelerator, model, torch.from_numpy(part)).numpy()
-                for split in SPLITS
-                for part in np.array_split(clips[split].frames, -(-len(clips[split].frames) // 64))
-            ]
-        )
-        place = np.arange(len(tokens))
-        probe = partial(attentive_probe, tokens[None], place, run.options(options), accelerator.device)
-        answers = {
-            RIDGE: evaluate(clips, partial(ridge, tokens[None], place), RIDGE_STRENGTHS, 1),
-            PROBE: evaluate(clips, probe, options.probe_learning_rates, options.probes),
+    kept = {reader: run.folder(options) / f"{reader.replace(' ', '_')}.json" for reader in options.readers}
+    missing = [reader for reader, file in kept.items() if not file.exists()]
+    if missing:
+        tokens = read_tokens(accelerator, run, clips, options)
+        place = np.arange(tokens.shape[1])
+        probe = partial(attentive_probe, tokens, place, run.options(options), accelerator.device)
+        choices = {
+            RIDGE: (partial(ridge, tokens, place), RIDGE_STRENGTHS, 1),
+            PROBE: (probe, options.probe_learning_rates, options.probes),
         }
-        kept.write_text(json.dumps(answers))
-        print(f"{kept.parent.name}: read in {(time.perf_counter() - began) / 60:.1f} minutes", flush=True)
-    return json.loads(kept.read_text())
+        for reader in missing:
+            kept[reader].write_text(json.dumps(evaluate(clips, *choices[reader])))
+    return {reader: json.loads(file.read_text()) for reader, file in kept.items()}
+
+
+def read_tokens(accelerator: Accelerator, run: Run, clips: Mapping[str, Clips], options: Options) -> np.ndarray:
+    """Return the tokens of the clips of all splits from the encoder of a run: float16 `(1, n, N, D)`."""
+    kind = VideoMAEForPreTraining if METHODS[run.method].predicts_pixels else VJEPAForPreTraining
+    model = kind.from_pretrained(run.folder(options)).to(accelerator.device)
+    frames = torch.from_numpy(np.concatenate([clips[split].frames for split in SPLITS]))
+    return torch.cat([encode(accelerator, model, part) for part in frames.split(64)]).numpy()[None]
 
 
 def evaluate(
@@ -320,10 +320,12 @@ class Summary:
             if run in self.answers:
                 seen = 0 if run.method == "untrained" else run.steps * self.options.batch_size
                 cells = [
-                    f"{self.right(run, reader, label).mean():.3f}" for label in LABELS for reader in (RIDGE, PROBE)
+                    f"{self.right(run, reader, label).mean():.3f}"
+                    for label in LABELS
+                    for reader in self.options.readers
                 ]
                 rows.append([run.hidden_size, seen, *cells])
-        header = [f"{label}, {reader}" for label in LABELS for reader in (RIDGE, PROBE)]
+        header = [f"{label}, {reader}" for label in LABELS for reader in self.options.readers]
         return report.table(["width", "clips seen", *header], rows)
 
     def pretraining(self) -> list[str]:
@@ -350,10 +352,10 @@ class Summary:
             cells = [
                 f"{found['setting']:g} ({max(found['validation']):.2f})"
                 for label in LABELS
-                for found in (answers[RIDGE][label], answers[PROBE][label])
+                for found in (by_label[label] for by_label in answers.values())
             ]
             rows.append([METHODS[run.method].title, run.hidden_size, run.steps, run.seed, *cells])
-        header = [f"{label}, {reader}" for label in LABELS for reader in (RIDGE, PROBE)]
+        header = [f"{label}, {reader}" for label in LABELS for reader in self.options.readers]
         return report.table(["", "width", "steps", "seed", *header], rows)
 
 
@@ -361,7 +363,7 @@ def page(summary: Summary) -> list[str]:
     """Return the lines of the page."""
     options, test = summary.options, summary.test
     method = " ".join(__doc__.split("\n\n")[2].split())
-    free = ("videos", "output", "runs", "methods", "num_workers", "only_pretrain", "seed")
+    free = ("videos", "output", "runs", "methods", "num_workers", "readers", "only_pretrain", "seed")
     values = {key: value for key, value in asdict(options).items() if key not in free}
     command = " ".join(f"--{key} {' '.join(map(str, np.atleast_1d(value)))}" for key, value in values.items())
     missing = len(runs_of(options)) - len(summary.answers)
@@ -373,7 +375,7 @@ def page(summary: Summary) -> list[str]:
         + (f"{missing} of {len(runs_of(options))} runs are missing; the command makes them." if missing else ""),
         "",
     ]
-    for reader in (RIDGE, PROBE):
+    for reader in options.readers:
         lines += [f"## {reader.capitalize()}", "", *summary.accuracies(reader), ""]
         lines += ["Differences on the same clips and seeds:", "", *summary.differences(reader), ""]
     lines += [

@@ -5,6 +5,7 @@ pytest tests/studies/test_real_clips.py
 
 import importlib
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -99,6 +100,23 @@ def test_every_method_gets_the_same_encoder_compute_and_the_page_reports_it(stud
     page = "\n".join(study.compare.page(clips, results, options))
     assert "1 of 5 splits" in page and f"{study.clips.SCENES}: 24 clips in 8 groups" in page
     assert "VideoMAE over untrained" in page and study.clips.SEQUENCES not in page.split("## Attentive probe")[1]
+
+
+def test_a_method_that_starts_from_a_model_has_its_weights_at_another_size(study, clips, options, tmp_path):
+    accelerator, method = Accelerator(cpu=True), study.pretraining.METHODS["vjepa_started"]
+    assert "vjepa_started" not in options.methods
+    rows = np.arange(8)
+    seen = study.clips.TrainingClips(clips.frames, rows, options.num_frames, options.image_size, seed=0)
+    with pytest.raises(ValueError, match="needs --start, the folder of a V-JEPA model"):
+        study.pretraining.pretrain(accelerator, method, seen, options)
+    options.steps, options.learning_rate = 1, 0.0  # so that only its start counts
+    smaller = replace(options, num_frames=4)
+    before = study.pretraining.new_model(method, smaller, seed=5)
+    before.save_pretrained(tmp_path)
+    after, _ = study.pretraining.pretrain(accelerator, method, seen, options, start=str(tmp_path))
+    assert after.config.num_frames == options.num_frames
+    name = "context_encoder.layers.0.mlp.fc1.weight"
+    assert np.allclose(after.state_dict()[name].numpy(), before.state_dict()[name].numpy(), atol=1e-5)
 
 
 def test_results_of_other_settings_are_not_mixed(study, options):
