@@ -71,6 +71,7 @@ class ProbeArguments:
     features_dir: str | None = option("folder that caches features for later probes; None: delete them", None)
     live_features: bool = option("do not cache features: decode, augment and encode in every epoch", False)
     epochs: int = option("passes over the training features", 50)
+    min_steps: int = option("lower bound of the optimizer steps: a few videos get more epochs; 0: none", 0)
     batch_size: int = option("videos per step", 32)
     learning_rate: list[float] = option("initial learning rate; several values are a sweep", [1e-3])
     weight_decay: list[float] = option("weight decay of AdamW; several values are a sweep", [0.01])
@@ -148,6 +149,7 @@ def main(command_line: Sequence[str] | None = None) -> None:
                 seed=draw.seed,
                 epochs=args.epochs,
                 batch_size=args.batch_size,
+                min_steps=args.min_steps,
                 validation=validation,
             )
             trained.append(ranked[0])

@@ -13,7 +13,9 @@ rate is chosen on clips that are training clips in every fold. Ridge regression 
 second reader.
 
 The folder `--runs` keeps what is done, so a study that was stopped resumes. One process, on a GPU if there is one;
-with more compute raise `--image_size`, `--num_frames`, `--hidden_size`, `--num_layers` and `--steps`.
+with more compute raise `--image_size`, `--num_frames`, `--hidden_size`, `--num_layers` and `--steps`. With `--start
+FOLDER`, the row `vjepa_started` of `--methods` starts from another V-JEPA model of that width and depth, such as one
+of studies/vizdoom; what that model cost is not in its budget.
 """
 
 import json
@@ -32,7 +34,7 @@ from accelerate import Accelerator
 
 from clips import NUM_SPLITS, TASKS, Clips, TrainingClips, pretraining_rows, read_clips
 from grouping import grouped_interval
-from pretraining import HEALTH, METHODS, Options, pretrain
+from pretraining import HEALTH, METHODS, Options, pretrain, refuse_other_settings
 from readers import PROBE, RIDGE, RIDGE_STRENGTHS, attentive_probe, evaluate, flat_features, read_tokens, ridge
 from vjepa_hf.training.arguments import parse
 
@@ -54,7 +56,7 @@ def run_split(accelerator: Accelerator, clips: Clips, name: str, split: int, opt
     began, size = time.perf_counter(), options.image_size
     rows = pretraining_rows(clips, split, options.seed)
     seen = TrainingClips(clips.frames, rows, options.num_frames, size, options.seed)
-    model, pretraining = pretrain(accelerator, METHODS[name], seen, options)
+    model, pretraining = pretrain(accelerator, METHODS[name], seen, options, start=options.start)
     model.save_pretrained(Path(options.runs) / f"{name}_{split}")
     labelled = np.union1d(clips.rows("ut_interaction"), clips.rows("surv_fight"))
     tokens = read_tokens(accelerator, model, clips.frames[labelled], options)
@@ -259,14 +261,7 @@ def settings_of_results(options: Options) -> dict[str, Any]:
 
 def check_same_run(options: Options) -> None:
     """Refuse to mix results of different settings in one folder."""
-    settings = settings_of_results(options)
-    kept = Path(options.runs) / "settings.json"
-    if kept.exists() and json.loads(kept.read_text()) != settings:
-        raise ValueError(
-            f"--runs {options.runs} holds results of other settings, those of {kept}; choose another folder"
-        )
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(settings))
+    refuse_other_settings(Path(options.runs), settings_of_results(options))
 
 
 def main() -> None:

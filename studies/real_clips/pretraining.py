@@ -1,18 +1,21 @@
 """The encoders of the study: how each gets its weights, for equal encoder compute."""
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import transformers
 from accelerate import Accelerator
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel, VideoMAEConfig, VideoMAEForPreTraining
 
-from clips import NUM_SPLITS, TrainingClips
+from clips import NUM_SPLITS
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining
 from vjepa_hf.data import clips as data
 from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, MaskSampler, MaskType, MultiBlockMask, RandomTubeMask
@@ -35,6 +38,7 @@ class Method:
         masks: of pretraining; none leaves the encoder as it was initialized.
         mask_mode: how lists of tokens are cut to one length.
         predicts_pixels: VideoMAE in place of V-JEPA.
+        starts: from the model in the folder `--start`, not from random weights.
         optimization: what differs from the settings that all methods share.
     """
 
@@ -42,6 +46,7 @@ class Method:
     masks: tuple[MaskType, ...] = ()
     mask_mode: str = "subsample"
     predicts_pixels: bool = False
+    starts: bool = False
     optimization: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -59,20 +64,16 @@ METHODS = {
         "V-JEPA, second half hidden", (MultiBlockMask(num_blocks=0, context_steps=2),), optimization=JEPA
     ),
     "videomae": Method("VideoMAE", (RandomTubeMask(0.75),), predicts_pixels=True, optimization=MAE),
+    "vjepa_started": Method("V-JEPA, from the model of --start", BLOCKS, starts=True, optimization=JEPA),
 }
 BUDGET = METHODS["vjepa"]
 
 
 @dataclass
-class Options:
-    """Compare encoders that learned from features and from pixels, on real clips."""
+class PretrainingOptions:
+    """What decides the encoder that a method makes."""
 
-    videos: str = option("folder with the clips; the list next to it has the same name and .csv")
-    output: str | None = option("Markdown page to write", None)
-    runs: str = option("folder that keeps encoders and results", "output/real_clips")
-    methods: list[str] = option(f"rows of the tables, of {', '.join(METHODS)}", list(METHODS))
-    splits: list[int] = option("which of the five splits", list(range(NUM_SPLITS)))
-    steps: int = option("optimizer steps of V-JEPA with multi-block masks, whose compute all methods get", 200)
+    steps: int = option("optimizer steps of V-JEPA, whose encoder compute all methods get", 200)
     batch_size: int = option("clips per step", 16)
     learning_rate: float = option("peak learning rate of pretraining", 5e-4)
     ema_momentum: float = option("initial momentum of the target encoder", 0.99)
@@ -82,15 +83,27 @@ class Options:
     hidden_size: int = option("width of the encoder", 128)
     num_layers: int = option("layers of the encoder", 4)
     num_heads: int = option("attention heads of encoder, predictor, decoder and probe", 4)
-    probes: int = option("probes per encoder, each with its own seed", 2)
-    probe_steps: int = option("approximate optimizer steps of a probe, of 32 clips each", 160)
-    probe_learning_rates: list[float] = option("learning rates of a probe, of which one is chosen", [1e-3, 3e-3])
-    num_workers: int = option("processes that crop clips", 0)
+    num_workers: int = option("processes that make training clips", 0)
     mixed_precision: Literal["no", "bf16"] = option("precision of the encoders", "no")
     seed: int = option("seed of everything", 0)
 
 
-def new_model(method: Method, options: Options, seed: int) -> PreTrainedModel:
+@dataclass(kw_only=True)
+class Options(PretrainingOptions):
+    """Compare encoders that learned from features and from pixels, on real clips."""
+
+    videos: str = option("folder with the clips; the list next to it has the same name and .csv")
+    output: str | None = option("Markdown page to write", None)
+    runs: str = option("folder that keeps encoders and results", "output/real_clips")
+    methods: list[str] = option(f"rows of the tables, of {', '.join(METHODS)}", list(METHODS)[:-1])
+    start: str | None = option("folder of the V-JEPA model that `vjepa_started` starts from", None)
+    splits: list[int] = option("which of the five splits", list(range(NUM_SPLITS)))
+    probes: int = option("probes per encoder, each with its own seed", 2)
+    probe_steps: int = option("approximate optimizer steps of a probe, of 32 clips each", 160)
+    probe_learning_rates: list[float] = option("learning rates of a probe, of which one is chosen", [1e-3, 3e-3])
+
+
+def new_model(method: Method, options: PretrainingOptions, seed: int) -> PreTrainedModel:
     """Return a model with initial weights; all encoders have one size, and so have predictor and decoder."""
     torch.manual_seed(seed)
     encoder = {
@@ -131,7 +144,7 @@ def training_outputs(model: PreTrainedModel, batch: dict[str, Any], device: torc
     return model(pixels, bool_masked_pos=hidden.scatter_(1, targets[0], True))
 
 
-def make_loader(method: Method, clips: TrainingClips, steps: int, options: Options) -> Any:
+def make_loader(method: Method, clips: Dataset, steps: int, options: PretrainingOptions) -> Any:
     """Return batches of random clips with the masks of a method."""
     grid = new_model(BUDGET, options, options.seed).config.grid_size
     return torch.utils.data.DataLoader(
@@ -142,7 +155,7 @@ def make_loader(method: Method, clips: TrainingClips, steps: int, options: Optio
     )
 
 
-def encoder_flops(method: Method, clips: TrainingClips, options: Options, device: torch.device) -> float:
+def encoder_flops(method: Method, clips: Dataset, options: PretrainingOptions, device: torch.device) -> float:
     """Return the FLOPs of a step in the encoders, forward and backward, target encoder included; mean of 4 steps."""
     model, steps = new_model(method, options, options.seed).to(device), 4
     # The math backend, because PyTorch < 2.15 does not count fused attention on the CPU.
@@ -154,7 +167,7 @@ def encoder_flops(method: Method, clips: TrainingClips, options: Options, device
     return sum(sum(counts[f"{type(model).__name__}.{name}"].values()) for name in encoders) / steps
 
 
-def settings_of(method: Method, steps: int, options: Options) -> OptimizationArguments:
+def settings_of(method: Method, steps: int, options: PretrainingOptions) -> OptimizationArguments:
     """Return the optimizer settings of a run: those of the method, and for the rest those that all share."""
     shared = {"learning_rate": options.learning_rate, "start_learning_rate": 0.0, "warmup_steps": steps // 10}
     shared |= {"ema_momentum": options.ema_momentum}
@@ -169,15 +182,38 @@ def optimizer_of(model: PreTrainedModel, settings: OptimizationArguments) -> tor
 
 
 def pretrain(
-    accelerator: Accelerator, method: Method, clips: TrainingClips, options: Options
+    accelerator: Accelerator,
+    method: Method,
+    clips: Dataset,
+    options: PretrainingOptions,
+    budget: Method = BUDGET,
+    start: str | None = None,
 ) -> tuple[PreTrainedModel, dict[str, float]]:
-    """Train a model with the encoder FLOPs that every method gets, and return it with what the training cost."""
+    """Train a model with the encoder FLOPs of `budget`, and return it with what the training cost.
+
+    Args:
+        accelerator: device and precision.
+        method: how the model learns.
+        clips: dataset of `ClipSample`, by `ClipRequest`.
+        options: sizes of the model and of the training.
+        budget: method that trains for `options.steps` steps.
+        start: folder of a model of the same width and depth for a method that starts from one.
+
+    Raises:
+        ValueError: the method starts from a model and there is no `start`.
+    """
     device = accelerator.device
-    model = new_model(method, options, options.seed).to(device)
+    if method.starts and start is None:
+        raise ValueError(f"the method {method.title!r} needs --start, the folder of a V-JEPA model")
+    if method.starts:
+        size = {"image_size": options.image_size, "num_frames": options.num_frames}
+        model = VJEPAForPreTraining.from_pretrained(start, **size).to(device)
+    else:
+        model = new_model(method, options, options.seed).to(device)
     if not method.masks:
         return model, {}
-    budget, flops = (encoder_flops(each, clips, options, device) for each in (BUDGET, method))
-    steps = round(options.steps * budget / flops)
+    allowed, flops = (encoder_flops(each, clips, options, device) for each in (budget, method))
+    steps = round(options.steps * allowed / flops)
     settings = settings_of(method, steps, options)
     optimizer = optimizer_of(model, settings)
     began, losses = time.perf_counter(), []
@@ -206,3 +242,16 @@ def pretrain(
         "first_loss": losses[:tenth].mean().item(),
         "last_loss": losses[-tenth:].mean().item(),
     }
+
+
+def refuse_other_settings(runs: Path, settings: Mapping[str, Any]) -> None:
+    """Record the settings of the results in a folder.
+
+    Raises:
+        ValueError: the folder holds results of other settings.
+    """
+    kept = runs / "settings.json"
+    if kept.exists() and json.loads(kept.read_text()) != settings:
+        raise ValueError(f"--runs {runs} holds results of other settings, those of {kept}; choose another folder")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(settings))

@@ -26,20 +26,24 @@ RIDGE_STRENGTHS = [0.1, 1.0, 10.0]
 Classifier = Callable[[np.ndarray, np.ndarray, np.ndarray, float, int], np.ndarray]
 
 
-@torch.inference_mode()
 def read_tokens(accelerator: Accelerator, model: PreTrainedModel, frames: np.ndarray, options: Options) -> np.ndarray:
     """Return the tokens of whole clips, unchanged and mirrored, from a frozen encoder: float16 `(2, n, N, D)`."""
-    encoder = (model.videomae if isinstance(model, VideoMAEForPreTraining) else model.vjepa).eval()
     moments = np.linspace(0, CACHED_FRAMES - 1, options.num_frames).round().astype(int)
     size, tokens = (options.image_size, options.image_size), []
     for start in range(0, len(frames), options.batch_size):
         clips = torch.from_numpy(frames[start : start + options.batch_size, moments]).to(accelerator.device)
         clips = functional.resize(clips.flatten(0, 1), size, antialias=False).unflatten(0, (-1, len(moments)))
-        pixels = normalize(torch.cat([clips, clips.flip(-1)]), IMAGENET_MEAN, IMAGENET_STD)
-        with accelerator.autocast():
-            features = encoder(pixels).last_hidden_state
-        tokens.append(features.to("cpu", torch.float16).unflatten(0, (2, -1)))
+        tokens.append(encode(accelerator, model, torch.cat([clips, clips.flip(-1)])).unflatten(0, (2, -1)))
     return torch.cat(tokens, dim=1).numpy()
+
+
+@torch.inference_mode()
+def encode(accelerator: Accelerator, model: PreTrainedModel, clips: torch.Tensor) -> torch.Tensor:
+    """Return the tokens of uint8 clips `(B, T, 3, H, W)` from a frozen encoder, on the CPU: float16 `(B, N, D)`."""
+    encoder = (model.videomae if isinstance(model, VideoMAEForPreTraining) else model.vjepa).eval()
+    pixels = normalize(clips.to(accelerator.device), IMAGENET_MEAN, IMAGENET_STD)
+    with accelerator.autocast():
+        return encoder(pixels).last_hidden_state.to("cpu", torch.float16)
 
 
 def attentive_probe(

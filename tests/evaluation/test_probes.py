@@ -75,6 +75,23 @@ def test_the_best_head_is_selected_on_videos_that_are_not_trained_on(classifier,
         assert trained[-1].settings.learning_rate == 3e-3 and trained[-1].validation_accuracy == 0.0
 
 
+def test_a_head_chosen_on_held_out_videos_is_trained_again_on_all(classifier, easy):
+    rows = np.arange(24)
+    best, *_ = fit_probe(classifier, [HeadSettings(1e-9), HeadSettings(3e-3)], *easy, rows, seed=4, epochs=15)
+    (alone,) = train_heads(classifier, [best.settings], *easy, rows, generator("probe", 4), epochs=15)
+    assert best.losses == alone.losses and best.validation_accuracy == 1.0
+    given = easy[0], easy[1]
+    kept, *_ = fit_probe(classifier, [HeadSettings(3e-3)], *easy, rows, seed=4, epochs=15, validation=given)
+    assert kept.losses == alone.losses  # nothing was held out, so it saw all rows already
+
+
+@pytest.mark.parametrize(("min_steps", "epochs"), [(0, 2), (6, 2), (7, 3), (30, 10)])
+def test_few_videos_get_more_epochs_until_there_are_enough_steps(classifier, easy, min_steps, epochs):
+    sizes = {"epochs": 2, "batch_size": 10, "min_steps": min_steps}  # 30 videos are 3 steps
+    (head,) = fit_probe(classifier, [HeadSettings()], *easy, np.arange(30), **sizes)
+    assert len(head.losses) == epochs
+
+
 def test_a_head_learns_and_the_classifier_does_not_change(classifier, easy):
     before = copy.deepcopy(classifier.state_dict())
     features, labels = easy

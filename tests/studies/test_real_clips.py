@@ -5,15 +5,17 @@ pytest tests/studies/test_real_clips.py
 
 import importlib
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from accelerate import Accelerator
 
 from house import REPO
 
-MODULES = ("grouping", "clips", "pretraining", "readers", "compare")
+MODULES = ("grouping", "clips", "pretraining", "readers", "compare", "few_clips")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def clips(study):
 def options(study, tmp_path):
     sizes = {"image_size": 16, "hidden_size": 24, "num_layers": 2, "num_heads": 2, "batch_size": 4}
     training = {"steps": 4, "probe_steps": 1, "probes": 1, "probe_learning_rates": [1e-3]}
-    return study.pretraining.Options("actions", runs=str(tmp_path / "runs"), **sizes, **training)
+    return study.pretraining.Options(videos="actions", runs=str(tmp_path / "runs"), **sizes, **training)
 
 
 def test_no_encoder_and_no_choice_sees_a_group_that_is_tested(study, clips):
@@ -101,6 +103,28 @@ def test_every_method_gets_the_same_encoder_compute_and_the_page_reports_it(stud
     assert "VideoMAE over untrained" in page and study.clips.SEQUENCES not in page.split("## Attentive probe")[1]
 
 
+def test_a_method_that_starts_from_a_model_has_its_weights_at_another_size(study, clips, options, tmp_path):
+    accelerator, method = Accelerator(cpu=True), study.pretraining.METHODS["vjepa_started"]
+    assert "vjepa_started" not in options.methods
+    rows = np.arange(8)
+    seen = study.clips.TrainingClips(clips.frames, rows, options.num_frames, options.image_size, seed=0)
+    with pytest.raises(ValueError, match="needs --start, the folder of a V-JEPA model"):
+        study.pretraining.pretrain(accelerator, method, seen, options)
+    options.steps, options.learning_rate = 1, 1e-9  # so that only its start counts
+    smaller = replace(options, num_frames=4)
+    before = study.pretraining.new_model(method, smaller, seed=5)
+    before.save_pretrained(tmp_path)
+    after, _ = study.pretraining.pretrain(accelerator, method, seen, options, start=str(tmp_path))
+    assert after.config.num_frames == options.num_frames
+    expected = before.state_dict()
+    same = [
+        torch.allclose(value, expected[name], atol=1e-5)
+        for name, value in after.state_dict().items()
+        if value.shape == expected[name].shape
+    ]
+    assert all(same) and len(same) > 20
+
+
 def test_results_of_other_settings_are_not_mixed(study, options):
     study.compare.check_same_run(options)
     options.methods = ["videomae"]
@@ -108,3 +132,18 @@ def test_results_of_other_settings_are_not_mixed(study, options):
     options.steps = 7
     with pytest.raises(ValueError, match="holds results of other settings"):
         study.compare.check_same_run(options)
+
+
+def test_classifiers_of_few_clips_read_the_means_that_they_name(study):
+    tokens = np.random.default_rng(0).normal(size=(2, 12, 8, 24)).astype(np.float16)  # a grid of 2 x 2 x 2
+    views = study.few_clips.means(tokens, (2, 2, 2))
+    exact = tokens.astype(np.float32)
+    assert np.allclose(views["mean of the clip"], exact.mean(axis=2))
+    assert np.allclose(views["mean of each time step"][:, :, 1], exact[:, :, 4:].mean(axis=2))
+    assert np.allclose(views["mean of each place"][:, :, 0, 1], exact[:, :, [1, 5]].mean(axis=2))
+    options = study.few_clips.FewClipsOptions(videos="actions", hidden_size=24, num_heads=2, steps_of_probes=[1])
+    found = study.few_clips.classifiers(tokens, (2, 2, 2), options)
+    assert len(found) == 4 + 3 and "attentive probe, 1 steps, learning rate 0.01" in found
+    rows, labels = np.arange(12), np.arange(12) % 3
+    for classify, setting in found.values():
+        assert classify(rows[:9], labels[:9], rows[9:], setting, 0).shape == (3, 3)

@@ -4,7 +4,7 @@ import copy
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ def train_heads(
     order: np.random.Generator,
     epochs: int = 50,
     batch_size: int = 32,
+    min_steps: int = 0,
 ) -> list[TrainedHead]:
     """Train one head per setting, all in one pass over the same batches of features.
 
@@ -83,6 +84,7 @@ def train_heads(
         order: generator that shuffles the rows.
         epochs: passes over the rows.
         batch_size: videos per step.
+        min_steps: lower bound of the optimizer steps; there are more epochs if `epochs` have fewer.
 
     Raises:
         ValueError: none of the rows can be read.
@@ -93,6 +95,7 @@ def train_heads(
         for head, setting in zip(heads, settings, strict=True)
     ]
     num_batches = max(1, math.ceil(len(rows) / batch_size))
+    epochs = max(epochs, math.ceil(min_steps / num_batches))
     schedules = [
         torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * num_batches) for optimizer in optimizers
     ]
@@ -131,8 +134,11 @@ def fit_probe(
     batch_size: int = 32,
     validation: tuple[Features, np.ndarray] | None = None,
     validation_fraction: float = 0.2,
+    min_steps: int = 0,
 ) -> list[TrainedHead]:
     """Train one head per setting and rank the heads on validation videos, which are not trained or tested on.
+
+    If the validation videos are a part of `rows`, the best setting is then trained again on all rows.
 
     Args:
         classifier: classifier on the device to train on; it is not changed.
@@ -145,6 +151,7 @@ def fit_probe(
         batch_size: videos per step.
         validation: features and labels of the validation videos; None holds out a fraction of `rows` of every class.
         validation_fraction: fraction of `rows` that is held out.
+        min_steps: lower bound of the optimizer steps; there are more epochs if `epochs` have fewer.
 
     Returns:
         Heads sorted by validation accuracy, then by validation loss, best first.
@@ -152,13 +159,19 @@ def fit_probe(
     Raises:
         ValueError: none of the videos can be read, or none can be held out.
     """
-    if len(settings) > 1 and validation is None:
+
+    def train(settings: Sequence[HeadSettings], rows: np.ndarray) -> list[TrainedHead]:
+        order = generator("probe", seed)
+        return train_heads(classifier, settings, features, labels, rows, order, epochs, batch_size, min_steps)
+
+    held_out = len(settings) > 1 and validation is None
+    kept_rows = rows
+    if held_out:
         kept, held = hold_out(labels[rows], validation_fraction, seed)
-        validation, validation_rows, rows = (features, labels), rows[held], rows[kept]
+        validation, validation_rows, kept_rows = (features, labels), rows[held], rows[kept]
     elif validation is not None:
         validation_rows = np.arange(len(validation[1]))
-    order = generator("probe", seed)
-    trained = train_heads(classifier, settings, features, labels, rows, order, epochs, batch_size)
+    trained = train(settings, kept_rows)
     if validation is None:
         return trained
     heads = [probe.head for probe in trained]
@@ -168,7 +181,11 @@ def fit_probe(
     for probe, head_logits in zip(trained, torch.from_numpy(logits), strict=True):
         probe.validation_accuracy = (head_logits.argmax(dim=1) == expected).double().mean().item()
         ranks.append((-probe.validation_accuracy, torch.nn.functional.cross_entropy(head_logits, expected).item()))
-    return [trained[index] for index in sorted(range(len(trained)), key=ranks.__getitem__)]
+    best, *others = (trained[index] for index in sorted(range(len(trained)), key=ranks.__getitem__))
+    if held_out:
+        (again,) = train([best.settings], rows)
+        best = replace(again, validation_accuracy=best.validation_accuracy)
+    return [best, *others]
 
 
 # --- predictions ---------------------------------------------------------------------------------------------------
