@@ -3,6 +3,8 @@
 pytest tests/data/test_shards.py
 """
 
+import gzip
+
 import datasets
 import numpy as np
 import pytest
@@ -81,6 +83,16 @@ def test_a_header_damaged_in_the_middle_of_a_tar_loses_no_video_in_silence(tmp_p
     (tmp_path / "0.tar").write_bytes(content.tobytes())
     rows = list(stream)
     assert rows[-1]["video"] == {"path": f"shard {tmp_path / '0.tar'}", "bytes": b""}
+    with pytest.raises(ValueError, match="0.tar cannot be read: it is damaged after its last readable member"):
+        load_videos(tmp_path / "0.tar")
+
+
+def test_a_compressed_tar_is_read_to_its_end(tmp_path):
+    write_tar(tmp_path / "plain.tar", {f"{name}.mp4": name.encode() * 600 for name in "abc"})
+    (tmp_path / "0.tar").write_bytes(gzip.compress((tmp_path / "plain.tar").read_bytes()))
+    for streaming in (False, True):
+        videos = [row["video"]["bytes"] for row in load_videos(tmp_path / "0.tar", streaming=streaming)]
+        assert videos == [name.encode() * 600 for name in "abc"]
 
 
 def test_the_first_shard_is_checked_when_the_stream_is_made(shards):

@@ -3,6 +3,7 @@
 pytest tests/data/test_sources.py
 """
 
+import errno
 import os
 from pathlib import Path
 
@@ -53,6 +54,20 @@ def test_a_file_name_that_is_not_utf8_is_named(tmp_path):
         pytest.skip("this file system has UTF-8 names only")
     with pytest.raises(ValueError, match=r"caf\\udce9.mp4' is not UTF-8.*rename"):
         load_videos(tmp_path)
+
+
+def test_a_folder_that_cannot_be_listed_is_skipped_with_a_warning(tmp_path, monkeypatch, caplog):
+    touch(tmp_path / "set" / "a.mp4", tmp_path / "set" / "lost+found" / "b.mp4")
+    scandir = os.scandir
+
+    def list_folder(path):
+        if path == str(tmp_path / "set" / "lost+found"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", list_folder)
+    assert videos_of(tmp_path / "set") == [str(tmp_path / "set" / "a.mp4")]
+    assert "lost+found, which cannot be listed: Permission denied" in caplog.text
 
 
 def test_linked_class_folders_are_searched_too(tmp_path):
@@ -388,6 +403,7 @@ UNREADABLE = {
     "empty.tar": "",
     "uneven.csv": "video,label\na.mp4,1\nb.mp4,1,2,3\n",
     "bad.jsonl": '{"video": "a.mp4"}\n{"video": \n',
+    "deep.jsonl": '{"video": ' + "[" * 3000 + "]" * 3000 + "}\n",
     "bad.json": "{",
     "bad.tar": "no tar" * 1000,
     "bad.parquet": "no parquet" * 1000,

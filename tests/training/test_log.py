@@ -29,7 +29,20 @@ def test_a_resumed_log_drops_repeated_steps(accelerator, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["\0" * 40, '{"step": 2, "lo', '{"loss": 1.0}', "[1]", "by hand", '{"step": "2"}', "[" * 100_000, "\udcff"]
+    "line",
+    [
+        "\0" * 40,
+        '{"step": 2, "lo',
+        '{"loss": 1.0}',
+        "[1]",
+        "by hand",
+        '{"step": "2"}',
+        '{"step": 2, "loss": "0.5"}',
+        '{"step": 2, "target_std": null}',
+        '{"step": 2, "loss": [0.5]}',
+        "[" * 100_000,
+        "\udcff",
+    ],
 )
 def test_a_damaged_line_is_skipped_with_a_warning_and_does_not_block_a_resume(accelerator, tmp_path, line):
     rows = [json.dumps({"step": step}) for step in (1, 2)]

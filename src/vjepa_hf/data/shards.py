@@ -58,8 +58,8 @@ def _rows(files: list[str], builder: str, features: datasets.Features, video_col
             # `iter` does not split a stream over the workers of a loader.
             for batch in _open(builder, file, features=features).iter(batch_size=1):
                 yield {name: values[0] for name, values in batch.items()}
-            if builder == "webdataset" and "://" not in file:
-                _check_end(file)
+            if builder == "webdataset":
+                check_end(file)
         except Exception as error:  # noqa: BLE001  readers and file systems raise any type
             name = file if "://" in file else os.path.abspath(file)
             cause = printable(f"{type(error).__name__}: {error.__cause__ or error}")
@@ -74,17 +74,21 @@ def _open(builder: str, file: str, **options: Any) -> datasets.IterableDataset:
     return datasets.load_dataset(builder, data_files=escaped([file]), split="train", streaming=True, **options)
 
 
-def _check_end(file: str) -> None:
+def check_end(file: str) -> None:
     """Check that the members of a local .tar file reach to its end; `tarfile` takes a damaged one for the end.
 
     Raises:
         ReadError: they do not.
     """
-    with tarfile.open(file) as archive, open(file, "rb") as opened:
+    if "://" in file:
+        return
+    with tarfile.open(file) as archive:
         for _ in archive:
             pass
-        opened.seek(archive.offset)
-        if opened.read(tarfile.BLOCKSIZE).strip(b"\0"):
-            raise tarfile.ReadError("it is damaged after its last readable member")
-        if archive.offset > os.path.getsize(file):
+        content: Any = archive.fileobj  # decompressed
+        content.seek(max(0, archive.offset - 1))
+        last, following = content.read(1), content.read(tarfile.BLOCKSIZE)
+        if not last:
             raise tarfile.ReadError("unexpected end of data")
+        if following.strip(b"\0"):
+            raise tarfile.ReadError("it is damaged after its last readable member")

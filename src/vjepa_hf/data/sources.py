@@ -6,6 +6,7 @@ The tables are those of `datasets`: memory-mapped, or streamed.
 
 import csv
 import glob
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ import datasets
 from ..model.names import printable
 from ..model.video_inputs import IMAGE_SUFFIXES
 from .file_types import VIDEO_SUFFIXES, is_binary, is_video, suffix
-from .shards import shard_features, stream_shards
+from .shards import check_end, shard_features, stream_shards
 from .tables import SHARDS, Videos, map_batches, named_errors, read_table
 
 # A video may be called NA or nan; only an empty cell is None. No column is an index.
@@ -38,6 +39,8 @@ VIDEO_COLUMNS = ("video", "path", "file_name")
 STREAM_SHARDS = 1024  # parts of a list that is streamed, to shuffle and to split over workers
 SAVED = ("state.json", "dataset_info.json")  # written by `Dataset.save_to_disk`
 PATH = datasets.Value("string")
+
+logger = logging.getLogger(__name__)
 
 
 def load_videos(
@@ -200,9 +203,12 @@ def _with_labels(videos: list[str], folder: str) -> datasets.Dataset:
 
 
 def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield each folder once, with the names of its files, in an order that depends only on the names."""
+    """Yield each folder once, with the names of its files, in an order that depends only on the names.
+
+    A folder that cannot be listed, such as `lost+found`, is skipped with a warning.
+    """
     seen: set[str] = set()
-    for path, folders, names in os.walk(folder, followlinks=True):
+    for path, folders, names in os.walk(folder, onerror=_warn_of_folder, followlinks=True):
         real = os.path.realpath(path)
         if real in seen:  # links may form a circle
             folders.clear()
@@ -216,6 +222,10 @@ def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
             except UnicodeEncodeError as error:
                 raise ValueError(f"the file name '{printable(file)}' is not UTF-8; rename it") from error
         yield path, names
+
+
+def _warn_of_folder(error: OSError) -> None:
+    logger.warning("skipped the folder %s, which cannot be listed: %s", printable(str(error.filename)), error.strerror)
 
 
 # --- tables --------------------------------------------------------------------------------------------------------
@@ -234,6 +244,9 @@ def _from_tables(files: list[str], video_column: str | None, streaming: bool) ->
         column = _video_column_of(features, video_column, source)
         videos = stream_shards(builder, files, features, column)
     else:
+        for file in files if builder == "webdataset" else ():
+            with named_errors(printable(file)):
+                check_end(file)
         videos = read_table(builder, files, **options)
     videos = _with_video_column(videos, video_column, source, folder=os.path.dirname(files[0]))
     if builder == "webdataset" and "cls" in videos.column_names:

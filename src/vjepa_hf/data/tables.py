@@ -32,6 +32,7 @@ UNREADABLE = (
     EOFError,
     ValueError,
     IndexError,
+    RecursionError,  # deeply nested values
     StopIteration,
 )
 

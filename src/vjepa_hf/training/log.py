@@ -154,7 +154,8 @@ class RunLog:
 def read_log(path: str | Path) -> list[dict[str, Any]]:
     """Return all rows of a `log.jsonl` or `skipped_steps.jsonl`, except an incomplete last one of a killed run.
 
-    Other lines that are not rows, such as the zero bytes that a power failure leaves, are skipped with a warning.
+    Other lines that are not rows, such as the zero bytes that a power failure leaves or a metric that is not a number,
+    are skipped with a warning.
     """
     lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
     rows = [_row(line) for line in lines]
@@ -164,12 +165,15 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _row(line: str) -> dict[str, Any] | None:
-    """Return the row in a line; None if it is not an object with the number of a step."""
+    """Return the row in a line; None if it is not an object with the number of a step, and numbers or a `reason`."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) and type(row.get("step")) is int else None
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        return None
+    is_skipped_step = "reason" in row
+    return row if is_skipped_step or all(isinstance(value, int | float) for value in row.values()) else None
 
 
 def _cut_log(path: Path, last_step: int) -> None:
