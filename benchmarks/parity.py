@@ -2,12 +2,16 @@
 
     git clone https://github.com/facebookresearch/jepa PATH_TO_JEPA
     python benchmarks/parity.py live --reference PATH_TO_JEPA --output benchmarks/results/parity_live.md
+    git clone https://github.com/facebookresearch/vjepa2 PATH_TO_VJEPA2
+    python benchmarks/parity.py objective --reference PATH_TO_VJEPA2 --output benchmarks/results/parity_objective.md
     python benchmarks/parity.py recorded --fixtures FOLDER --write   # the table of docs/checkpoints.md
     python benchmarks/parity.py full_size --output benchmarks/results/parity_full_size.md
 
 A page is printed, and written where `--output` says; `--help` lists the options.
 """
 
+import ast
+import inspect
 import json
 import platform
 import resource
@@ -18,7 +22,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from types import ModuleType
+from typing import Annotated, Any
 
 import torch
 import transformers
@@ -28,7 +33,7 @@ from safetensors.torch import load_file
 from report import HERE, Output, commit_of, make_app, opening, publish, table
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
 from vjepa_hf.conversion.meta import convert, to_meta
-from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, MaskSampler
+from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, MaskSampler, MultiBlockMask
 
 transformers.utils.logging.disable_progress_bar()
 app = make_app()
@@ -98,6 +103,11 @@ def build_reference(size: Size, num_classes: int = 11) -> dict[str, torch.nn.Mod
     predictor = predictors.vit_predictor(use_mask_tokens=True, **predictor, **shared)
     modules = {"encoder": encoder, "predictor": PredictorMultiMaskWrapper(predictor), "target_encoder": target_encoder}
     modules["classifier"] = AttentiveClassifier(embed_dim=width, num_heads=heads, num_classes=num_classes)
+    return draw_weights(modules)
+
+
+def draw_weights(modules: dict[str, torch.nn.Module]) -> dict[str, torch.nn.Module]:
+    """Draw every parameter but the position tables at random, and return the modules."""
     generator = torch.Generator().manual_seed(0)
     for module in modules.values():
         for name, parameter in module.eval().named_parameters():
@@ -176,6 +186,11 @@ def compare(size: Size) -> dict[str, tuple[float, float]]:
         theirs, ours = run_reference(modules, clip, masks), run_ours(folder, clip, masks)
     if theirs.keys() != ours.keys():
         raise RuntimeError(f"these tensors have no counterpart: {sorted(theirs.keys() ^ ours.keys())}")
+    return by_family(theirs, ours)
+
+
+def by_family(theirs: Tensors, ours: Tensors) -> dict[str, tuple[float, float]]:
+    """Return family -> (largest, mean) difference of its worst tensor."""
     families: dict[str, list[tuple[float, float]]] = {}
     for name, expected in theirs.items():
         family = "gradients" if name.startswith("gradients") else name.rstrip(" 0123456789")
@@ -207,6 +222,142 @@ def live(
             lines.append(f"| {size} | {family} | {most:.1e} | {mean:.1e} |")
             largest = max(largest, most)
         publish(lines, output)  # after every size: the large ones take long
+    if largest > BOUND:
+        raise SystemExit(f"the largest difference, {largest:.1e}, is beyond the bound {BOUND:.0e}")
+
+
+# --- the objective of V-JEPA 2.1 -------------------------------------------------------------------------------------
+
+CONTEXT_WEIGHT = 0.5
+IMAGES = MultiBlockMask(num_blocks=10, spatial_scale=(0.15, 0.15))
+
+
+def inner_functions(source: str, names: Iterable[str], scope: dict[str, Any]) -> list[Any]:
+    """Compile functions that are defined inside others, from their source, with `scope` for their free variables."""
+    found = {node.name: node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)}
+    for name in names:
+        exec(compile(ast.Module([found[name]], []), name, "exec"), scope)
+    return [scope[name] for name in names]
+
+
+def build_reference_2_1(model: str, num_frames: int, image_size: int) -> dict[str, torch.nn.Module]:
+    """Build Meta's modules as their training program does, with random weights."""
+    import app.vjepa_2_1.models.vision_transformer as encoders
+    from app.vjepa_2_1.models.predictor import vit_predictor
+    from app.vjepa_2_1.wrappers import MultiSeqWrapper, PredictorMultiSeqWrapper
+
+    shared = {"img_size": image_size, "patch_size": 16, "num_frames": num_frames, "tubelet_size": 2}
+    shared |= {"use_rope": True, "interpolate_rope": True, "img_temporal_dim_size": 1, "modality_embedding": True}
+    encoder, target_encoder = (MultiSeqWrapper(getattr(encoders, model)(**shared)) for _ in range(2))
+    predictor = vit_predictor(
+        embed_dim=encoder.embed_dim, depth=4, num_heads=12, use_mask_tokens=True, num_mask_tokens=8,
+        return_all_tokens=True, **shared,
+    )  # fmt: skip
+    modules = {"encoder": encoder, "predictor": PredictorMultiSeqWrapper(predictor), "target_encoder": target_encoder}
+    return draw_weights(modules)
+
+
+def run_reference_2_1(
+    modules: dict[str, torch.nn.Module], clip: torch.Tensor, masks: tuple[list, list], source: str, by_distance: bool
+) -> Tensors:
+    """Return all that is compared, from Meta's modules and the loss in the source of their training program."""
+    from app.vjepa_2_1.models.utils.masks_dist import compute_mask_distance
+    from src.masks.utils import apply_masks
+
+    context_masks, target_masks = ([part] for part in masks)  # of one clip length
+    scope = {"torch": torch, "F": torch.nn.functional, "apply_masks": apply_masks, "loss_exp": 1.0}
+    scope |= {"target_encoder": modules["target_encoder"], "levels_predictor": 4}
+    scope |= {"embed_dim_encoder": modules["encoder"].embed_dim}
+    forward_target, loss_fn = inner_functions(source, ["forward_target", "loss_fn"], scope)
+    targets = forward_target([clip])
+    context = modules["encoder"]([clip], context_masks, training_mode=True)
+    modality = "image" if clip.shape[2] == 1 else "video"
+    predictions, of_context = modules["predictor"](context, context_masks, target_masks, mod=modality)
+    side = clip.shape[-1] // 16
+    distances = compute_mask_distance(target_masks, context_masks, side, False)
+    loss = loss_fn(predictions, targets, target_masks, cls_loss=False, d_weights=None)
+    context_loss = loss_fn(of_context, targets, context_masks, False, distances if by_distance else None)
+    loss = loss + CONTEXT_WEIGHT * context_loss
+    loss.backward()
+    results = {"loss": loss.detach()[None], "context loss": context_loss.detach()[None], "target features": targets[0]}
+    results |= numbered("predictions", predictions[0])
+    for part in ("encoder", "predictor"):
+        named = modules[part].named_parameters()
+        results |= gradients(part, {k.removeprefix("backbone."): p.grad for k, p in named if p.grad is not None})
+    return results
+
+
+def run_ours_2_1(folder: Path, clip: torch.Tensor, masks: tuple[list, list], by_distance: bool) -> Tensors:
+    """Return the same from our models."""
+    model = VJEPAForPreTraining.from_pretrained(folder).eval()
+    options = {"context_loss_weight": CONTEXT_WEIGHT, "context_loss_by_distance": by_distance}
+    outputs = model(clip.transpose(1, 2), *masks, **options)
+    outputs.loss.backward()
+    context_loss = torch.stack(outputs.context_losses).mean().detach()
+    results = {"loss": outputs.loss.detach()[None], "context loss": context_loss[None]}
+    results |= {"target features": outputs.target_hidden_state} | numbered("predictions", outputs.predictions)
+    # Meta's mask tokens are one tensor each, of which only the first gets a gradient.
+    state = {name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in model.named_parameters()}
+    parts = to_meta(state)
+    return results | gradients("encoder", parts["encoder"]) | gradients("predictor", parts["predictor"])
+
+
+def compare_objective(
+    model: str, num_frames: int, image_size: int, by_distance: bool, source: str
+) -> dict[str, tuple[float, float]]:
+    """Return family -> (largest, mean) difference of its worst tensor; one frame is an image."""
+    modules = build_reference_2_1(model, max(num_frames, 4), image_size)
+    clip = torch.randn(2, 3, num_frames, image_size, image_size, generator=torch.Generator().manual_seed(1))
+    side, mask_types = image_size // 16, [IMAGES] if num_frames == 1 else [SHORT_RANGE, LONG_RANGE]
+    masks = MaskSampler(mask_types, (max(1, num_frames // 2), side, side), seed=0)([(0, 0), (0, 1)])
+    with tempfile.TemporaryDirectory() as scratch:
+        states = {p: {f"module.{k}": v for k, v in module.state_dict().items()} for p, module in modules.items()}
+        torch.save(states | {"opt": None, "epoch": 0}, Path(scratch) / "checkpoint.pt")
+        sizes = {"num_frames": max(num_frames, 4), "image_size": image_size}
+        convert(Path(scratch) / "checkpoint.pt", Path(scratch) / "model", **sizes)
+        theirs = run_reference_2_1(modules, clip, masks, source, by_distance)
+        ours = run_ours_2_1(Path(scratch) / "model", clip, masks, by_distance)
+    if missing := theirs.keys() - ours.keys():
+        raise RuntimeError(f"these tensors have no counterpart: {sorted(missing)}")
+    return by_family(theirs, ours)
+
+
+@app.command()
+def objective(
+    reference: Annotated[Path, typer.Option(help="checkout of facebookresearch/vjepa2 with app/vjepa_2_1")],
+    output: Output = None,
+) -> None:
+    """Run the objective of Meta's V-JEPA 2.1 code and ours on the same random checkpoints.
+
+    Their models are imported, and their targets and their loss are compiled from the source of their training program
+    (`app/vjepa_2_1/train.py`). Weights are drawn at random, written as their program does, converted and loaded. Clips
+    and images with masks go through both, in float32 on CPU. Differences are in units of the tensor's largest value,
+    at most 2e-05; the row of a family shows its worst tensor.
+    """
+    train = reference / "app" / "vjepa_2_1" / "train.py"
+    if not train.exists():
+        raise typer.BadParameter(f"--reference {reference} is not a checkout of facebookresearch/vjepa2 with 2.1")
+    for name in ("timm", "timm.models", "timm.models.layers", "einops"):  # imported for what these models do not use
+        module = sys.modules.setdefault(name, ModuleType(name))
+        module.__dict__.update(drop_path=None, rearrange=None)
+    sys.path.insert(0, str(reference))
+    title, commit = "The objective of V-JEPA 2.1, run next to ours", f"reference {commit_of(reference)}"
+    lines = opening(title, "parity.py objective", inspect.getdoc(objective), commit)
+    lines += table(["model", "input", "context loss", "family", "max", "mean"], [])
+    largest = 0.0
+    for model, num_frames, image_size, by_distance in (
+        ("vit_tiny", 8, 96, True),
+        ("vit_tiny", 8, 96, False),
+        ("vit_tiny", 1, 128, True),
+        ("vit_large", 4, 64, True),
+    ):
+        families = compare_objective(model, num_frames, image_size, by_distance, train.read_text())
+        for family, (most, mean) in families.items():
+            weighting = "by distance" if by_distance else "plain"
+            clip = f"image {image_size}²" if num_frames == 1 else f"{num_frames} x {image_size}²"
+            lines.append(f"| {model} | {clip} | {weighting} | {family} | {most:.1e} | {mean:.1e} |")
+            largest = max(largest, most)
+        publish(lines, output)
     if largest > BOUND:
         raise SystemExit(f"the largest difference, {largest:.1e}, is beyond the bound {BOUND:.0e}")
 

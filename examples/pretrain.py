@@ -19,7 +19,7 @@ import torch
 
 from vjepa_hf import VJEPAForPreTraining
 from vjepa_hf.data.input_log import InputLog
-from vjepa_hf.data.sources import load_videos
+from vjepa_hf.data.sources import load_images, load_videos
 from vjepa_hf.evaluation.online import make_online_evaluation
 from vjepa_hf.training import setup as training
 from vjepa_hf.training.arguments import mistakes_exit, parse_arguments
@@ -28,6 +28,7 @@ from vjepa_hf.training.launcher import make_pretraining_accelerator
 from vjepa_hf.training.log import Monitor, run_summary
 from vjepa_hf.training.optimization import (
     clip_gradients,
+    context_loss_options,
     hyperparameters,
     make_optimizer,
     max_grad_norm,
@@ -36,7 +37,7 @@ from vjepa_hf.training.optimization import (
 from vjepa_hf.training.output import check_export, check_run_dir, export, finish, prepare_output_dir, starting_point
 from vjepa_hf.training.run_guard import RunGuard
 from vjepa_hf.training.sharing import Sharing
-from vjepa_hf.training.starting_weights import freeze_first_layers, load_starting_weights
+from vjepa_hf.training.starting_weights import freeze_first_layers, freeze_image_tokenizer, load_starting_weights
 
 HERE = Path(__file__).parent
 TOY_VIDEOS = Path("output/toy_videos")
@@ -56,12 +57,13 @@ def main() -> None:
 
     # 2. Processes: the same script on one or many, on CPU or GPU. A mistake is one sentence, before the run starts.
     with mistakes_exit():
-        accelerator = make_pretraining_accelerator(run, optimization.gradient_accumulation_steps)
+        accelerator = make_pretraining_accelerator(run, optimization)
         check_run_dir(accelerator, run)
         torch.set_num_threads(run.cpu_threads or torch.get_num_threads())
         with accelerator.main_process_first():
             sources = data.videos or [toy_videos()]
             videos = [load_videos(source, data.video_column, data.streaming) for source in sources]
+            images = [load_images(source) for source in data.images]
 
         # 3. Model: context encoder and predictor train; the target encoder is a moving average of the context encoder.
         torch.manual_seed(run.seed)
@@ -70,6 +72,8 @@ def main() -> None:
         if optimization.init_from and not run.resume:
             accelerator.print(load_starting_weights(model, optimization.init_from, optimization.init_parts))
         freeze_first_layers(model, optimization.freeze_layers)
+        if not images:
+            freeze_image_tokenizer(model)
         if run.gradient_checkpointing:
             training.checkpoint_activations(model)
         if run.compile:
@@ -85,13 +89,18 @@ def main() -> None:
         accelerator.register_for_checkpointing(inputs, guard)
         sharing = Sharing(accelerator, args, config)  # the model card, and uploads to the Hub
         prepare_output_dir(accelerator, args)
-        progress = starting_point(accelerator, args, videos)
+        progress = starting_point(accelerator, args, videos, images)
 
         # 5. Data: clips and masks are functions of (seed, epoch, sample id); workers decode, augment and draw masks.
         loader = training.make_loader(accelerator, args, config, videos, progress, inputs)
         augment = training.make_transform(training.frame_size(config), data) if data.augment_on_device else None
         batches = training.ready_batches(loader, accelerator.device, processor, run.seed, augment)
+        if images:  # V-JEPA 2.1: some of the forward passes of a step
+            image_loader, seed = training.make_image_loader(accelerator, args, config, images, progress)
+            image_batches = training.ready_batches(image_loader, accelerator.device, processor, seed, augment)
+            batches = training.mix_modalities(batches, image_batches, optimization)
         num_clips = training.global_batch_size(accelerator, optimization)
+        num_images = training.global_image_batch_size(accelerator, optimization)
 
     # 6. Loop: an optimizer step has one or more batches, and each runs once per mask type; gradients add up.
     summary = run_summary(accelerator, args, None if data.streaming else len(loader.dataset), model)
@@ -102,6 +111,7 @@ def main() -> None:
     with guard.signals(), closing(monitor.log.bar):  # a stop signal ends the run after the current step
         for batch in monitor.batches(batches):
             values = hyperparameters(progress.step, optimization)
+            context_loss = context_loss_options(progress.step, optimization)  # of V-JEPA 2.1
             set_hyperparameters(optimizer, values)
             with accelerator.accumulate(model):
                 pixels = batch["pixel_values_videos"]
@@ -109,7 +119,9 @@ def main() -> None:
                 outputs, target_hidden_state = [], None
                 for index, (context_mask, target_mask) in enumerate(masks):
                     with training.gradient_sync(accelerator, model, last_mask_type=index + 1 == len(masks)):
-                        output = model(pixels, [context_mask], [target_mask], [index], target_hidden_state)
+                        output = model(
+                            pixels, [context_mask], [target_mask], [index], target_hidden_state, **context_loss
+                        )
                         accelerator.backward(output.loss / len(masks))  # frees the activations of this mask type
                     target_hidden_state = output.target_hidden_state
                     outputs.append(output)
@@ -125,7 +137,7 @@ def main() -> None:
                 continue  # update the moving average only after optimizer steps
             if not guard.skip_reason:
                 vjepa.update_target_encoder(values["ema_momentum"])
-            progress = progress.after_step(num_clips)
+            progress = progress.after_step(num_clips, num_images)
 
             # 7. Log and save.
             monitor.step(progress.step, values, batch, outputs)

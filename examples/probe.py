@@ -66,6 +66,7 @@ class ProbeArguments:
     num_crops: int | None = option("crops per test clip; None: as the model", None)
     attend_across_clips: bool = option("one probe pass over all clips of a video, instead of one per clip", False)
     num_pooler_layers: int = option("layers of the probe: 1 as in the paper, 4 as in V-JEPA 2", 1)
+    pooler_layers: list[int] = option("encoder layers, from 0, that the probe reads together (default: the last)", [])
     augment: Literal["none", "crop", "flip", "auto"] = option("augmentation of the training clips", "none")
     augmented_views: int = option("cached augmentations per training video", 1)
     features_dir: str | None = option("folder that caches features for later probes; None: delete them", None)
@@ -128,7 +129,7 @@ def main(command_line: Sequence[str] | None = None) -> None:
             clips["train"] = training_clips(args, processor, classifier.config.pooler_num_clips)
 
         # 4. Features: all processes extract them, one trains on them. Unreadable videos are skipped, not replaced.
-        features = extract(args, accelerator, classifier.vjepa, clips, tables, folder)
+        features = extract(args, accelerator, classifier, clips, tables, folder)
         if not accelerator.is_main_process:
             return
 
@@ -264,6 +265,7 @@ def load_classifier(args: ProbeArguments, tables: dict[str, Dataset]) -> VJEPAFo
             id2label=dict(enumerate(names)),
             label2id={name: index for index, name in enumerate(names)},
             num_pooler_layers=args.num_pooler_layers,
+            pooler_layers=args.pooler_layers or None,
             pooler_num_clips=args.num_clips if args.attend_across_clips else 1,
         )
         classifier = VJEPAForVideoClassification(config)
@@ -284,20 +286,20 @@ def training_clips(args: ProbeArguments, processor: VJEPAVideoProcessor, num_cli
 def extract(
     args: ProbeArguments,
     accelerator: Accelerator,
-    encoder: VJEPAModel,
+    classifier: VJEPAForVideoClassification,
     clips: dict[str, Clips],
     tables: dict[str, Dataset],
     folder: Path,
 ) -> dict[str, probes.Features]:
-    """Return split -> features, cached in a folder or computed in every pass."""
+    """Return split -> features of the layers that the classifier reads, cached or computed in every pass."""
     features: dict[str, probes.Features] = {}
+    options = {"num_workers": args.num_workers, "layers": classifier.config.pooler_layers or ()}
     for split, table in tables.items():
-        videos, workers = table["video"], args.num_workers
-        if args.live_features:
-            features[split] = LiveFeatures(accelerator, encoder, clips[split], videos, num_workers=workers)
-        else:
-            path = folder / split
-            features[split] = extract_features(accelerator, encoder, clips[split], videos, path, num_workers=workers)
+        source = accelerator, classifier.vjepa, clips[split], table["video"]
+        live = args.live_features
+        features[split] = (
+            LiveFeatures(*source, **options) if live else extract_features(*source, folder / split, **options)
+        )
     return features
 
 

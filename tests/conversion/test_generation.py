@@ -9,6 +9,7 @@ from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassificati
 from vjepa_hf.conversion import convert, export_to_meta
 from vjepa_hf.conversion.meta import to_meta
 from vjepa_hf.conversion.released import VJEPA2_FILES, VJEPA2_PROBES, probe_url
+from vjepa_hf.training.starting_weights import load_starting_weights
 
 SIZES = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 32, "num_frames": 4}
 SIZES |= {"pred_hidden_size": 24, "pred_num_hidden_layers": 2, "pred_num_attention_heads": 4}
@@ -93,17 +94,37 @@ def test_levels_images_and_predictions_of_2_1(tmp_path):
     assert predicted.predictor_hidden_state.shape == predicted.predictor_context_state.shape == (1, 4, 4 * 48)
 
 
-@pytest.mark.parametrize("kind", ["V-JEPA 2.1", "V-JEPA 2.1, distilled"])
-def test_pretraining_with_a_predictor_of_2_1_is_refused_and_with_a_new_one_works(kind):
-    fields = FILES[kind]
+def test_pretraining_with_the_predictor_of_a_distilled_file_is_refused_and_with_a_new_one_works():
+    fields = FILES["V-JEPA 2.1, distilled"]
     kept, targets = [torch.arange(0, 8, 2)[None]], [torch.arange(1, 8, 2)[None]]
-    with pytest.raises(ValueError, match="V-JEPA 2.1"):
+    with pytest.raises(ValueError, match="pred_target_size=100.*init_parts target_encoder"):
         VJEPAForPreTraining(VJEPAConfig(**fields))(torch.zeros(1, 4, 3, 32, 32), kept, targets)
-    new = {"pred_num_levels": 1, "pred_context_head": False, "pred_target_size": None}
-    model = VJEPAForPreTraining(VJEPAConfig(**fields | new))
+    model = VJEPAForPreTraining(VJEPAConfig(**fields | {"pred_num_levels": 4, "pred_target_size": None}))
     encoder = VJEPAModel(VJEPAConfig(**fields)).encoder
     model.context_encoder.load_state_dict(encoder.state_dict())
     assert model(torch.zeros(1, 4, 3, 32, 32), kept, targets).loss.isfinite()
+
+
+def test_a_converted_file_of_v_jepa_2_1_is_a_start_with_and_without_its_predictor(tmp_path):
+    for kind, parts in (("V-JEPA 2.1", ()), ("V-JEPA 2.1, distilled", ("target_encoder",))):
+        torch.save(file_content(FILES[kind]), tmp_path / "file.pt")
+        folder = tmp_path / kind
+        convert(tmp_path / "file.pt", folder, **OPTIONS)
+        model = VJEPAForPreTraining(VJEPAConfig(**FILES["V-JEPA 2.1"]))
+        load_starting_weights(model, folder, parts)
+        loaded = VJEPAForPreTraining.from_pretrained(folder)
+        states = [(m.vjepa.encoder.state_dict(), m.vjepa.predictor.state_dict()) for m in (model, loaded)]
+        encoders, predictors = zip(*states, strict=True)
+        assert all(torch.equal(value, encoders[1][name]) for name, value in encoders[0].items())
+        if not parts:
+            assert all(torch.equal(value, predictors[1][name]) for name, value in predictors[0].items())
+        kept, targets = [torch.arange(0, 8, 2)[None]], [torch.arange(1, 8, 2)[None]]
+        assert model(torch.randn(1, 4, 3, 32, 32), kept, targets).loss.isfinite()
+    with pytest.raises(ValueError, match="predictor.proj.weight has the shape"):
+        load_starting_weights(model, folder)
+    other = VJEPAForPreTraining(VJEPAConfig(**FILES["V-JEPA 2.1"] | {"level_layers": [1, 5, 8, 11]}))
+    with pytest.raises(ValueError, match="level_layers=.2, 5, 8, 11., but this model has level_layers=.1, 5, 8, 11."):
+        load_starting_weights(other, tmp_path / "V-JEPA 2.1")
 
 
 def test_position_tables_that_v_jepa_2_does_not_read_are_dropped_by_name(tmp_path):

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from vjepa_hf.evaluation.features import VideoFeatures, extract_features
+from vjepa_hf.evaluation.live_features import LiveFeatures
 
 ACCELERATOR = Accelerator(cpu=True)
 
@@ -23,6 +24,18 @@ def test_features_equal_the_output_of_the_encoder_and_a_broken_video_leaves_a_ga
     with torch.no_grad():
         expected = tiny_model(**processor(paths[3])).last_hidden_state[0]
     np.testing.assert_allclose(features.tokens[3].astype(np.float32), expected.numpy(), atol=2e-3)
+
+
+def test_features_of_several_layers_are_their_tokens_one_after_the_other(tiny_model, processor, videos, tmp_path):
+    features = extract_features(ACCELERATOR, tiny_model, processor, videos[:2], tmp_path / "kept", layers=[0, 1])
+    live = LiveFeatures(ACCELERATOR, tiny_model, processor, videos[:2], layers=[0, 1])
+    assert features.tokens.shape == (2, 64, 48)
+    with torch.no_grad():
+        levels = tiny_model(**processor(videos[1]), output_layers=[0, 1]).layer_hidden_states
+    expected = torch.cat(levels, dim=1)[0].numpy()
+    np.testing.assert_allclose(features.tokens[1].astype(np.float32), expected, atol=2e-3)
+    ((_, tokens),) = live.batches([np.array([1])])
+    np.testing.assert_allclose(tokens[0, 0].numpy(), expected, atol=1e-5)
 
 
 def test_features_do_not_depend_on_how_a_source_holds_a_video(tiny_model, processor, toy_video_path, tmp_path):

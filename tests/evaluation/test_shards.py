@@ -62,10 +62,13 @@ def test_cached_features_are_read_and_only_a_missing_shard_is_computed(
 
 
 def test_features_of_another_origin_are_an_error_that_names_the_difference(tiny_model, processor, videos, tmp_path):
-    def extract(model=tiny_model, clips=processor, videos=videos):
-        return extract_features(ACCELERATOR, model, clips, videos, tmp_path / "kept")
+    def extract(model=tiny_model, clips=processor, videos=videos, layers=()):
+        return extract_features(ACCELERATOR, model, clips, videos, tmp_path / "kept", layers=layers)
 
     extract()
+    with pytest.raises(ValueError, match=r"made with other layers: '\[1\]' instead of '\[0\]'"):
+        extract(layers=[0])
+    extract(layers=[1])  # the last one, which is the default
     other = VJEPAVideoProcessor(**processor.to_dict() | {"frame_step": 3})
     with pytest.raises(ValueError, match=r"made with other clips: .*frame_step.*2.* instead of .*3"):
         extract(clips=other)

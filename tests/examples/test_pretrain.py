@@ -8,8 +8,10 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import pipeline
 
@@ -188,6 +190,29 @@ def test_a_run_on_a_stream_resumes_exactly(run_example, toy_videos, tmp_path, la
     pretrain(run_example, launcher, toy_videos, tmp_path / "run", "--resume", **options)
     assert losses(tmp_path / "run") == losses(tmp_path / "straight")
     assert weight_differences(tmp_path / "run", tmp_path / "straight").max() == 0
+
+
+@pytest.mark.parametrize("launcher", [PYTHON, TWO_PROCESSES], ids=["one", "two"])
+def test_a_run_of_v_jepa_2_1_with_images_resumes_exactly(run_example, toy_videos, tmp_path, launcher):
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(5):
+        shade = np.arange(40 * 48 * 3, dtype=np.uint8).reshape(40, 48, 3) * number
+        Image.fromarray(shade).save(images / f"{number}.png")
+    fields = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "pred_hidden_size": 24}
+    fields |= {"position_embedding_type": "rope_interpolated", "level_layers": "[0,1,2,3]", "pred_num_levels": 4}
+    fields |= {"pred_context_head": "true", "image_tokenizer": "true", "pred_mask_token_per_mask_type": "false"}
+    options = {f"model.{name}": value for name, value in fields.items()} | {"images": images, "image_passes": "1"}
+    options |= {"gradient_accumulation_steps": "2", "per_device_batch_size": "2", "context_loss_warmup": "1 4"}
+    options |= {"image_masks": json.dumps([{"type": "random_tube", "ratio": 0.5}], separators=(",", ":"))}
+    pretrain(run_example, launcher, toy_videos, tmp_path / "straight", **options)
+    pretrain(run_example, launcher, toy_videos, tmp_path / "run", **options)
+    drop_last_checkpoint(tmp_path / "run")
+    pretrain(run_example, launcher, toy_videos, tmp_path / "run", "--resume", **options)
+    assert losses(tmp_path / "run") == losses(tmp_path / "straight")
+    assert weight_differences(tmp_path / "run", tmp_path / "straight").max() == 0
+    rows = read_log(tmp_path / "run" / "log.jsonl")
+    assert [row["step"] for row in rows if "context_loss" in row] == [3, 6]
 
 
 def test_augmenting_on_the_device_gives_the_same_run(run_example, toy_videos, tmp_path):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from transformers import pipeline
 
 import classify_video
@@ -91,6 +92,25 @@ def test_evaluate_only_gives_the_metrics_of_the_probe(model, lists, tmp_path, ca
     processor = VJEPAVideoProcessor.from_pretrained(tmp_path / "probe", num_crops=1)
     best = pipeline("video-classification", model=str(tmp_path / "probe"), video_processor=processor)(video)[0]
     assert f"{best['score']:.3f}  {best['label']}" in capsys.readouterr().out
+
+
+def test_a_probe_of_several_layers_reads_them_in_training_and_evaluation(model, lists, tmp_path):
+    options = {"pooler_layers": [0, 1], "num_clips": 2, "attend_across_clips": True}
+    features = tmp_path / "features"
+    result = run(model, *lists, output_dir=tmp_path / "probe", features_dir=features, **options)
+    with safe_open(next((features / "test").glob("*.safetensors")), framework="pt") as tensors:
+        assert tensors.get_slice("0").get_shape() == [2, 2 * 32, 48]
+        assert tensors.metadata()["layers"] == "[0, 1]"
+    folder = tmp_path / "probe"
+    again = run(str(folder), test_videos=lists[1], evaluate_only=True, output_dir=tmp_path / "again")
+    assert again["top_1_accuracy"] == result["top_1_accuracy"]
+    classifier = VJEPAForVideoClassification.from_pretrained(folder).eval()
+    assert classifier.config.pooler_layers == [0, 1]
+    processor, table = VJEPAVideoProcessor.from_pretrained(folder), load_videos(lists[1])
+    with torch.no_grad():
+        logits = [classifier(**processor(video)).logits.argmax().item() for video in table["video"]]
+    correct = [classifier.config.id2label[index] == side for index, side in zip(logits, table["side"], strict=True)]
+    assert again["top_1_accuracy"] == pytest.approx(np.mean(correct))
 
 
 def test_whoever_would_see_label_17_learns_how_to_name_the_classes(tiny_classifier, toy_video_path, tmp_path, capsys):

@@ -122,10 +122,10 @@ def test_the_package_imports_only_what_setup_cfg_declares():
 
 def test_tests_and_scripts_import_only_what_setup_cfg_declares():
     texts = sources("tests/**/*.py", "examples/**/*.py", "benchmarks/**/*.py", "studies/**/*.py")
-    # Meta's checkout calls its package `src`; a benchmark compares with it where somebody has one.
+    # Meta's checkouts call their packages `src` and `app`; a benchmark compares with them where somebody has one.
     # Studies install `pybullet`, which renders balls, and `vizdoom`, which plays levels; their pages say how. `space`
     # is a folder of examples.
-    own = {Path(file).stem for file in texts} | {"vjepa_hf", "src", "space", "pybullet", "vizdoom"}
+    own = {Path(file).stem for file in texts} | {"vjepa_hf", "src", "app", "space", "pybullet", "vizdoom"}
     assert undeclared_imports(texts, requirements("dev", "demo", "browser"), own) == []
 
 

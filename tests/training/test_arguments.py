@@ -152,6 +152,38 @@ def test_runs_of_v_jepa_2_have_its_positions_mask_token_and_schedule(repo, name,
     assert optimization.max_grad_norm == float("inf") and args.data.fps == 4
 
 
+def test_the_run_of_v_jepa_2_1_has_levels_images_and_a_context_loss(repo):
+    args = parse_arguments(["--config", str(repo / "examples" / "configs" / "vjepa2_1_vitl.yaml")])
+    config, optimization = model_config(args), args.optimization
+    assert config.position_embedding_type == "rope_interpolated" and config.level_layers == [5, 11, 17, 23]
+    assert (config.pred_num_levels, config.pred_context_head, config.image_tokenizer) == (4, True, True)
+    assert (optimization.image_passes, optimization.gradient_accumulation_steps) == (1, 2)
+    assert (optimization.per_device_batch_size, optimization.per_device_image_batch_size) == (48, 72)
+    assert (optimization.context_loss_weight, optimization.context_loss_warmup) == (0.5, [15_000, 30_000])
+    assert (optimization.learning_rate_schedule, optimization.learning_rate) == ("constant", 6e-4)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("--images folder", "images .* and image_passes 0 belong together"),
+        ("--image_passes 1 --gradient_accumulation_steps 2", "images .* and image_passes 1 belong together"),
+        ("--images folder --image_passes 1", "image_passes must be at least 0 and less than gradient_accumulation"),
+        (
+            "--images folder --image_passes 1 --gradient_accumulation_steps 2",
+            "add --model.image_tokenizer true",
+        ),
+        ("--context_loss_warmup 5", "context_loss_warmup must be two increasing steps"),
+        ("--context_loss_warmup 5 5", "context_loss_warmup must be two increasing steps"),
+        ("--context_loss_weight -1", "context_loss_weight must be 0 or more"),
+        ("--image_masks [{type:random_tube,ratio:2}]", "image_masks"),
+    ],
+)
+def test_images_and_context_losses_that_cannot_be(words, message):
+    with pytest.raises(ValueError, match=message):
+        parse_arguments(words.split())
+
+
 @pytest.mark.parametrize(
     "name, hidden_size, layers, image_size, batch",
     [("vitl16", 1024, 24, 224, 3072), ("vith16", 1280, 32, 224, 3072), ("vith16_384", 1280, 32, 384, 2400)],

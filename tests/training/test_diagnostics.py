@@ -11,6 +11,7 @@ import torch
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DeviceMesh
 
+from vjepa_hf import VJEPAForPreTraining
 from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, MaskSampler
 from vjepa_hf.model.modeling_vjepa import VJEPAForPreTrainingOutput
 from vjepa_hf.model.tubelets import take_tokens
@@ -192,6 +193,23 @@ def test_health_is_the_same_in_one_process_and_gathered_from_two(step, tiny_clip
     for name in whole:
         tolerance = 0.25 if name in sampled else 1e-4  # other tokens are sampled, from few
         assert gathered[name] == pytest.approx(whole[name], rel=tolerance), name
+
+
+def test_health_of_levels_is_that_of_the_last_one_with_the_context_loss(tiny_config, tiny_clip, masks):
+    fields = {"level_layers": [0, 1], "pred_num_levels": 2, "pred_context_head": True}
+    model = VJEPAForPreTraining(type(tiny_config)(**tiny_config.to_diff_dict() | fields))
+    outputs = model(tiny_clip, *masks)
+    metrics = health(model, outputs, *masks)
+    assert metrics["context_loss"] == pytest.approx(torch.stack(outputs.context_losses).mean().item())
+    outputs.targets = tuple(target[..., 48:] for target in outputs.targets)
+    outputs.predictions = tuple(prediction[..., 48:] for prediction in outputs.predictions)
+    outputs.target_hidden_state = outputs.target_hidden_state[..., 48:]
+    outputs.context_losses = None
+    last = health(model, outputs, *masks)
+    assert "context_loss" not in last
+    for name in ("target_std", "target_rank", "prediction_std", "prediction_cosine", "context_std", "loss_ratio"):
+        assert metrics[name] == last[name]
+    assert metrics["loss/mask_type_0"] == pytest.approx(outputs.losses[0].item())
 
 
 def test_encoder_distance_of_sharded_weights_is_a_plain_tensor(tiny_pretraining_model, tmp_path):

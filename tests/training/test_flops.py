@@ -46,6 +46,23 @@ def test_a_training_step_is_counted_as_pytorch_counts_it(tiny_config, tiny_clip,
     assert step_flops(tiny_config, *masks, freeze_layers) == 2 * flops.total
 
 
+@pytest.mark.parametrize("image", [False, True])
+def test_a_step_of_v_jepa_2_1_is_counted_as_pytorch_counts_it(tiny_config, tiny_clip, image):
+    fields = {"level_layers": [0, 1], "pred_num_levels": 2, "pred_context_head": True, "image_tokenizer": True}
+    fields |= {"position_embedding_type": "rope_interpolated"}
+    config = type(tiny_config)(**tiny_config.to_diff_dict() | fields)
+    model = VJEPAForPreTraining(config)
+    order = torch.stack([torch.randperm(16, generator=torch.Generator().manual_seed(i)) for i in range(2)])
+    masks = [order[:, :5]], [order[:, 6:]]
+    clips = tiny_clip[:, :1] if image else tiny_clip
+    outputs = []
+    flops = clip_flops(config, [5], [10], image=image)
+    forward = counted(lambda: outputs.append(model(clips, *masks)))
+    assert forward.total() == 2 * (flops.target + flops.context + flops.predictor)
+    assert counted(outputs[0].loss.backward).total() == 2 * flops.backward
+    assert step_flops(config, *masks, image=image) == 2 * flops.total
+
+
 def test_the_encoder_alone_is_counted_as_pytorch_counts_it(tiny_model, tiny_config, tiny_clip):
     with torch.no_grad():
         assert counted(lambda: tiny_model(tiny_clip)).total() == 2 * encoder_flops(tiny_config)

@@ -112,7 +112,8 @@ def test_another_gradient_accumulation_is_refused(monkeypatch):
 def test_the_precision_in_force_is_saved_with_the_run(monkeypatch, tmp_path):
     run = tiny_arguments("--output_dir", str(tmp_path)).run
     assert run.mixed_precision is None
-    assert make_pretraining_accelerator(run, 1).mixed_precision == run.mixed_precision == "no"
+    accelerator = make_pretraining_accelerator(run, tiny_arguments().optimization)
+    assert accelerator.mixed_precision == run.mixed_precision == "no"
 
 
 # --- trackers ---

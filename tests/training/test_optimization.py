@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiny_run import tiny_arguments
+from vjepa_hf.training.arguments import OptimizationArguments
 from vjepa_hf.training.optimization import (
     clip_gradients,
+    context_loss_options,
     ema_momentum,
     hyperparameters,
     learning_rate,
@@ -50,6 +52,15 @@ def test_cooldown_of_v_jepa_2_ends_where_metas_schedule_ends():
     values = {"start": 1e-4, "peak": 5.25e-4, "final": 1e-6, "schedule_scale": 1.25, "schedule": "linear"}
     rate = learning_rate(11_999, max_steps=12_000, warmup_steps=0, **values)
     assert rate == pytest.approx(5.25e-4 + 0.8 * (1e-6 - 5.25e-4)) == pytest.approx(1.058e-4, rel=1e-3)
+
+
+def test_weight_of_the_context_loss_rises_on_a_line_between_two_steps():
+    warmup = OptimizationArguments(context_loss_weight=0.5, context_loss_warmup=[15_000, 30_000])
+    steps = (0, 14_999, 15_000, 18_000, 30_000, 90_000)
+    weights = [context_loss_options(step, warmup)["context_loss_weight"] for step in steps]
+    assert weights == pytest.approx([0, 0, 0, 0.1, 0.5, 0.5])
+    plain = OptimizationArguments(context_loss_weight=0.7, context_loss_by_distance=False)
+    assert context_loss_options(0, plain) == {"context_loss_weight": 0.7, "context_loss_by_distance": False}
 
 
 def test_learning_rate_stays_final_after_the_end():

@@ -8,21 +8,30 @@ import os
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from PIL import Image
 
 from tiny_run import tiny_arguments
 from vjepa_hf import VJEPAForPreTraining
 from vjepa_hf.data.clips import augment_clips
 from vjepa_hf.data.masking import MultiBlockMask, RandomTubeMask
+from vjepa_hf.data.sources import load_images
 from vjepa_hf.data.transforms import normalize
+from vjepa_hf.training.arguments import PretrainingArguments
+from vjepa_hf.training.checkpoints import Progress
 from vjepa_hf.training.setup import (
     compile_layers,
+    global_batch_size,
+    global_image_batch_size,
     gradient_sync,
+    make_image_loader,
     make_processor,
     make_transform,
     mask_sampler,
+    mix_modalities,
     model_config,
     ready_batches,
 )
@@ -102,6 +111,52 @@ def test_batches_are_normalized_and_augmented_as_in_the_workers():
     assert first["pixel_values_videos"].dtype == torch.float32
     assert torch.equal(first["pixel_values_videos"], second["pixel_values_videos"])
     assert torch.equal(second["pixel_values_videos"], normalize(augmented, processor.image_mean, processor.image_std))
+
+
+# --- images ---
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(5):
+        Image.fromarray(np.full((40, 48, 3), 20 * number, np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+def image_arguments(folder: Path) -> PretrainingArguments:
+    words = "--model.image_tokenizer true --image_passes 1 --gradient_accumulation_steps 3 --max_steps 4".split()
+    words += "--per_device_image_batch_size 3 --num_workers 0 --seed 5 --images".split()
+    return tiny_arguments(*words, str(folder), "--image_masks", "[{type: random_tube, ratio: 0.5}]")
+
+
+def test_images_are_clips_of_one_frame_with_masks_of_their_own(images, accelerator):
+    args = image_arguments(images)
+    config = model_config(args)
+    loader, seed = make_image_loader(accelerator, args, config, [load_images(images)], Progress())
+    assert seed != args.run.seed
+    batches = list(loader)
+    assert len(batches) == 4
+    for batch in batches:
+        assert batch["pixel_values_videos"].shape == (3, 1, 3, 32, 32)
+        (context,), (target,) = batch["context_masks"], batch["target_masks"]
+        assert sorted(torch.cat([context[0], target[0]]).tolist()) == list(range(16)) and target.shape == (3, 8)
+    names = [name for batch in batches for name in batch["video_names"]]
+    assert len(set(names[:5])) == len(set(names[5:10])) == 5  # each image once per epoch
+    resumed, _ = make_image_loader(accelerator, args, config, [load_images(images)], Progress(2, images=6))
+    for first, second in zip(resumed, batches[2:], strict=True):
+        assert torch.equal(first["pixel_values_videos"], second["pixel_values_videos"])
+        assert first["clip_keys"] == second["clip_keys"]
+
+
+def test_every_step_begins_with_its_passes_over_images(images, accelerator):
+    optimization = image_arguments(images).optimization
+    videos, stills = [{"clip": index} for index in range(4)], [{"image": index} for index in range(2)]
+    mixed = [next(iter(batch.items())) for batch in mix_modalities(videos, stills, optimization)]
+    assert mixed == [("image", 0), ("clip", 0), ("clip", 1), ("image", 1), ("clip", 2), ("clip", 3)]
+    assert global_batch_size(accelerator, optimization) == 2 * optimization.per_device_batch_size
+    assert global_image_batch_size(accelerator, optimization) == 3
 
 
 # --- one mask type after the other ---

@@ -18,7 +18,12 @@ from vjepa_hf.conversion.transformers_format import config_from_transformers
 from vjepa_hf.training import starting_weights
 from vjepa_hf.training.optimization import parameter_groups
 from vjepa_hf.training.setup import checkpoint_activations
-from vjepa_hf.training.starting_weights import freeze_first_layers, inflate_channels, load_starting_weights
+from vjepa_hf.training.starting_weights import (
+    freeze_first_layers,
+    freeze_image_tokenizer,
+    inflate_channels,
+    load_starting_weights,
+)
 
 
 @pytest.fixture
@@ -243,6 +248,22 @@ def test_frozen_layers_do_not_change_and_the_others_do(pretrained, tiny_clip):
     assert equal(encoder.embeddings, old.embeddings) and equal(encoder.layers[0], old.layers[0])
     assert not equal(encoder.layers[1], old.layers[1]) and not equal(encoder.norm, old.norm)
     assert len(parameter_groups(encoder)[0]["params"]) == len(parameter_groups(encoder.layers[1])[0]["params"])
+
+
+def test_without_images_their_tokenizer_stays_as_it_is(pretrained):
+    fields = pretrained.config.to_diff_dict() | {"position_embedding_type": "rope_interpolated"}
+    model = VJEPAForPreTraining(VJEPAConfig(**fields | {"image_tokenizer": True}))
+    freeze_image_tokenizer(model)
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad and "vjepa.encoder" not in name}
+    embeddings = "context_encoder.embeddings"
+    assert frozen == {
+        f"{embeddings}.image_projection.weight",
+        f"{embeddings}.image_projection.bias",
+        f"{embeddings}.modality_embeddings.image",
+        "vjepa.predictor.modality_embeddings.image",
+    }
+    freeze_image_tokenizer(pretrained)  # which has none
+    assert all(p.requires_grad for p in pretrained.context_encoder.parameters())
 
 
 def test_zero_freezes_nothing_and_freezing_all_layers_is_an_error(pretrained):

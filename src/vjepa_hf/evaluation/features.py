@@ -73,13 +73,20 @@ def view_of_epoch(epoch: int | None, num_views: int, num_clips: int) -> slice:
 class FrozenEncoder:
     """Model in evaluation mode that encodes clips without gradient, at most `batch_size` clips per forward pass.
 
-    A `pooler` makes one vector `(B, D)` of the tokens `(B, N, D)` of each clip, which takes their place as one token.
+    With `layers`, the tokens are those of these layers one after the other, as a classifier with `pooler_layers` reads
+    them: N is their number times the tokens of a clip. A `pooler` makes one vector `(B, D)` of the tokens `(B, N, D)`
+    of each clip, which takes their place as one token.
     """
 
     def __init__(
-        self, accelerator: Accelerator, model: VJEPAModel, batch_size: int, pooler: torch.nn.Module | None = None
+        self,
+        accelerator: Accelerator,
+        model: VJEPAModel,
+        batch_size: int,
+        pooler: torch.nn.Module | None = None,
+        layers: Sequence[int] = (),
     ) -> None:
-        self.accelerator, self.batch_size = accelerator, batch_size
+        self.accelerator, self.batch_size, self.layers = accelerator, batch_size, layers
         self.model = model.to(accelerator.device).eval()
         self.pooler = pooler.to(accelerator.device).eval() if pooler else None
 
@@ -93,7 +100,10 @@ class FrozenEncoder:
         tokens = []
         for pixels in torch.cat(videos).split(self.batch_size) if videos else ():
             with self.accelerator.autocast():
-                hidden_states = self.model(pixels.to(self.accelerator.device)).last_hidden_state
+                outputs = self.model(pixels.to(self.accelerator.device), output_layers=self.layers)
+                hidden_states = outputs.last_hidden_state
+                if outputs.layer_hidden_states is not None:
+                    hidden_states = torch.cat(outputs.layer_hidden_states, dim=1)
                 if self.pooler is not None:
                     hidden_states = self.pooler(hidden_states)[:, None]
             dtype = torch.float16 if to and self.pooler is None else torch.float32
@@ -111,6 +121,7 @@ def extract_features(
     batch_size: int = 16,
     num_workers: int = 0,
     pooler: torch.nn.Module | None = None,
+    layers: Sequence[int] = (),
 ) -> VideoFeatures:
     """Encode videos and cache all tokens in a folder, or read the tokens that are in the folder.
 
@@ -128,14 +139,15 @@ def extract_features(
         num_workers: worker processes that decode, per process.
         pooler: cache one vector per clip in place of its tokens: this module's `(B, D)` of tokens `(B, N, D)`, in
             float32, as one token.
+        layers: encoder layers, counted from 0, whose tokens to cache one after the other; default: the last.
 
     Raises:
         ValueError: the folder has other features, or damaged ones, or a video was written again under its name, or
             clips do not have the configured size.
     """
     clips = processor if isinstance(processor, Clips) else RegularClips(processor)
-    encoder = FrozenEncoder(accelerator, model, batch_size, pooler)
-    shards = ShardFolder(Path(path), videos, model, clips, accelerator.mixed_precision, pooler)
+    encoder = FrozenEncoder(accelerator, model, batch_size, pooler, layers)
+    shards = ShardFolder(Path(path), videos, model, clips, accelerator.mixed_precision, pooler, layers)
     shards.folder.mkdir(parents=True, exist_ok=True)
     shards.check()
     own = range(accelerator.process_index, len(shards.files), accelerator.num_processes)

@@ -35,13 +35,14 @@ class LiveFeatures:
         videos: Sequence[Any],
         batch_size: int = 16,
         num_workers: int = 0,
+        layers: Sequence[int] = (),
     ) -> None:
         if accelerator.num_processes > 1:
             raise ValueError(
                 f"live features need a single process, not {accelerator.num_processes}: launch one, or cache the "
                 "features in a folder"
             )
-        self.encoder = FrozenEncoder(accelerator, model, batch_size)
+        self.encoder = FrozenEncoder(accelerator, model, batch_size, layers=layers)
         self.clips = processor if isinstance(processor, Clips) else RegularClips(processor)
         self.videos, self.num_workers = videos, num_workers
         self.failures: dict[int, VideoFailure] = {}

@@ -1,8 +1,8 @@
 """Features in a folder of safetensors shards, which record their origin and are validated when they are read.
 
 A shard holds consecutive rows of the list of videos, one tensor per video. Its metadata have the fingerprint of the
-encoder, the settings of the clips, the precision, the names and versions of the videos, the failures, and a checksum
-of the numbers.
+encoder, its layers, the settings of the clips, the precision, the names and versions of the videos, the failures, and
+a checksum of the numbers.
 """
 
 import hashlib
@@ -64,7 +64,7 @@ class ShardedTokens:
 
 
 class ShardFolder:
-    """Shard files of a list of videos, for one encoder, one setting of clips and one pooler, or none."""
+    """Shard files of a list of videos, for layers of one encoder, one setting of clips and one pooler, or none."""
 
     def __init__(
         self,
@@ -74,12 +74,14 @@ class ShardFolder:
         clips: Clips,
         precision: str,
         pooler: torch.nn.Module | None = None,
+        layers: Sequence[int] = (),
     ) -> None:
         self.folder = folder
         known = [(video_name(video), video_version(video)) for video in videos]
         self.names, self.versions = [name for name, _ in known], [version for _, version in known]
         names = self.names
-        tokens = (1 if pooler else int(np.prod(model.config.grid_size)), model.config.hidden_size)
+        num_tokens = int(np.prod(model.config.grid_size)) * max(1, len(layers))
+        tokens = (1 if pooler else num_tokens, model.config.hidden_size)
         self.shape = (len(names), *tokens) if clips.num_views == 1 else (len(names), clips.num_views, *tokens)
         self.layout = ("F32" if pooler else "F16", self.shape[1:])
         row_bytes = (4 if pooler else 2) * int(np.prod(self.shape[1:]))
@@ -88,6 +90,7 @@ class ShardFolder:
         self.files = [folder / f"{index:05}-of-{count:05}.safetensors" for index in range(count)]
         self.origin = {
             "encoder": encoder_fingerprint(model),
+            "layers": json.dumps(list(layers) or [model.config.num_hidden_layers - 1]),
             "clips": json.dumps(clips.settings, sort_keys=True, default=str),
             "precision": precision,
         }

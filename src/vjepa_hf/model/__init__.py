@@ -5,6 +5,7 @@
 - `frame_sampling`: which frames of a video make a clip
 - `modeling_vjepa`: encoder, predictor, attentive pooler and the models made of them
 - `names`: names from files in messages, as text that is safe to print
+- `objective`: targets of pretraining, and the loss on context tokens of V-JEPA 2.1
 - `rotary`: rotary position embeddings of V-JEPA 2 and 2.1
 - `tubelets`: clips to tubelet tokens, the token grid and its position embeddings
 - `video_inputs`: what a video is: files, rows, folders of images, frames in memory

@@ -103,20 +103,13 @@ def check_mask_lists(context_masks: Sized, target_masks: Sized, mask_type_indice
 
 
 def check_objective(config: VJEPAConfig) -> None:
-    """Check that the predictor has the output that the objective of V-JEPA and V-JEPA 2 needs."""
-    if (
-        config.pred_num_levels > 1
-        or config.pred_context_head
-        or config.pred_target_size
-        not in (
-            None,
-            config.hidden_size,
-        )
-    ):
+    """Check that the predictor predicts features of an encoder of the same width."""
+    if config.pred_target_size not in (None, config.hidden_size):
         raise ValueError(
-            "the predictor of this configuration is that of V-JEPA 2.1 (pred_num_levels, pred_context_head or "
-            "pred_target_size), whose objective is not implemented. To continue from its encoder, load it with "
-            "init_parts target_encoder into a model without these fields."
+            f"the predictor of this configuration predicts features of width pred_target_size="
+            f"{config.pred_target_size}, as the distilled V-JEPA 2.1 models do, but the target encoder has "
+            f"hidden_size={config.hidden_size}. To pretrain, load the encoder with init_parts target_encoder into a "
+            "model without pred_target_size; the predictor then starts with random weights."
         )
 
 

@@ -42,13 +42,11 @@ from .checks import (
     check_views,
 )
 from .configuration_vjepa import VJEPAConfig
+from .objective import context_loss, distances_to_targets, join_levels, normed_targets
 from .rotary import Rotation, rotate, rotation_of
 from .tubelets import Grid, grid_size, resize_positions, sincos_positions, take_tokens, to_tubelets
 
 logger = logging.get_logger(__name__)
-
-# The published targets are normalized with PyTorch's default epsilon, unlike the encoder's own norms.
-TARGET_LAYER_NORM_EPS = 1e-5
 
 Model = TypeVar("Model", bound="VJEPAPreTrainedModel")
 # All hidden states or none, or the index or indices of those to return.
@@ -85,13 +83,16 @@ class VJEPAModelOutput(ModelOutput):
 class VJEPAForPreTrainingOutput(ModelOutput):
     """Loss of a batch and its parts; each tuple has one entry per mask type.
 
+    With `pred_num_levels`, predictions and targets have the width levels * D: one level after the other.
+
     Attributes:
-        loss: mean over the mask types of `losses`.
+        loss: mean over the mask types of `losses`, plus the weighted mean of `context_losses`.
         losses: mean absolute error per mask type, scalars.
         predictions: `(B, M, D)` predicted features.
         targets: `(B, M, D)` layer-normed features of the target encoder, without gradient.
         context_hidden_states: `(B, K, D)` features of the context encoder.
         target_hidden_state: `(B, N, D)`, the features that `targets` are taken from, for every mask type.
+        context_losses: loss on the context tokens per mask type, scalars; only with `pred_context_head`.
         hidden_states: per mask type those of the context encoder, as in `VJEPAModelOutput`.
         attentions: per mask type those of the context encoder, as in `VJEPAModelOutput`.
     """
@@ -102,6 +103,7 @@ class VJEPAForPreTrainingOutput(ModelOutput):
     targets: tuple[torch.Tensor, ...] = ALWAYS_SET
     context_hidden_states: tuple[torch.Tensor, ...] = ALWAYS_SET
     target_hidden_state: torch.Tensor = ALWAYS_SET
+    context_losses: tuple[torch.Tensor, ...] | None = None
     hidden_states: tuple[tuple[torch.Tensor | None, ...], ...] | None = None
     attentions: tuple[tuple[torch.Tensor, ...], ...] | None = None
 
@@ -763,7 +765,7 @@ class VJEPAModel(VJEPAPreTrainedModel):
         features = dict(zip(layers, outputs.layer_hidden_states or (), strict=True))
         outputs.layer_hidden_states = tuple(features[layer] for layer in output_layers) if output_layers else None
         if target_mask is not None and context_mask is not None and predictor is not None:
-            context = torch.cat([features[layer] for layer in levels], dim=-1)
+            context = join_levels([features[layer] for layer in levels])
             image = is_image(tubelets, self.config)
             predictions = predictor(context, grid, context_mask, target_mask, mask_token_index, image)
             num_targets = target_mask.shape[1]
@@ -880,16 +882,18 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
         output_hidden_states: HiddenStateChoice = None,
         output_attentions: bool | None = None,
         return_loss: bool = True,
+        context_loss_weight: float = 0.5,
+        context_loss_by_distance: bool = True,
         **kwargs,
     ) -> VJEPAForPreTrainingOutput:
-        """Compute the loss of a batch of clips (paper, equation 1 and section 3.2).
+        """Compute the loss of a batch of clips (paper, equation 1 and section 3.2) or of images.
 
         Mask types are independent of each other, so they may be given one call at a time, with a backward pass after
         each: only one type's activations are in memory then. Pass `target_hidden_state` of the first call to the
         others, so that the target encoder runs once, and divide each loss by the number of mask types.
 
         Args:
-            pixel_values_videos: normalized clips `(B, T, C, H, W)`.
+            pixel_values_videos: normalized clips `(B, T, C, H, W)`; with `image_tokenizer` and T = 1, images.
             context_masks: one LongTensor `(B, K)` of visible token indices per mask type; K may differ between types.
             target_masks: one LongTensor `(B, M)` of token indices to predict per mask type.
             mask_type_indices: which mask type each entry is, from 0; default 0, 1, ... Type i uses mask token i modulo
@@ -898,6 +902,10 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
             output_hidden_states: as in `VJEPAModel`, of the context encoder.
             output_attentions: as in `VJEPAModel`, of the context encoder.
             return_loss: whether to return `loss`; a `Trainer` reads here that this model needs no labels for it.
+            context_loss_weight: weight of the loss on context tokens, which models with `pred_context_head` have
+                (V-JEPA 2.1).
+            context_loss_by_distance: whether that loss is divided by the square root of the distance of a token to the
+                nearest target, see `objective.context_loss`.
 
         Raises:
             ValueError: lists that are empty or differ in length, a mask or a hidden state of the wrong shape.
@@ -913,27 +921,42 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
             check_mask("a context or target mask", mask, tubelets)
         if target_hidden_state is None:
             target_hidden_state = self.encode_targets(tubelets, grid)
-        check_target_hidden_state(target_hidden_state, (*tubelets.shape[:2], self.config.hidden_size))
+        levels = predicted_layers(self.config)
+        check_target_hidden_state(target_hidden_state, (*tubelets.shape[:2], len(levels) * self.config.hidden_size))
         predictor = self.vjepa.predictor
         assert predictor is not None  # `__init__` makes one
         check_objective(self.config)
-        losses, predictions, targets, contexts = [], [], [], []
+        image = is_image(tubelets, self.config)
+        losses, context_losses, predictions, targets, contexts = [], [], [], [], []
         for context_mask, target_mask, index in zip(context_masks, target_masks, mask_type_indices, strict=True):
             index = index if self.config.pred_mask_token_per_mask_type else 0
-            context = self.context_encoder(tubelets, grid, context_mask, output_hidden_states, output_attentions)
-            prediction = predictor(context.last_hidden_state, grid, context_mask, target_mask, index)
+            context = self.context_encoder(
+                tubelets, grid, context_mask, output_hidden_states, output_attentions, levels
+            )
+            features = join_levels(context.layer_hidden_states)
+            prediction = predictor(features, grid, context_mask, target_mask, index, image)
+            if self.config.pred_context_head:
+                num_context = context_mask.shape[1]
+                distances = distances_to_targets(context_mask, target_mask, grid) if context_loss_by_distance else None
+                context_target = take_tokens(target_hidden_state, context_mask)
+                context_losses.append(context_loss(prediction[:, :num_context], context_target, distances))
+                prediction = prediction[:, num_context:]
             target = take_tokens(target_hidden_state, target_mask)
             losses.append(nn.functional.l1_loss(prediction.float(), target))
             predictions.append(prediction)
             targets.append(target)
             contexts.append(context)
+        loss = torch.stack(losses).mean()
+        if context_losses:
+            loss = loss + context_loss_weight * torch.stack(context_losses).mean()
         return VJEPAForPreTrainingOutput(
-            loss=torch.stack(losses).mean() if return_loss else None,
+            loss=loss if return_loss else None,
             losses=tuple(losses),
             predictions=tuple(predictions),
             targets=tuple(targets),
             context_hidden_states=tuple(context.last_hidden_state for context in contexts),
             target_hidden_state=target_hidden_state,
+            context_losses=tuple(context_losses) or None,
             hidden_states=tuple(context.hidden_states for context in contexts) if contexts[0].hidden_states else None,
             attentions=tuple(context.attentions for context in contexts) if contexts[0].attentions else None,
         )
@@ -941,8 +964,8 @@ class VJEPAForPreTraining(VJEPAPreTrainedModel):
     @torch.no_grad()
     def encode_targets(self, tubelets: torch.Tensor, grid: Grid) -> torch.Tensor:
         """Encode whole clips by the target encoder, as layer-normed features `(B, N, D)` in float32."""
-        features = self.vjepa.encoder(tubelets, grid).last_hidden_state.float()
-        return nn.functional.layer_norm(features, features.shape[-1:], eps=TARGET_LAYER_NORM_EPS)
+        layers = predicted_layers(self.config)
+        return normed_targets(self.vjepa.encoder(tubelets, grid, output_layers=layers).layer_hidden_states)
 
     @torch.no_grad()
     def update_target_encoder(self, momentum: float) -> None:

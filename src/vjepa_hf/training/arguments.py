@@ -302,6 +302,7 @@ class DataArguments:
 
     videos: list[str] = option("sources: folders, lists, .tar or .parquet files, videos, or patterns of these", [])
     video_weights: list[float] = option("relative weight of each source (default: every video once per epoch)", [])
+    images: list[str] = option("sources of images, for image_passes and a model with image_tokenizer", [])
     video_column: str | None = option("column with the videos (None: video, path, file_name, or the only one)", None)
     streaming: bool = option("read the sources during training instead of listing all videos first", False)
     shuffle_buffer: int = option("streaming: number of videos in the shuffle buffer of each worker", 100)
@@ -335,6 +336,7 @@ PUBLISHED_MASKS = [
     {"type": "multi_block", "num_blocks": 8, "spatial_scale": [0.15, 0.15]},
     {"type": "multi_block", "num_blocks": 2, "spatial_scale": [0.7, 0.7]},
 ]
+PUBLISHED_IMAGE_MASKS = [{"type": "multi_block", "num_blocks": 10, "spatial_scale": [0.15, 0.15]}]  # V-JEPA 2.1
 
 
 @dataclass
@@ -346,18 +348,20 @@ class MaskArguments:
         "aspect_ratio, context_steps} or {type: random_tube, ratio}",
         PUBLISHED_MASKS,
     )
+    image_masks: list[dict[str, Any]] = option("mask types of images, as masks", PUBLISHED_IMAGE_MASKS)
     mask_mode: Literal["subsample", "reference"] = option("drop tokens at random or the last ones", "subsample")
     mask_group_size: int | None = option("number of clips whose masks have one length (None: global batch size)", None)
 
     def __post_init__(self) -> None:
         _require(self, "at least 1", "mask_group_size")
-        if not self.masks:
-            raise ValueError("masks must have at least one mask type, got []")
-        for index, settings in enumerate(self.masks):
-            try:
-                make_mask(settings)
-            except ValueError as error:
-                raise ValueError(f"masks[{index}]: {error}") from error
+        for name in ("masks", "image_masks"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must have at least one mask type, got []")
+            for index, settings in enumerate(getattr(self, name)):
+                try:
+                    make_mask(settings)
+                except ValueError as error:
+                    raise ValueError(f"{name}[{index}]: {error}") from error
 
 
 @dataclass
@@ -383,6 +387,11 @@ class OptimizationArguments:
     final_ema_momentum: float = option("momentum of the target encoder at the end of the schedule", 1.0)
     per_device_batch_size: int = option("clips per device and forward pass", 24)
     gradient_accumulation_steps: int = option("forward passes per optimizer step", 1)
+    image_passes: int = option("how many of these forward passes are of images", 0)
+    per_device_image_batch_size: int | None = option("images per device and forward pass (None: as clips)", None)
+    context_loss_weight: float = option("weight of the loss on context tokens, of models with pred_context_head", 0.5)
+    context_loss_warmup: list[int] = option("first and last step of its rise from 0 (default: no warm-up)", [])
+    context_loss_by_distance: bool = option("divide it by the square root of the distance to the nearest target", True)
     max_grad_norm: float = option("maximum gradient norm, for encoder and predictor separately", 10.0)
     clip_after_warmup: bool = option("clip gradients only after the warm-up, as in the released runs", True)
 
@@ -395,7 +404,16 @@ class OptimizationArguments:
         _require(self, "0 or more and finite", "weight_decay", "final_weight_decay")
         _require(self, "in [0, 1]", "ema_momentum", "final_ema_momentum")
         _require(self, "above 0", "max_grad_norm")
-        _require(self, "0 or more and finite", "warmup_steps")
+        _require(self, "0 or more and finite", "warmup_steps", "context_loss_weight", "context_loss_warmup")
+        _require(self, "at least 1", "per_device_image_batch_size")
+        if not 0 <= self.image_passes < self.gradient_accumulation_steps:
+            raise ValueError(
+                f"image_passes must be at least 0 and less than gradient_accumulation_steps="
+                f"{self.gradient_accumulation_steps}, so that a step also has videos, got {self.image_passes}"
+            )
+        first, *last = self.context_loss_warmup or (0, 1)
+        if len(last) != 1 or first >= last[0]:
+            raise ValueError(f"context_loss_warmup must be two increasing steps, got {self.context_loss_warmup}")
 
     @property
     def effective_warmup_steps(self) -> int:
@@ -526,6 +544,13 @@ class PretrainingArguments:
     run: RunArguments
     hub: PretrainingHubArguments
     model: dict[str, Any] = option("fields of VJEPAConfig with their defaults", {}, keys=MODEL_FIELDS)
+
+    def __post_init__(self) -> None:
+        images, passes = self.data.images, self.optimization.image_passes
+        if bool(images) != bool(passes):
+            raise ValueError(f"images {images} and image_passes {passes} belong together; give both or neither")
+        if images and not self.model.get("image_tokenizer"):
+            raise ValueError("images need a model with an image tokenizer: add --model.image_tokenizer true")
 
     def to_dict(self) -> dict[str, Any]:
         """Return every option with its value, without groups, as in the YAML file."""

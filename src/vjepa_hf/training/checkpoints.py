@@ -36,7 +36,7 @@ LEFT_BEHIND = re.compile(r"(?!\.metadata$)\..*|Thumbs\.db|desktop\.ini", re.IGNO
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a run: number of optimizer steps, and of clips drawn by all processes; and what its data is.
+    """Progress of a run: number of optimizer steps, of clips and of images drawn by all processes; what its data is.
 
     `data` is a `DataIdentity` as a dict; None in checkpoints of 0.1.0.
     """
@@ -44,10 +44,11 @@ class Progress:
     step: int = 0
     clips: int = 0
     data: dict[str, Any] | None = None
+    images: int = 0
 
-    def after_step(self, clips: int) -> "Progress":
-        """Return the progress after one more optimizer step over `clips` clips."""
-        return replace(self, step=self.step + 1, clips=self.clips + clips)
+    def after_step(self, clips: int, images: int = 0) -> "Progress":
+        """Return the progress after one more optimizer step over `clips` clips and `images` images."""
+        return replace(self, step=self.step + 1, clips=self.clips + clips, images=self.images + images)
 
 
 def list_checkpoints(output_dir: str | Path) -> list[Path]:
@@ -174,10 +175,11 @@ def _read_progress(folder: Path) -> Progress:
         progress = Progress(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is not the progress of a run: {error}") from error
-    numbers = progress.step, progress.clips
+    numbers = progress.step, progress.clips, progress.images
     if any(type(number) is not int or not 0 <= number < 2**63 for number in numbers):
         raise ValueError(
-            f"{str(path)!r} has step={progress.step!r} and clips={progress.clips!r}; expected whole numbers"
+            f"{str(path)!r} has step={progress.step!r}, clips={progress.clips!r} and images={progress.images!r}; "
+            "expected whole numbers"
         )
     if not isinstance(progress.data, dict | None):
         raise ValueError(f"{str(path)!r} has data={progress.data!r}; expected an object")

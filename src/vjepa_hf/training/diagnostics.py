@@ -173,7 +173,8 @@ def health(
         over features), `_dead` (fraction of features for which it is below 0.05), `_rank` and `_cosine`. Then
         `target_rank_share` (rank divided by the largest possible one), `loss_ratio`, `copy_ratio`,
         `encoder_distance`, and `loss/mask_type_0` ... and `loss/time_0` ... for each mask type and each time step
-        with targets.
+        with targets. With `pred_num_levels` all but these losses and `copy_ratio` are of the last level. With
+        `pred_context_head` also `context_loss`, before its weight.
     """
     grid = model.config.grid_size
     errors = copy_errors(outputs, context_masks, target_masks, grid)
@@ -181,7 +182,12 @@ def health(
     rows = gather(torch.cat([errors, sums.flatten()])[None])
     errors, sums = rows.sum(dim=0)[:2], rows.sum(dim=0)[2:].view(sums.shape)
 
-    batches = {"target": outputs.targets, "prediction": outputs.predictions, "context": outputs.context_hidden_states}
+    width = model.config.hidden_size
+    batches = {
+        "target": [target[..., -width:] for target in outputs.targets],
+        "prediction": [prediction[..., -width:] for prediction in outputs.predictions],
+        "context": outputs.context_hidden_states,
+    }
     per_process = max(1, num_tokens // len(rows))
     tokens = {name: gather(spread_tokens(batch, per_process)) for name, batch in batches.items()}
     tokens["context"] = torch.nn.functional.layer_norm(tokens["context"], tokens["context"].shape[-1:])
@@ -198,6 +204,8 @@ def health(
     metrics["copy_ratio"] = errors[0] / errors[1].clamp_min(torch.finfo(errors.dtype).tiny)
     metrics["encoder_distance"] = encoder_distance(model)
     mask_types, times = sums.sum(dim=2), sums.sum(dim=1)  # (2, mask types), (2, t)
+    if outputs.context_losses:
+        metrics["context_loss"] = gather(torch.stack(outputs.context_losses).mean()[None]).mean()
     metrics |= {f"loss/mask_type_{index}": loss / count for index, (loss, count) in enumerate(mask_types.T)}
     metrics |= {f"loss/time_{time}": loss / count for time, (loss, count) in enumerate(times.T) if count}
     values = torch.stack([value.float().to(sums.device) for value in metrics.values()])

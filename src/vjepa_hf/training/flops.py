@@ -56,47 +56,55 @@ def layer_flops(num_tokens: int, width: int, mlp_ratio: float) -> int:
     return qkv_and_projection + attention_flops(num_tokens, width) + mlp
 
 
-def embedding_flops(config: VJEPAConfig, num_tokens: int) -> int:
-    """Count the FLOPs of the embedding of tubelets."""
-    size = config.num_channels * config.tubelet_size * config.patch_size**2
+def embedding_flops(config: VJEPAConfig, num_tokens: int, image: bool = False) -> int:
+    """Count the FLOPs of the embedding of tubelets, or of an image by its tokenizer."""
+    size = config.num_channels * (1 if image else config.tubelet_size) * config.patch_size**2
     return 2 * num_tokens * size * config.hidden_size
 
 
-def encoder_flops(config: VJEPAConfig, num_tokens: int | None = None) -> int:
-    """Count the FLOPs of a forward pass of the encoder over one clip, or over `num_tokens` of its tokens."""
-    num_tokens = math.prod(config.grid_size) if num_tokens is None else num_tokens
+def encoder_flops(config: VJEPAConfig, num_tokens: int | None = None, image: bool = False) -> int:
+    """Count the FLOPs of a forward pass of the encoder over one clip or image, or over `num_tokens` of its tokens."""
+    if num_tokens is None:
+        num_tokens = math.prod(config.grid_size[1:] if image else config.grid_size)
     layer = layer_flops(num_tokens, config.hidden_size, config.mlp_ratio)
-    return embedding_flops(config, num_tokens) + config.num_hidden_layers * layer
+    return embedding_flops(config, num_tokens, image) + config.num_hidden_layers * layer
 
 
 def predictor_flops(config: VJEPAConfig, num_context: int, num_targets: int) -> int:
     """Count the FLOPs of a forward pass of the predictor: context tokens go in, target tokens come out."""
     width, num_tokens = config.pred_hidden_size, num_context + num_targets
-    in_and_out = 2 * num_tokens * width * config.hidden_size
+    size, levels = config.hidden_size, config.pred_num_levels
+    join_levels = 2 * num_context * levels * size**2 if levels > 1 else 0
+    outputs = num_targets + (num_context if config.pred_context_head else 0)
+    in_and_out = 2 * num_context * width * size + 2 * outputs * width * levels * size + join_levels
     return in_and_out + config.pred_num_hidden_layers * layer_flops(num_tokens, width, config.pred_mlp_ratio)
 
 
 def clip_flops(
-    config: VJEPAConfig, num_context: Sequence[int], num_targets: Sequence[int], freeze_layers: int = 0
+    config: VJEPAConfig,
+    num_context: Sequence[int],
+    num_targets: Sequence[int],
+    freeze_layers: int = 0,
+    image: bool = False,
 ) -> ClipFlops:
-    """Count the FLOPs of one clip with `num_context` and `num_targets` tokens, one entry per mask type.
+    """Count the FLOPs of one clip or image with `num_context` and `num_targets` tokens, one entry per mask type.
 
     With `freeze_layers`, the embedding and that many first layers of the context encoder have no backward pass.
     """
-    context = sum(encoder_flops(config, kept) for kept in num_context)
+    context = sum(encoder_flops(config, kept, image) for kept in num_context)
     predictor = sum(predictor_flops(config, *tokens) for tokens in zip(num_context, num_targets, strict=True))
     # Every matmul has two in the backward pass, but the gradient of the pixels is not needed.
-    backward = 2 * (context + predictor) - sum(embedding_flops(config, kept) for kept in num_context)
+    backward = 2 * (context + predictor) - sum(embedding_flops(config, kept, image) for kept in num_context)
     if freeze_layers:
         layers = sum(layer_flops(kept, config.hidden_size, config.mlp_ratio) for kept in num_context)
-        backward -= 2 * freeze_layers * layers + sum(embedding_flops(config, kept) for kept in num_context)
+        backward -= 2 * freeze_layers * layers + sum(embedding_flops(config, kept, image) for kept in num_context)
     trained_layers = config.num_hidden_layers - freeze_layers
     attention = 0
     for kept, masked in zip(num_context, num_targets, strict=True):
         tokens, width = kept + masked, config.pred_hidden_size
         attention += trained_layers * attention_flops(kept, config.hidden_size)
         attention += config.pred_num_hidden_layers * attention_flops(tokens, width)
-    return ClipFlops(encoder_flops(config), context, predictor, backward, attention)
+    return ClipFlops(encoder_flops(config, image=image), context, predictor, backward, attention)
 
 
 def step_flops(
@@ -104,10 +112,11 @@ def step_flops(
     context_masks: Sequence[torch.Tensor],
     target_masks: Sequence[torch.Tensor],
     freeze_layers: int = 0,
+    image: bool = False,
 ) -> int:
     """Count the FLOPs of a training step over a batch with masks `(B, K)` and `(B, M)`, one of each per mask type."""
     num_context, num_targets = ([mask.shape[1] for mask in masks] for masks in (context_masks, target_masks))
-    return len(context_masks[0]) * clip_flops(config, num_context, num_targets, freeze_layers).total
+    return len(context_masks[0]) * clip_flops(config, num_context, num_targets, freeze_layers, image).total
 
 
 def matmul_rate(

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Sequence
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import LoggerType
+from accelerate.utils import DistributedDataParallelKwargs, LoggerType
 
-from .arguments import RunArguments
+from .arguments import OptimizationArguments, RunArguments
 
 PREFIX = "ACCELERATE_"
 OFF = {"", "0", "false", "no", "none", "default"}
@@ -102,18 +102,21 @@ def make_accelerator() -> Accelerator:
     return Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=match_launcher())
 
 
-def make_pretraining_accelerator(run: RunArguments, gradient_accumulation_steps: int) -> Accelerator:
+def make_pretraining_accelerator(run: RunArguments, optimization: OptimizationArguments) -> Accelerator:
     """Return the accelerator of a pretraining run, and set `run.mixed_precision` to the precision in force.
 
     Raises:
         ValueError: the launcher asks for something that the run does not follow, or a tracker is not available.
     """
     check_launcher(shards=True)
+    gradient_accumulation_steps = optimization.gradient_accumulation_steps
     run.mixed_precision = match_launcher(run.mixed_precision, gradient_accumulation_steps)  # type: ignore[assignment]
     return Accelerator(
         cpu=not torch.accelerator.is_available(),  # else processes on CPUs are not connected
         gradient_accumulation_steps=gradient_accumulation_steps,
         mixed_precision=run.mixed_precision,
+        # The last forward pass of a step is of videos, in which the image tokenizer has no part.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=optimization.image_passes > 0)],
         log_with=find_trackers(run.report_to) or None,
         project_dir=run.output_dir,
     )

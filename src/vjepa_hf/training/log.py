@@ -25,7 +25,7 @@ from .diagnostics import alarms, health
 from .flops import matmul_rate, step_flops
 from .optimization import hyperparameters
 from .run_guard import RunGuard
-from .setup import callable_in_parts, global_batch_size
+from .setup import callable_in_parts, global_batch_size, global_image_batch_size
 
 SKIPPED_STEPS_FILE = "skipped_steps.jsonl"
 
@@ -36,14 +36,17 @@ def run_summary(
     """Describe the size and the schedules of a run in a few lines. `num_videos` is None for streams."""
     optimization = args.optimization
     num_parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    batch_size = global_batch_size(accelerator, optimization)
+    batch_size, num_images = (
+        count(accelerator, optimization) for count in (global_batch_size, global_image_batch_size)
+    )
+    video_passes = optimization.gradient_accumulation_steps - optimization.image_passes
     num_clips = batch_size * optimization.max_steps
     lines = [
         f"{'streamed' if num_videos is None else f'{num_videos:,}'} videos, {num_parameters:,} trained parameters",
         f"{accelerator.num_processes} processes, device {accelerator.device.type}, mixed precision "
         f"{accelerator.mixed_precision}",
         f"global batch size {batch_size} = {optimization.per_device_batch_size} clips x {accelerator.num_processes} "
-        f"processes x {optimization.gradient_accumulation_steps} accumulation steps",
+        f"processes x {video_passes} accumulation steps" + (f", and {num_images} images" if num_images else ""),
         f"{num_clips:,} clips in {optimization.max_steps:,} steps"
         + ("" if num_videos is None else f" = {num_clips / num_videos:.1f} epochs"),
     ]
@@ -272,8 +275,10 @@ class Monitor:
         for batch in self.throughput.timed(batches):
             self.inputs.update(batch)
             self.throughput.clips += len(batch["clip_keys"]) * self.accelerator.num_processes
-            masks = batch["context_masks"], batch["target_masks"]
-            self.throughput.flops += step_flops(self.model.config, *masks, self.args.optimization.freeze_layers)
+            masks, config = (batch["context_masks"], batch["target_masks"]), self.model.config
+            image = config.image_tokenizer and batch["pixel_values_videos"].shape[1] == 1
+            frozen = self.args.optimization.freeze_layers
+            self.throughput.flops += step_flops(config, *masks, frozen, image)
             yield batch
 
     def step(
@@ -320,6 +325,7 @@ class Monitor:
 
 def join_mask_types(outputs: Sequence[VJEPAForPreTrainingOutput]) -> VJEPAForPreTrainingOutput:
     """Join outputs for one mask type each into one output for all mask types, without the mean loss."""
-    names = ("losses", "predictions", "targets", "context_hidden_states")
+    names = ["losses", "predictions", "targets", "context_hidden_states"]
+    names += ["context_losses"] if outputs[0].context_losses else []
     joined: dict[str, Any] = {name: tuple(output[name][0] for output in outputs) for name in names}
     return VJEPAForPreTrainingOutput(target_hidden_state=outputs[0].target_hidden_state, **joined)

@@ -96,6 +96,16 @@ def hyperparameters(step: int, optimization: OptimizationArguments) -> dict[str,
     }
 
 
+def context_loss_options(step: int, optimization: OptimizationArguments) -> dict[str, Any]:
+    """Return the arguments of `VJEPAForPreTraining.forward` for the loss on context tokens in a step, from 0."""
+    first, last = optimization.context_loss_warmup or (-1, 0)
+    progress = min(1.0, max(0.0, (step - first) / (last - first)))
+    return {
+        "context_loss_weight": progress * optimization.context_loss_weight,
+        "context_loss_by_distance": optimization.context_loss_by_distance,
+    }
+
+
 def set_hyperparameters(optimizer: torch.optim.Optimizer, values: dict[str, float]) -> None:
     """Set learning rate and weight decay of the groups made by `parameter_groups`."""
     for group in optimizer.param_groups:

@@ -184,8 +184,10 @@ def _prepare(args: PretrainingArguments) -> None:
     args.save(output_dir / ARGUMENTS_FILE)
 
 
-def starting_point(accelerator: Accelerator, args: PretrainingArguments, videos: Sequence[Videos]) -> Progress:
-    """Return the progress that a run starts from. All processes call it.
+def starting_point(
+    accelerator: Accelerator, args: PretrainingArguments, videos: Sequence[Videos], images: Sequence[Videos] = ()
+) -> Progress:
+    """Return the progress that a run starts from, given its sources. All processes call it.
 
     If the run resumes, load the checkpoint (see `load_checkpoint`), and print what changed in the data since.
     """
@@ -193,7 +195,7 @@ def starting_point(accelerator: Accelerator, args: PretrainingArguments, videos:
     progress = load_checkpoint(accelerator, run.output_dir, run.resume_step) if run.resume else Progress()
     if not accelerator.is_main_process:
         return progress  # the main process writes the identity of the data
-    identity = DataIdentity.of(videos, args.data.videos or ["toy videos"])
+    identity = DataIdentity.of([*videos, *images], [*(args.data.videos or ["toy videos"]), *args.data.images])
     if progress.data is not None:
         try:
             change = identity.changes_since(DataIdentity(**progress.data))

@@ -1,6 +1,7 @@
 """Model, processor and batches of a pretraining run, made from its arguments."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..data.input_log import InputLog
 from ..data.masking import MaskSampler, make_mask
 from ..data.mixing import mix_videos
 from ..data.order import ClipBatchSampler
+from ..data.randomness import generator
 from ..data.sources import Videos
 from ..data.stream import ClipStream
 from ..data.transforms import (
@@ -88,9 +90,12 @@ def make_processor(config: VJEPAConfig, data: DataArguments) -> VJEPAVideoProces
     )
 
 
-def mask_sampler(masking: MaskArguments, grid_size: tuple[int, int, int], seed: int) -> MaskSampler:
-    """Return the mask sampler of a run, for clips with the token grid (t, h, w)."""
-    return MaskSampler([make_mask(settings) for settings in masking.masks], grid_size, seed, masking.mask_mode)
+def mask_sampler(
+    masking: MaskArguments, grid_size: tuple[int, int, int], seed: int, masks: Sequence[Mapping[str, Any]] = ()
+) -> MaskSampler:
+    """Return the mask sampler of a run, for clips with the token grid (t, h, w); `masks` replace those for clips."""
+    mask_types = [make_mask(settings) for settings in masks or masking.masks]
+    return MaskSampler(mask_types, grid_size, seed, masking.mask_mode)
 
 
 # --- input -----------------------------------------------------------------------------------------------------------
@@ -109,8 +114,14 @@ def make_transform(size: tuple[int, int], data: DataArguments) -> Chain:
 
 def global_batch_size(accelerator: Accelerator, optimization: OptimizationArguments) -> int:
     """Return the number of clips per optimizer step, over all processes."""
-    passes = optimization.gradient_accumulation_steps * accelerator.num_processes
-    return optimization.per_device_batch_size * passes
+    passes = optimization.gradient_accumulation_steps - optimization.image_passes
+    return optimization.per_device_batch_size * passes * accelerator.num_processes
+
+
+def global_image_batch_size(accelerator: Accelerator, optimization: OptimizationArguments) -> int:
+    """Return the number of images per optimizer step, over all processes."""
+    per_device = optimization.per_device_image_batch_size or optimization.per_device_batch_size
+    return per_device * optimization.image_passes * accelerator.num_processes
 
 
 def make_loader(
@@ -135,13 +146,12 @@ def make_loader(
         seed=run.seed,
         num_processes=accelerator.num_processes,
         process_index=accelerator.process_index,
-        gradient_accumulation_steps=optimization.gradient_accumulation_steps,
+        gradient_accumulation_steps=optimization.gradient_accumulation_steps - optimization.image_passes,
         first_clip=progress.clips,
         mask_group_size=args.masking.mask_group_size,
         clips_per_video=data.clips_per_video,
     )
-    options = {"num_workers": data.num_workers, "pin_memory": accelerator.device.type == "cuda"}
-    options |= {"worker_init_fn": ignore_stop_signals}
+    options = _loader_options(accelerator, data)
     if videos is None:
         stream = ClipStream(
             sources, weights, reader, sampler, collate, data.shuffle_buffer, MAX_DECODE_ATTEMPTS, inputs.shard_states
@@ -149,6 +159,60 @@ def make_loader(
         return torch.utils.data.DataLoader(stream, batch_size=None, **options)
     clips = VideoClipDataset(videos, reader, MAX_DECODE_ATTEMPTS)
     return torch.utils.data.DataLoader(clips, batch_sampler=sampler, collate_fn=collate, **options)
+
+
+def _loader_options(accelerator: Accelerator, data: DataArguments) -> dict[str, Any]:
+    pin_memory = accelerator.device.type == "cuda"
+    return {"num_workers": data.num_workers, "pin_memory": pin_memory, "worker_init_fn": ignore_stop_signals}
+
+
+def make_image_loader(
+    accelerator: Accelerator,
+    args: PretrainingArguments,
+    config: VJEPAConfig,
+    sources: Sequence[Videos],
+    progress: Progress,
+) -> tuple[torch.utils.data.DataLoader, int]:
+    """Return the loader of the image batches of this process for all remaining steps, and its seed.
+
+    An image is a clip of one frame. Masks have one length per forward pass, as in Meta's code.
+    """
+    data, optimization = args.data, args.optimization
+    seed = int(generator("images", args.run.seed).integers(2**32))  # else an image and a clip would share their draws
+    images = mix_videos(sources)
+    transform = None if data.augment_on_device else make_transform(frame_size(config), data)
+    batch_size = optimization.per_device_image_batch_size or optimization.per_device_batch_size
+    sampler = ClipBatchSampler(
+        num_samples=len(images),
+        per_device_batch_size=batch_size,
+        num_steps=optimization.max_steps - progress.step,
+        seed=seed,
+        num_processes=accelerator.num_processes,
+        process_index=accelerator.process_index,
+        gradient_accumulation_steps=optimization.image_passes,
+        first_clip=progress.images,
+        mask_group_size=batch_size,
+    )
+    masks = mask_sampler(args.masking, (1, *config.grid_size[1:]), seed, args.masking.image_masks)
+    dataset = VideoClipDataset(images, ClipReader(1, 1, seed, transform), MAX_DECODE_ATTEMPTS)
+    options = _loader_options(accelerator, data)
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_sampler=sampler, collate_fn=PretrainingCollator(masks), **options
+    )
+    return loader, seed
+
+
+def mix_modalities(
+    videos: Iterable[dict[str, Any]], images: Iterable[dict[str, Any]], optimization: OptimizationArguments
+) -> Iterator[dict[str, Any]]:
+    """Yield the batches of every optimizer step: `image_passes` of images, then those of videos."""
+    image_batches, video_batches = iter(images), iter(videos)
+    for batch in video_batches:
+        yield from itertools.islice(image_batches, optimization.image_passes)
+        yield batch
+        yield from itertools.islice(
+            video_batches, optimization.gradient_accumulation_steps - optimization.image_passes - 1
+        )
 
 
 def ready_batches(

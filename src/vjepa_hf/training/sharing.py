@@ -89,13 +89,17 @@ class Sharing:
     def _sections(self, progress: Progress, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
         args = self.args
         number = (progress.data or {}).get("num_videos")
-        names = ", ".join(code(file_name(video)) for video in args.data.videos or ["toy videos"])
-        videos = "A stream of videos" if number is None else f"{number:,} videos"
+        sources = [*(args.data.videos or ["toy videos"]), *args.data.images]
+        names = ", ".join(code(file_name(source)) for source in sources)
+        kind = "videos and images" if args.data.images else "videos"
+        videos = f"A stream of {kind}" if number is None else f"{number:,} {kind}"
+        drawn = f"{progress.clips:,} clips" + (f" and {progress.images:,} images" if args.data.images else "")
         values = asdict(args.optimization) | asdict(args.data) | asdict(args.masking)
-        values |= {f"masks[{index}]": mask for index, mask in enumerate(values.pop("masks"))}
+        for name in ("masks", "image_masks"):
+            values |= {f"{name}[{index}]": mask for index, mask in enumerate(values.pop(name))}
         values |= {"seed": args.run.seed, "mixed_precision": args.run.mixed_precision}
         sections = {
-            "Data": f"{videos} from {names}; {progress.clips:,} clips drawn.",
+            "Data": f"{videos} from {names}; {drawn} drawn.",
             "Hyperparameters": hyperparameters(values),
             "Health": self._health(rows),
         }

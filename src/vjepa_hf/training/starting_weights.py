@@ -31,7 +31,7 @@ _PREFIXES = {
 }
 # Fields that change the output of a model but not the shapes of its weights.
 _SILENT_FIELDS = {
-    "encoder": ("num_attention_heads", "hidden_act", "layer_norm_eps", "position_embedding_type"),
+    "encoder": ("num_attention_heads", "hidden_act", "layer_norm_eps", "position_embedding_type", "level_layers"),
     "predictor": ("pred_num_attention_heads", "hidden_act", "layer_norm_eps", "position_embedding_type"),
 }
 # Files of weights, or their indices, in the order in which `from_pretrained` looks for them.
@@ -176,7 +176,9 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
 def _silent_differences(part: str, config: VJEPAConfig, new: VJEPAConfig) -> list[str]:
     problems = []
     for name in _SILENT_FIELDS["predictor" if part == "predictor" else "encoder"]:
-        old_value, value = (getattr(c, name) or c.num_attention_heads for c in (config, new))
+        old_value, value = (getattr(c, name) for c in (config, new))
+        if name == "pred_num_attention_heads":
+            old_value, value = old_value or config.num_attention_heads, value or new.num_attention_heads
         if old_value != value:
             problems.append(f"{part} was trained with {name}={old_value}, but this model has {name}={value}")
     return problems
@@ -209,6 +211,15 @@ def inflate_channels(weight: torch.Tensor, num_channels: int) -> torch.Tensor:
     Every channel gets the mean over the old ones, scaled such that grey clips keep their tokens.
     """
     return weight.mean(dim=1, keepdim=True).repeat(1, num_channels, 1, 1, 1) * (weight.shape[1] / num_channels)
+
+
+def freeze_image_tokenizer(model: VJEPAForPreTraining) -> None:
+    """Freeze what only images train, for a run without images: weight decay would shrink it."""
+    if model.config.image_tokenizer:
+        embeddings, predictor = model.context_encoder.embeddings, model.vjepa.get_submodule("predictor")
+        embeddings.image_projection.requires_grad_(False)
+        for modality_embeddings in (embeddings.modality_embeddings, predictor.modality_embeddings):
+            modality_embeddings.image.requires_grad_(False)
 
 
 def freeze_first_layers(model: VJEPAForPreTraining, num_layers: int) -> None:
