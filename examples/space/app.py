@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vjepa_hf import VJEPAModel, VJEPAVideoProcessor
+from vjepa_hf import VJEPAModel, VJEPAVideoProcessor, tiny_checkpoint
 from vjepa_hf.evaluation.dense_features import stream_features, write_features
 from vjepa_hf.evaluation.loading import load_encoder
 from vjepa_hf.look import look_at, write_page
@@ -48,7 +48,10 @@ STYLE = """
 class DemoArguments:
     """Serve a page where people upload a video and see what a model saw in it."""
 
-    model: str = option("folder or Hub name of a model; default: $MODEL", os.environ.get("MODEL", "output/pretrain"))
+    model: str = option(
+        "folder or Hub name of a model; default: $MODEL, or the tiny checkpoint of the package",
+        os.environ.get("MODEL", str(tiny_checkpoint())),
+    )
     port: int | None = option("port of the server; None: the first free one from 7860 on", None)
 
 

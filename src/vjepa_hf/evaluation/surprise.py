@@ -18,7 +18,8 @@ import torch
 from torch.nn.functional import layer_norm
 
 from ..model.checks import check_objective
-from ..model.modeling_vjepa import TARGET_LAYER_NORM_EPS, VJEPAModel, VJEPAPreTrainedModel
+from ..model.modeling_vjepa import VJEPAModel, VJEPAPreTrainedModel
+from ..model.objective import TARGET_LAYER_NORM_EPS
 from ..model.tubelets import Grid
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
 from .dense_features import WindowClip, stream_windows, window_grid

@@ -15,7 +15,7 @@ import torch
 from ..evaluation.dense_features import WindowClip, stream_windows, window_grid
 from ..evaluation.surprise import Surprise
 from ..evaluation.surprise import surprise as measure_surprise
-from ..model.modeling_vjepa import TARGET_LAYER_NORM_EPS
+from ..model.objective import TARGET_LAYER_NORM_EPS
 from ..model.tubelets import Grid
 from ..model.video_inputs import video_name
 from ..training.diagnostics import DEAD_STD, alarms, effective_rank, feature_std, spread_tokens

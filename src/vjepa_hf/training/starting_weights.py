@@ -218,8 +218,8 @@ def freeze_image_tokenizer(model: VJEPAForPreTraining) -> None:
     if model.config.image_tokenizer:
         embeddings, predictor = model.context_encoder.embeddings, model.vjepa.get_submodule("predictor")
         embeddings.image_projection.requires_grad_(False)
-        for modality_embeddings in (embeddings.modality_embeddings, predictor.modality_embeddings):
-            modality_embeddings.image.requires_grad_(False)
+        for module in (embeddings, predictor):
+            module.get_submodule("modality_embeddings").get_parameter("image").requires_grad_(False)
 
 
 def freeze_first_layers(model: VJEPAForPreTraining, num_layers: int) -> None:
