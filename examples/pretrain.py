@@ -111,7 +111,7 @@ def main() -> None:
     with guard.signals(), closing(monitor.log.bar):  # a stop signal ends the run after the current step
         for batch in monitor.batches(batches):
             values = hyperparameters(progress.step, optimization)
-            context_loss = context_loss_options(progress.step, optimization)  # of V-JEPA 2.1
+            options = context_loss_options(progress.step, optimization)  # of V-JEPA 2.1
             set_hyperparameters(optimizer, values)
             with accelerator.accumulate(model):
                 pixels = batch["pixel_values_videos"]
@@ -119,9 +119,7 @@ def main() -> None:
                 outputs, target_hidden_state = [], None
                 for index, (context_mask, target_mask) in enumerate(masks):
                     with training.gradient_sync(accelerator, model, last_mask_type=index + 1 == len(masks)):
-                        output = model(
-                            pixels, [context_mask], [target_mask], [index], target_hidden_state, **context_loss
-                        )
+                        output = model(pixels, [context_mask], [target_mask], [index], target_hidden_state, **options)
                         accelerator.backward(output.loss / len(masks))  # frees the activations of this mask type
                     target_hidden_state = output.target_hidden_state
                     outputs.append(output)

@@ -205,6 +205,12 @@ def test_wrong_arguments_are_clear_errors(model, processor):
 # --- the file ---
 
 
+def test_a_predictor_of_several_layers_is_refused(config, processor):
+    config.level_layers, config.pred_num_levels = [0, 1], 2
+    with pytest.raises(ValueError, match="pred_num_levels=2.*predicts several layers at once"):
+        surprise(VJEPAModel(config), noise(8), processor)
+
+
 def test_a_written_table_has_the_scores(tmp_path):
     maps = np.random.default_rng(0).random((3, 2, 5), dtype=np.float32)
     maps[0] = np.nan

@@ -17,7 +17,7 @@ import pyarrow.parquet
 import torch
 from torch.nn.functional import layer_norm
 
-from ..model.checks import check_objective
+from ..model.checks import check_one_level
 from ..model.modeling_vjepa import VJEPAModel, VJEPAPreTrainedModel
 from ..model.objective import TARGET_LAYER_NORM_EPS
 from ..model.tubelets import Grid
@@ -102,7 +102,7 @@ def _check(model: VJEPAModel, grid: Grid, context_steps: int, mask_token_index: 
             "surprise needs a predictor, and this model has none; load the folder of a pretraining run, or of a "
             "converted checkpoint with its predictor, with VJEPAModel.from_pretrained(FOLDER)."
         )
-    check_objective(model.config)
+    check_one_level(model.config)
     if not 1 <= context_steps < grid[0]:
         raise ValueError(
             f"context_steps={context_steps} must be at least 1 and less than the {grid[0]} time steps of a window "

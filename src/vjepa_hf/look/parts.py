@@ -9,7 +9,7 @@ from torch import nn
 
 from ..conversion.folders import find_folder
 from ..files import named_damage
-from ..model.checks import check_objective
+from ..model.checks import check_one_level
 from ..model.configuration_vjepa import VJEPAConfig
 from ..model.modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
@@ -92,7 +92,7 @@ def _weight_names(folder: Path) -> set[str]:
 def _other_objective(config: VJEPAConfig) -> str:
     """Return why the predictor cannot be compared with the target encoder; an empty string if it can."""
     try:
-        check_objective(config)
+        check_one_level(config)
     except ValueError:
         return "The predictor of V-JEPA 2.1 predicts several layers at once, which this page does not show."
     return ""

@@ -113,6 +113,16 @@ def check_objective(config: VJEPAConfig) -> None:
         )
 
 
+def check_one_level(config: VJEPAConfig) -> None:
+    """Check that the predictor predicts the output of the encoder, and not several of its layers."""
+    if config.pred_num_levels > 1 or config.pred_target_size not in (None, config.hidden_size):
+        raise ValueError(
+            f"the predictor of this configuration (pred_num_levels={config.pred_num_levels}, pred_target_size="
+            f"{config.pred_target_size}) predicts several layers at once, as V-JEPA 2.1 does; use a model of V-JEPA 1 "
+            "or 2, whose predictor predicts the output of the encoder."
+        )
+
+
 def check_target_hidden_state(target_hidden_state: torch.Tensor, expected: tuple[int, ...]) -> None:
     """Check the shape of the target features of an earlier call."""
     if target_hidden_state.shape != expected:
