@@ -59,7 +59,8 @@ def mean_and_spread(values: list[float]) -> str:
 def read_tokens(encoder: torch.nn.Module, processor: VJEPAVideoProcessor, videos: list[str]) -> VideoFeatures:
     """Return the tokens of videos, float16 `(n, N, D)`."""
     batches = (videos[start : start + 32] for start in range(0, len(videos), 32))
-    tokens = [encoder(**processor(batch, return_tensors="pt")).last_hidden_state.half() for batch in batches]
+    clips = (processor(batch, return_tensors="pt")["pixel_values_videos"] for batch in batches)
+    tokens = [encoder(pixels).last_hidden_state.half() for pixels in clips]
     return VideoFeatures(torch.cat(tokens).numpy())
 
 

@@ -28,7 +28,7 @@ import typer
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from programs import pretrained  # noqa: E402
-from report import Output, Runs, Steps, ToyVideos, make_app, opening, publish, table  # noqa: E402
+from report import Output, Runs, Steps, ToyVideos, environment, make_app, publish, table  # noqa: E402
 from vjepa_hf import VJEPAModel, VJEPAVideoProcessor, surprise  # noqa: E402
 from vjepa_hf.examples.make_toy_videos import (  # noqa: E402
     FLOCK,
@@ -240,7 +240,9 @@ def main(
 def page(scores: dict[tuple[str, str, str], list], methods: list[str], settings: str) -> list[str]:
     """Return the lines of the page of results."""
     total = sum(map(len, scores.values())) // len(methods)
-    lines = opening("Surprise at impossible clips", "violations.py", __doc__, f"{total} pairs", settings)
+    method = " ".join(" ".join(__doc__.split("\n\n")[2:]).split())
+    lines = ["# Surprise at impossible clips", "", f"`python studies/surprise/violations.py`: {method}", ""]
+    lines += [environment(f"{total} pairs", settings), ""]
     for rule_name, rule in RULES.items():
         wins = {key: [is_surprising(pair, rule) for pair in pairs] for key, pairs in scores.items()}
         kinds = list(dict.fromkeys(key[:2] for key in wins))
