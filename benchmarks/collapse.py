@@ -48,6 +48,11 @@ Row = dict[str, Any]
 class NaivePreTraining(VJEPAForPreTraining):
     """The objective without stop-gradient and without moving average."""
 
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """Encode the targets again for every mask type: their graph is gone after each backward pass."""
+        *inputs, _target_hidden_state = inputs
+        return super().forward(*inputs, **options)
+
     def encode_targets(self, tubelets: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
         """Return layer-normed features `(B, N, D)` of the context encoder, through which the gradient flows."""
         features = self.context_encoder(tubelets, grid).last_hidden_state

@@ -136,7 +136,7 @@ def test_all_commands_run_in_an_empty_folder_with_only_the_wheel(run_installed, 
     answers = run_installed(tmp_path, "vjepa-hf", "classify", "--videos", "output/toy_videos/test/000000.mp4")
     assert len(re.findall(r"^  0\.\d{3}  [\w-]+$", answers, re.MULTILINE)) == 5
     features = ["features", "output/toy_videos/test/000000.mp4", "--output", "features.safetensors"]
-    assert "features (1, 4, 4, 4, 128)" in run_installed(tmp_path, "vjepa-hf", *features)
+    assert "features (1, 4, 6, 6, 128)" in run_installed(tmp_path, "vjepa-hf", *features)
 
 
 @pytest.mark.slow
