@@ -49,7 +49,7 @@ class NaivePreTraining(VJEPAForPreTraining):
     """The objective without stop-gradient and without moving average."""
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
-        """Encode the targets again for every mask type: their graph is gone after each backward pass."""
+        """Encode the targets for every mask type, because each backward pass frees their graph."""
         *inputs, _target_hidden_state = inputs
         return super().forward(*inputs, **options)
 

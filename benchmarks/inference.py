@@ -313,7 +313,7 @@ def surprise(
     rounds: Annotated[int, typer.Option(help="measured rounds")] = 3,
     output: Output = None,
 ) -> None:
-    """Compare the cost of surprise with that of dense features over the same windows, one per time step.
+    """Compare the cost of surprise and of dense features over the same windows, one per time step.
 
     Dense features are one pass of the encoder per window. Surprise is that pass, a pass over the visible time steps,
     and the predictor, which has 12 layers of width 384 as published. FLOPs are those of the matmuls. Times are of

@@ -226,11 +226,10 @@ def page(clips: Clips, results: Results, options: Options) -> list[str]:
         "",
         "## What pretraining took",
         "",
-        "Means over the splits. FLOPs are those that torch counts in the modules of the encoders over 4 steps, "
-        "forward and backward: for V-JEPA the pass of the target encoder and one of the context encoder for each mask "
-        "kind, for VideoMAE that over the visible tokens. Predictor and decoder are not counted, minutes hold "
-        "everything. Losses are those of the first and of the last tenth of the steps, the figures of health those of "
-        "the last batch (docs/recipe.md).",
+        "Means over the splits. FLOPs are those of the encoders, forward and backward: for V-JEPA the pass of the "
+        "target encoder and one of the context encoder for each mask type, for VideoMAE the pass over the visible "
+        "tokens. Predictor and decoder are not counted; minutes are those of the whole training. Losses are means of "
+        "the first and of the last tenth of the steps, health metrics those of the last batch (docs/recipe.md).",
         "",
         *summary.pretraining(),
         "",

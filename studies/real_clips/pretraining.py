@@ -1,6 +1,7 @@
 """The encoders of the study: how each gets its weights, for equal encoder compute."""
 
 import json
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,10 +11,8 @@ from typing import Any, Literal
 import torch
 import transformers
 from accelerate import Accelerator
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import Dataset
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import PreTrainedModel, VideoMAEConfig, VideoMAEForPreTraining
+from transformers import PreTrainedModel
 
 from clips import NUM_SPLITS
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining
@@ -24,6 +23,9 @@ from vjepa_hf.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize
 from vjepa_hf.training import diagnostics
 from vjepa_hf.training.arguments import OptimizationArguments, option
 from vjepa_hf.training.optimization import hyperparameters, make_optimizer, parameter_groups, set_hyperparameters
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import videomae  # noqa: E402
 
 transformers.utils.logging.disable_progress_bar()
 HEALTH = "target_std", "target_rank", "loss_ratio"
@@ -52,9 +54,7 @@ class Method:
 
 # The predictor learns faster than the encoder (docs/recipe.md).
 JEPA = {"predictor_learning_rate_scale": 6.0}
-# VideoMAE's own weight decay and second moment.
-MAE = {"weight_decay": 0.05, "final_weight_decay": 0.05}
-MAE_BETAS = (0.9, 0.95)
+MAE = {"weight_decay": videomae.WEIGHT_DECAY, "final_weight_decay": videomae.WEIGHT_DECAY}
 BLOCKS = (SHORT_RANGE, LONG_RANGE)
 METHODS = {
     "untrained": Method("untrained"),
@@ -106,42 +106,26 @@ class Options(PretrainingOptions):
 def new_model(method: Method, options: PretrainingOptions, seed: int) -> PreTrainedModel:
     """Return a model with initial weights; all encoders have one size, and so have predictor and decoder."""
     torch.manual_seed(seed)
-    encoder = {
-        "image_size": options.image_size,
-        "patch_size": options.patch_size,
-        "num_frames": options.num_frames,
-        "tubelet_size": 2,
-        "hidden_size": options.hidden_size,
-        "num_hidden_layers": options.num_layers,
-        "num_attention_heads": options.num_heads,
-    }
-    width, depth = options.hidden_size // 2, 3
-    if not method.predicts_pixels:
-        kinds = max(1, len(method.masks))
-        config = VJEPAConfig(
-            **encoder, pred_hidden_size=width, pred_num_hidden_layers=depth, pred_num_mask_tokens=kinds
-        )
-        return VJEPAForPreTraining(config)
-    config = VideoMAEConfig(
-        **encoder,
-        intermediate_size=4 * options.hidden_size,
-        decoder_hidden_size=width,
-        decoder_num_hidden_layers=depth,
-        decoder_num_attention_heads=options.num_heads,
-        decoder_intermediate_size=4 * width,
-        use_mean_pooling=False,  # its encoder then ends in a layer norm, as V-JEPA's does
+    config = VJEPAConfig(
+        image_size=options.image_size,
+        patch_size=options.patch_size,
+        num_frames=options.num_frames,
+        tubelet_size=2,
+        hidden_size=options.hidden_size,
+        num_hidden_layers=options.num_layers,
+        num_attention_heads=options.num_heads,
+        pred_hidden_size=options.hidden_size // 2,
+        pred_num_hidden_layers=3,
+        pred_num_mask_tokens=max(1, len(method.masks)),
     )
-    return VideoMAEForPreTraining(config)
+    return videomae.new_videomae(config) if method.predicts_pixels else VJEPAForPreTraining(config)
 
 
-def training_outputs(model: PreTrainedModel, batch: dict[str, Any], device: torch.device) -> Any:
-    """Return the outputs of a model in a training step, including `loss`."""
+def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Return a batch on the device, with normalized clips."""
+    masks = {name: [mask.to(device) for mask in batch[name]] for name in ("context_masks", "target_masks")}
     pixels = normalize(batch["pixel_values_videos"].to(device), IMAGENET_MEAN, IMAGENET_STD)
-    contexts, targets = ([mask.to(device) for mask in batch[name]] for name in ("context_masks", "target_masks"))
-    if isinstance(model, VJEPAForPreTraining):
-        return model(pixels, contexts, targets)
-    hidden = torch.zeros(len(pixels), contexts[0].shape[1] + targets[0].shape[1], dtype=torch.bool, device=device)
-    return model(pixels, bool_masked_pos=hidden.scatter_(1, targets[0], True))
+    return masks | {"pixel_values_videos": pixels}
 
 
 def make_loader(method: Method, clips: Dataset, steps: int, options: PretrainingOptions) -> Any:
@@ -155,16 +139,10 @@ def make_loader(method: Method, clips: Dataset, steps: int, options: Pretraining
     )
 
 
-def encoder_flops(method: Method, clips: Dataset, options: PretrainingOptions, device: torch.device) -> float:
-    """Return the FLOPs of a step in the encoders, forward and backward, target encoder included; mean of 4 steps."""
-    model, steps = new_model(method, options, options.seed).to(device), 4
-    # The math backend, because PyTorch < 2.15 does not count fused attention on the CPU.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        for batch in make_loader(method, clips, steps, options):
-            training_outputs(model, batch, device).loss.backward()
-    encoders = ("videomae",) if method.predicts_pixels else ("context_encoder", "vjepa.encoder")
-    counts = counter.get_flop_counts()
-    return sum(sum(counts[f"{type(model).__name__}.{name}"].values()) for name in encoders) / steps
+def encoder_flops(method: Method, clips: Dataset, options: PretrainingOptions) -> float:
+    """Return the FLOPs of a step in the encoders, see `videomae.encoder_flops`; mean of 4 steps."""
+    config = new_model(BUDGET, options, options.seed).config  # all methods have its sizes
+    return videomae.encoder_flops(config, make_loader(method, clips, 4, options), method.predicts_pixels)
 
 
 def settings_of(method: Method, steps: int, options: PretrainingOptions) -> OptimizationArguments:
@@ -178,7 +156,7 @@ def optimizer_of(model: PreTrainedModel, settings: OptimizationArguments) -> tor
     """Return AdamW without weight decay of biases and norms, for both kinds of models."""
     if isinstance(model, VJEPAForPreTraining):
         return make_optimizer(model, settings)
-    return torch.optim.AdamW(parameter_groups(model), betas=MAE_BETAS)
+    return torch.optim.AdamW(parameter_groups(model), betas=videomae.BETAS)
 
 
 def pretrain(
@@ -212,16 +190,17 @@ def pretrain(
         model = new_model(method, options, options.seed).to(device)
     if not method.masks:
         return model, {}
-    allowed, flops = (encoder_flops(each, clips, options, device) for each in (budget, method))
+    allowed, flops = (encoder_flops(each, clips, options) for each in (budget, method))
     steps = round(options.steps * allowed / flops)
     settings = settings_of(method, steps, options)
     optimizer = optimizer_of(model, settings)
     began, losses = time.perf_counter(), []
     for step, batch in enumerate(make_loader(method, clips, steps, options)):
+        batch = to_device(batch, device)
         values = hyperparameters(step, settings)
         set_hyperparameters(optimizer, values)
         with accelerator.autocast():
-            outputs = training_outputs(model, batch, device)
+            outputs = videomae.training_outputs(model, batch)
         outputs.loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -230,8 +209,7 @@ def pretrain(
         losses.append(outputs.loss.detach())
     health = {}
     if not method.predicts_pixels:
-        masks = ([mask.to(device) for mask in batch[name]] for name in ("context_masks", "target_masks"))
-        metrics = diagnostics.health(model, outputs, *masks)
+        metrics = diagnostics.health(model, outputs, batch["context_masks"], batch["target_masks"])
         health = {name: metrics[name] for name in HEALTH}
     losses, tenth = torch.stack(losses), max(1, steps // 10)
     return model, health | {
@@ -252,6 +230,6 @@ def refuse_other_settings(runs: Path, settings: Mapping[str, Any]) -> None:
     """
     kept = runs / "settings.json"
     if kept.exists() and json.loads(kept.read_text()) != settings:
-        raise ValueError(f"--runs {runs} holds results of other settings, those of {kept}; choose another folder")
+        raise ValueError(f"--runs {runs} has results of other settings ({kept}); choose another folder")
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(settings))

@@ -1,4 +1,4 @@
-"""The page is one small file that refers to no other, and its data are those of the look.
+"""The page is one small file without references to other files, and it contains the arrays of the look.
 
 pytest tests/look/test_page.py
 """

@@ -11,9 +11,11 @@ import sys
 import pytest
 import torch
 import typer
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from house import REPO
-from vjepa_hf import VJEPAVideoProcessor
+from vjepa_hf import VJEPAForPreTraining, VJEPAVideoProcessor
 
 BENCHMARKS = REPO / "benchmarks"
 HELPERS = {"report", "programs", "videomae"}
@@ -140,3 +142,20 @@ def test_no_page_is_written_from_uncommitted_code(benchmark, tmp_path):
     assert report.refuse_uncommitted_code(None) is None
     with pytest.raises(typer.BadParameter, match="commit these changes first(.|\n)*step.py"):
         report.refuse_uncommitted_code(tmp_path / "page.md")
+
+
+def test_encoder_flops_are_those_that_torch_counts(benchmark, tiny_config):
+    videomae = benchmark("videomae")
+    tiny_config.num_frames = 4
+    masks = {"context_masks": [torch.arange(8).repeat(2, 1)], "target_masks": [torch.arange(8, 32).repeat(2, 1)]}
+    batch = masks | {"pixel_values_videos": torch.randn(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))}
+    for model, encoders in (
+        (videomae.new_videomae(tiny_config), ["videomae"]),
+        (VJEPAForPreTraining(tiny_config), ["context_encoder", "vjepa.encoder"]),
+    ):
+        # The math backend, because PyTorch < 2.15 does not count fused attention on the CPU.
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            videomae.training_outputs(model, batch).loss.backward()
+        counts = counter.get_flop_counts()
+        counted = sum(sum(counts[f"{type(model).__name__}.{encoder}"].values()) for encoder in encoders)
+        assert videomae.encoder_flops(tiny_config, [batch], predicts_pixels=len(encoders) == 1) == counted

@@ -190,7 +190,7 @@ def folder_docstring_violations(folder: str, docstring: str, files: set[str]) ->
 def test_every_folder_has_one_line_a_file():
     for file, text in sources("src/vjepa_hf/*/__init__.py", "examples/__init__.py").items():
         folder = Path(file).parent
-        paths = map(Path, tracked_files(f"{folder}/*.py"))  # also those of its folders
+        paths = map(Path, tracked_files(f"{folder}/*.py"))  # also files in subfolders
         files = {path.stem for path in paths if path.parent == folder} - {"__init__"}
         assert folder_docstring_violations(folder.as_posix(), ast.get_docstring(ast.parse(text)), files) == []
 

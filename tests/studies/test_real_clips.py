@@ -21,11 +21,11 @@ MODULES = ("grouping", "clips", "pretraining", "readers", "compare", "few_clips"
 @pytest.fixture(scope="module")
 def study():
     """The modules of the study, which import each other by their plain names."""
+    before = list(sys.path)
     sys.path.insert(0, str(REPO / "studies" / "real_clips"))
     yield SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
-    sys.path.remove(str(REPO / "studies" / "real_clips"))
-    sys.path.remove(str(REPO / "benchmarks"))
-    for name in (*MODULES, "report"):
+    sys.path[:] = before
+    for name in (*MODULES, "report", "videomae"):
         del sys.modules[name]
 
 
@@ -130,7 +130,7 @@ def test_results_of_other_settings_are_not_mixed(study, options):
     options.methods = ["videomae"]
     study.compare.check_same_run(options)
     options.steps = 7
-    with pytest.raises(ValueError, match="holds results of other settings"):
+    with pytest.raises(ValueError, match="has results of other settings"):
         study.compare.check_same_run(options)
 
 

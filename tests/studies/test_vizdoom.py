@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from house import REPO
 
 MODULES = ("levels", "compare")
-IMPORTED = ("grouping", "clips", "pretraining", "readers", "report")
+IMPORTED = ("grouping", "clips", "pretraining", "readers", "report", "videomae")
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_a_run_of_other_settings_is_not_read(study, options):
     compare = study.compare
     compare.check_same_run(options)
     compare.check_same_run(replace(options, seeds=[0, 1], methods=["vjepa"]))
-    with pytest.raises(ValueError, match="holds results of other settings"):
+    with pytest.raises(ValueError, match="has results of other settings"):
         compare.check_same_run(replace(options, labelled_spots=2))
 
 

@@ -15,11 +15,10 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import torch
-from torch.nn.functional import layer_norm
 
 from ..model.checks import check_one_level
 from ..model.modeling_vjepa import VJEPAModel, VJEPAPreTrainedModel
-from ..model.objective import TARGET_LAYER_NORM_EPS
+from ..model.objective import normed_targets
 from ..model.tubelets import Grid
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
 from .dense_features import WindowClip, stream_windows, window_grid
@@ -130,8 +129,7 @@ def _errors(
         target_mask=tokens[:, num_visible:],
         mask_token_index=mask_token_index,
     ).predictor_hidden_state.float()
-    features = model(tubelets=tubelets, grid_size=grid).last_hidden_state[:, num_visible:].float()
-    targets = layer_norm(features, features.shape[-1:], eps=TARGET_LAYER_NORM_EPS)
+    targets = normed_targets([model(tubelets=tubelets, grid_size=grid).last_hidden_state[:, num_visible:]])
     return (predictions - targets).abs().mean(dim=-1).unflatten(1, (-1, *grid[1:])).mean(dim=1).cpu().numpy()
 
 

@@ -15,7 +15,7 @@ import torch
 from ..evaluation.dense_features import WindowClip, stream_windows, window_grid
 from ..evaluation.surprise import Surprise
 from ..evaluation.surprise import surprise as measure_surprise
-from ..model.objective import TARGET_LAYER_NORM_EPS
+from ..model.objective import normed_targets
 from ..model.tubelets import Grid
 from ..model.video_inputs import video_name
 from ..training.diagnostics import DEAD_STD, alarms, effective_rank, feature_std, spread_tokens
@@ -149,7 +149,7 @@ def look_at(
 
 @dataclass(frozen=True)
 class _Piece:
-    """The time steps of one clip; `positions` are theirs within the clip."""
+    """The time steps of one clip; `positions` are their indices within the clip."""
 
     times: np.ndarray
     positions: np.ndarray
@@ -165,8 +165,7 @@ def _look_at_clip(parts: Parts, clip: WindowClip, grid: Grid, masks: dict[str, n
     pixels = clip.pixels[None].to(parts.encoder.device, parts.encoder.dtype)
     layers = parts.encoder.config.pooler_layers or () if parts.classifier else ()
     outputs = parts.encoder(pixels, output_layers=layers)
-    last = outputs.last_hidden_state.float()
-    targets = torch.nn.functional.layer_norm(last, last.shape[-1:], eps=TARGET_LAYER_NORM_EPS)
+    targets = normed_targets([outputs.last_hidden_state])
     errors = {}
     if parts.pretraining is not None:
         for name, hidden in masks.items():

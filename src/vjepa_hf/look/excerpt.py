@@ -20,7 +20,9 @@ DISPLAY_FPS = 15.0  # maximum number of displayed frames per second
 
 
 class Excerpt:
-    """A few seconds of an open video, as an open video: it begins at frame 0, and times remain those of the video.
+    """A few seconds of an open video, with the interface of an open video.
+
+    Frame numbers start at 0; times are the times in the whole video.
 
     Args:
         video: open video.

@@ -49,7 +49,7 @@ class HiddenRegion:
 
 
 def region_masks(grid: Grid, box: Box | None, seed: int) -> dict[str, np.ndarray]:
-    """Return the boolean masks `(t, h, w)` of a clip by name; those of a type are the same in every clip."""
+    """Return the boolean masks `(t, h, w)` of a clip by name. Every clip of the video gets the same masks."""
     types = {"short range": SHORT_RANGE, "long range": LONG_RANGE}
     if grid[0] > 1:
         types["future"] = MultiBlockMask(num_blocks=0, context_steps=grid[0] // 2)

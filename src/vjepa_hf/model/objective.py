@@ -45,7 +45,8 @@ def context_loss(
 ) -> torch.Tensor:
     """Return the mean absolute error on context tokens `(B, K, D)` (V-JEPA 2.1), a scalar.
 
-    With `distances` `(B, K)` to the nearest target, the error of a token is divided by the square root of its own.
+    With `distances` `(B, K)` to the nearest target, the error of each token is divided by the square root of its
+    distance.
     """
     errors = (prediction.float() - target).abs().mean(dim=-1)
     return (errors if distances is None else errors / distances.sqrt()).mean()

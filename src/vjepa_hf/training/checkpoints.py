@@ -36,7 +36,7 @@ LEFT_BEHIND = re.compile(r"(?!\.metadata$)\..*|Thumbs\.db|desktop\.ini", re.IGNO
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a run: number of optimizer steps, of clips and of images drawn by all processes; what its data is.
+    """Progress of a run: the numbers of optimizer steps, clips and images, over all processes; what its data is.
 
     `data` is a `DataIdentity` as a dict; None in checkpoints of 0.1.0.
     """

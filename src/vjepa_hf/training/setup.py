@@ -205,7 +205,7 @@ def make_image_loader(
 def mix_modalities(
     videos: Iterable[dict[str, Any]], images: Iterable[dict[str, Any]], optimization: OptimizationArguments
 ) -> Iterator[dict[str, Any]]:
-    """Yield the batches of every optimizer step: `image_passes` of images, then those of videos."""
+    """Yield the batches of every optimizer step: first `image_passes` batches of images, then the videos."""
     image_batches, video_batches = iter(images), iter(videos)
     for batch in video_batches:
         yield from itertools.islice(image_batches, optimization.image_passes)
