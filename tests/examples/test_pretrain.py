@@ -39,6 +39,16 @@ def drop_last_checkpoint(output: Path) -> None:
     last.rename(last.with_name("gone"))
 
 
+def check_exact_resume(run_example, launcher, toy_videos: Path, folder: Path, **options) -> None:
+    """Check that `folder / "run"`, resumed from an earlier checkpoint, equals `folder / "straight"`."""
+    pretrain(run_example, launcher, toy_videos, folder / "straight", **options)
+    pretrain(run_example, launcher, toy_videos, folder / "run", **options)
+    drop_last_checkpoint(folder / "run")
+    pretrain(run_example, launcher, toy_videos, folder / "run", "--resume", **options)
+    assert losses(folder / "run") == losses(folder / "straight")
+    assert weight_differences(folder / "run", folder / "straight").max() == 0
+
+
 @pytest.fixture
 def damaged_videos(toy_videos, tmp_path) -> Path:
     """A folder with five videos and one that is not a video."""
@@ -184,12 +194,7 @@ def test_a_run_on_a_stream_resumes_exactly(run_example, toy_videos, tmp_path, la
                 tar.add(path, path.name)
     options = {"streaming": "true", "shuffle_buffer": "3", "per_device_batch_size": "2"}
     options |= {"videos": f"{shards} {toy_videos / 'test.csv'}", "video_weights": "3 1"}
-    pretrain(run_example, launcher, toy_videos, tmp_path / "straight", **options)
-    pretrain(run_example, launcher, toy_videos, tmp_path / "run", **options)
-    drop_last_checkpoint(tmp_path / "run")
-    pretrain(run_example, launcher, toy_videos, tmp_path / "run", "--resume", **options)
-    assert losses(tmp_path / "run") == losses(tmp_path / "straight")
-    assert weight_differences(tmp_path / "run", tmp_path / "straight").max() == 0
+    check_exact_resume(run_example, launcher, toy_videos, tmp_path, **options)
 
 
 @pytest.mark.parametrize("launcher", [PYTHON, TWO_PROCESSES], ids=["one", "two"])
@@ -205,12 +210,7 @@ def test_a_run_of_v_jepa_2_1_with_images_resumes_exactly(run_example, toy_videos
     options = {f"model.{name}": value for name, value in fields.items()} | {"images": images, "image_passes": "1"}
     options |= {"gradient_accumulation_steps": "2", "per_device_batch_size": "2", "context_loss_warmup": "1 4"}
     options |= {"image_masks": json.dumps([{"type": "random_tube", "ratio": 0.5}], separators=(",", ":"))}
-    pretrain(run_example, launcher, toy_videos, tmp_path / "straight", **options)
-    pretrain(run_example, launcher, toy_videos, tmp_path / "run", **options)
-    drop_last_checkpoint(tmp_path / "run")
-    pretrain(run_example, launcher, toy_videos, tmp_path / "run", "--resume", **options)
-    assert losses(tmp_path / "run") == losses(tmp_path / "straight")
-    assert weight_differences(tmp_path / "run", tmp_path / "straight").max() == 0
+    check_exact_resume(run_example, launcher, toy_videos, tmp_path, **options)
     rows = read_log(tmp_path / "run" / "log.jsonl")
     assert [row["step"] for row in rows if "context_loss" in row] == [3, 6]
 
