@@ -30,6 +30,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from programs import pretrained  # noqa: E402
 from report import Output, Runs, Steps, ToyVideos, environment, make_app, publish, table  # noqa: E402
 from vjepa_hf import VJEPAModel, VJEPAVideoProcessor, surprise  # noqa: E402
+from vjepa_hf.evaluation.metrics import wilson_interval  # noqa: E402
 from vjepa_hf.examples.make_toy_videos import (  # noqa: E402
     FLOCK,
     RADIUS,
@@ -47,7 +48,6 @@ VIOLATION = (8, 12)  # range of the first frame that differs
 TURNS = {"reverses": np.pi, "turns": np.pi / 2}
 TOY_KINDS = ("vanishes", "teleports", *TURNS, "changes form", "changes color")
 BALL_KINDS = ("vanishes", "teleports", "reverses", "passes the wall")
-Z = 1.96  # of a 95 % interval
 app = make_app()
 
 
@@ -176,16 +176,8 @@ RULES = {
 }
 
 
-def wilson(wins: float, number: int) -> tuple[float, float]:
-    """Return the 95 % interval of a fraction."""
-    share, spread = wins / number, Z**2 / number
-    middle = (share + spread / 2) / (1 + spread)
-    width = (share * (1 - share) * spread + spread**2 / 4) ** 0.5 / (1 + spread)
-    return middle - width, middle + width
-
-
 def cell(wins: Sequence[float]) -> str:
-    low, high = wilson(sum(wins), len(wins))
+    low, high = wilson_interval(sum(wins), len(wins))
     return f"{np.mean(wins):.2f} ({low:.2f} to {high:.2f})"
 
 
@@ -198,14 +190,14 @@ def is_surprising(pair: Sequence[np.ndarray], rule: Callable[[np.ndarray], float
 @app.command()
 def main(
     model: Annotated[Path | None, typer.Option(help="folder of a pretraining run; default: made by --runs")] = None,
-    mask_token_index: Annotated[int, typer.Option(help="mask type of the run that hides the future")] = 0,
+    mask_token_index: Annotated[int, typer.Option(help="mask type of the run that hides the future")] = 2,
     context_steps: Annotated[int, typer.Option(help="visible time steps of a window")] = 2,
     toy_pairs: Annotated[int, typer.Option(help="pairs of each toy kind")] = 24,
     ball_pairs: Annotated[int, typer.Option(help="pairs of each kind of pybullet")] = 14,
     seed: Annotated[int, typer.Option(help="of the pairs")] = 0,
     videos: ToyVideos = Path("output/toy_videos"),
     runs: Runs = Path("output/runs"),
-    steps: Steps = 1800,
+    steps: Steps = 2700,
     scores_file: Annotated[Path | None, typer.Option(help="npz file that keeps the maps of all clips")] = None,
     output: Output = None,
 ) -> None:

@@ -62,12 +62,6 @@ def test_equal_scores_count_half(study):
     assert study.is_surprising(scores, np.nanmean) == 1 and study.is_surprising(scores[::-1], np.nanmean) == 0
 
 
-def test_intervals_are_those_of_wilson(study):
-    assert study.wilson(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)  # (p + z^2/2n -+ ...) / (1 + z^2/n)
-    low, high = study.wilson(20, 20)
-    assert high == pytest.approx(1) and low == pytest.approx(0.8389, abs=1e-4)
-
-
 def test_frame_difference_is_the_change_up_to_the_frames_of_a_step(study):
     clip = np.zeros((6, 4, 4, 3), dtype=np.uint8)
     clip[3:, :2] = 8

@@ -53,11 +53,11 @@ class MeanClassAccuracy(_LogitMetric):
         return {"mean_class_accuracy": float(np.mean(per_class)), "num_samples": len(hits)}
 
 
-def wilson_interval(hits: int, num_samples: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson_interval(hits: float, num_samples: int, z: float = 1.959964) -> tuple[float, float]:
     """Compute the 95 % confidence interval of an accuracy (Wilson, 1927), which also holds for few samples.
 
     Args:
-        hits: number of correctly classified samples.
+        hits: number of correctly classified samples; a tie may count as one half.
         num_samples: number of samples, at least 1.
         z: quantile of the normal distribution; the default is that of 97.5 %.
 
