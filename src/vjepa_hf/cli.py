@@ -263,7 +263,7 @@ def surprise(
     output: Annotated[Path, typer.Option("--output", "-o", help="parquet or csv table to write")],
     model: ModelOption = "output/pretrain",
     context_steps: Annotated[
-        int | None, typer.Option("--context_steps", help="visible time steps of a window; default: a quarter")
+        int | None, typer.Option("--context_steps", help="visible time steps of a window; default: an eighth")
     ] = None,
     mask_token_index: Annotated[
         int, typer.Option("--mask_token_index", help="mask type of the pretraining run that hides the future")

@@ -30,7 +30,7 @@ COMMANDS = [
     "inference.py clips --image_size 32 --num_frames 4 --rounds 2 --no-compiled --threads 1",
     "inference.py rotation --image_size 64 --num_frames 4 --rounds 2 --threads 1",
     "inference.py videos --video {video} --seconds 2 --rounds 1",
-    "inference.py surprise --models ViT-S --image_size 32 --num_frames 4 --context_steps 1 --rounds 2",
+    "inference.py surprise --timed toy --rounds 2",
     "data.py decode --videos {videos}/train --long {video} --clips 2 --minutes 0.05",
     "data.py loader --videos {videos}/train --num_videos 4 --batches 1 --batch_size 2 --turns 1",
     "data.py masks --repeats 2 --num_clips 2",
