@@ -350,7 +350,7 @@ def test_every_path_may_begin_at_home(model_folder, toy_video_path, tmp_path, mo
     shutil.copy(toy_video_path, home / "a.mp4")
     shutil.copytree(model_folder, home / "model")
     for command in ("features", "dense-features"):
-        run(command, "~/a.mp4", "--model", "~/model", "-o", f"~/{command}.safetensors")
+        run(command, "~/a.mp4", "--model=~/model", "-o", f"~/{command}.safetensors")
         assert (home / f"{command}.safetensors").exists()
     words = ["--num_workers", 0, "--num_frames", 4, "--shrink_to", "~/copies", "-o", "~/clean.csv"]
     run("check-data", "~/a.mp4", *words)

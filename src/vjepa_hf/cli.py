@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -62,11 +62,22 @@ from .training.flops import matmul_rate
 
 PACKAGES = ("vjepa_hf", "torch", "torchvision", "transformers", "accelerate", "datasets", "av", "numpy")
 NAME_BYTES = 255  # of a file name, on the file systems in use
-Given = TypeVar("Given", str, Path, str | None, Path | None)
+
+
+class _Commands(typer.core.TyperGroup):
+    """Commands that replace ~ by the home folder in every word; shells do not do it in `--model=~/mine`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [re.sub("^(--[^=]+=)?(~.*)", _without_tilde, word) for word in args])
+
+
+def _without_tilde(word: re.Match[str]) -> str:
+    return (word[1] or "") + os.path.expanduser(word[2])
 
 
 # Options have underscores, like those of the scripts in examples/; `--num-clips` is read as `--num_clips`.
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     context_settings={"token_normalize_func": lambda name: name.replace("-", "_")},
 )
@@ -182,9 +193,13 @@ def env() -> None:
         typer.echo(f"{name:<15}{value}")
 
 
+# Arguments and options of several commands.
 VideoArgument = Annotated[str, typer.Argument(help="path or URL of a video")]
 FeatureFile = Annotated[Path, typer.Option("--output", "-o", help="safetensors file to write")]
 ModelOption = Annotated[str, typer.Option("--model", help="folder or Hub name of a model")]
+BatchSize = Annotated[int, typer.Option("--batch_size", min=1, help="clips per forward pass")]
+NumWorkers = Annotated[int, typer.Option("--num_workers", min=0, help="worker processes that decode")]
+VideoColumn = Annotated[str | None, typer.Option("--video_column", help="column with the videos")]
 
 
 @app.command(epilog="Example: vjepa-hf features my_video.mp4 --model output/mine --output features.safetensors")
@@ -198,7 +213,6 @@ def features(
 
     A timestamp is the time of the first frame of a time step, in seconds.
     """
-    video, output, model = _expanduser(video), _expanduser(output), _expanduser(model)
     with mistakes_exit(), _new_file(output, video) as unfinished:
         encoder, processor = load_encoder(model)
         # (1, V, T, C, H, W), or (1, T, C, H, W) for a single clip -> (V, T, C, H, W)
@@ -221,14 +235,13 @@ def dense_features(
     stride: Annotated[
         int | None, typer.Option("--stride", help="frames from one window to the next; default: num_frames")
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="windows per forward pass")] = 4,
+    batch_size: BatchSize = 4,
 ) -> None:
     """Write one feature per time step of a video of any length: `features` (n, D) and `timestamps` (n,) in seconds.
 
     A feature is the mean over the tokens of a time step. A stride of half a clip gives every time step context on both
     sides, and encodes every frame twice.
     """
-    video, output, model = _expanduser(video), _expanduser(output), _expanduser(model)
     with mistakes_exit(), _new_file(output, video) as unfinished:
         encoder, processor = load_encoder(model)
         stride = processor.num_frames if stride is None else stride
@@ -250,7 +263,6 @@ def look(
     seed: Annotated[int, typer.Option("--seed", min=0, help="seed of the masks")] = 0,
 ) -> None:
     """Write one HTML page: what a model sees, where it looks, what it predicts where it cannot see, its surprise."""
-    video, output, model = _expanduser(video), _expanduser(output), _expanduser(model)
     with mistakes_exit(), _new_file(output, video) as unfinished:
         box = None if mask is None else read_box(mask)
         write_page(look_at(video, model, box=box, start=start, max_seconds=max_seconds, seed=seed), unfinished)
@@ -271,24 +283,18 @@ def surprise(
     stride: Annotated[
         int | None, typer.Option("--stride", help="frames from one window to the next; default: a time step")
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="windows per forward pass")] = 4,
+    batch_size: BatchSize = 4,
 ) -> None:
     """Write how unexpected each time step of a video is: `time` (s), `score` and, in parquet, `map` of its tubelets.
 
     Time steps before the end of the first window have no score (nan).
     """
-    video, output, model = _expanduser(video), _expanduser(output), _expanduser(model)
     with mistakes_exit(), _new_file(output, video) as unfinished:
         check_suffix(output.suffix)
         encoder, processor = load_encoder(model, add_predictor=True)
         result = measure_surprise(encoder, video, processor, context_steps, mask_token_index, stride, batch_size)
         write_surprise(result, unfinished, output.suffix)
     typer.echo(f"scores of {np.isfinite(result.scores).sum()} of {len(result.scores)} time steps in {output}")
-
-
-def _expanduser(path: Given) -> Given:
-    """Replace a leading ~ by the home folder; the shell does it only at the beginning of a word."""
-    return path if path is None else type(path)(os.path.expanduser(path))
 
 
 @contextmanager
@@ -329,9 +335,9 @@ def compare(
     features_dir: Annotated[
         Path | None, typer.Option("--features_dir", help="folder that keeps the features; default: deleted afterwards")
     ] = None,
-    video_column: Annotated[str | None, typer.Option("--video_column", help="column with the videos")] = None,
-    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="clips per forward pass")] = 16,
-    num_workers: Annotated[int, typer.Option("--num_workers", min=0, help="worker processes that decode")] = 1,
+    video_column: VideoColumn = None,
+    batch_size: BatchSize = 16,
+    num_workers: NumWorkers = 1,
 ) -> None:
     """Write JEDi, the distance between a set of real and a set of generated videos, or several of these.
 
@@ -360,15 +366,14 @@ def embed(
     pool: Annotated[str, typer.Option("--pool", help="mean (of the tokens), or trained_pooler (of a probe)")] = "mean",
     rows: Annotated[str, typer.Option("--rows", help="one vector per video, or per clip")] = "video",
     num_clips: Annotated[int, typer.Option("--num_clips", min=1, help="evenly spaced clips per video")] = 1,
-    video_column: Annotated[str | None, typer.Option("--video_column", help="column with the videos")] = None,
-    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="clips per forward pass")] = 16,
-    num_workers: Annotated[int, typer.Option("--num_workers", min=0, help="worker processes that decode")] = 1,
+    video_column: VideoColumn = None,
+    batch_size: BatchSize = 16,
+    num_workers: NumWorkers = 1,
 ) -> None:
     """Write a table of the vectors of videos: `video`, `start` and `end` in seconds, and `vector`.
 
     The same command resumes an interrupted one. On several GPUs: accelerate launch -m vjepa_hf.cli embed ...
     """
-    source, output, model = _expanduser(source), _expanduser(output), _expanduser(model)
     with mistakes_exit():
         encoder = VectorEncoder(model, pool, rows, num_clips, batch_size, num_workers)
         table = encoder.write_table(load_videos(source, video_column)["video"], output)
@@ -391,7 +396,6 @@ def search(
 
     With one vector per clip, a video is as similar as its most similar clip, whose times are listed.
     """
-    query, table, model = _expanduser(query), _expanduser(table), _expanduser(model)
     with mistakes_exit():
         vectors = VectorTable(table)
         matches = nearest_videos(vectors, load_table_encoder(vectors, model)(query), num_matches)
@@ -411,10 +415,10 @@ def _seconds(video: str, frames: np.ndarray) -> torch.Tensor:
 @app.command(epilog="Example: vjepa-hf check-data FOLDER --num_workers 8 --output readable.csv")
 def check_data(
     source: Annotated[str, typer.Argument(help="folder, list, .tar or .parquet file, or a pattern of these")],
-    video_column: Annotated[str | None, typer.Option("--video_column", help="column with the videos")] = None,
+    video_column: VideoColumn = None,
     num_frames: Annotated[int, typer.Option("--num_frames", min=1, help="frames per clip")] = 16,
     frame_step: Annotated[int, typer.Option("--frame_step", min=1, help="step between the frames of a clip")] = 4,
-    num_workers: Annotated[int, typer.Option("--num_workers", min=0, help="worker processes that decode")] = 2,
+    num_workers: NumWorkers = 2,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="csv list of readable videos to write")] = None,
     shrink_to: Annotated[
         Path | None, typer.Option("--shrink_to", help="folder for smaller copies, which decode faster")
@@ -428,7 +432,6 @@ def check_data(
 
     The list has the copies if --shrink_to is given. The exit status is 1 if a video is unreadable or was not copied.
     """
-    source, output, shrink_to = _expanduser(source), _expanduser(output), _expanduser(shrink_to)
     with mistakes_exit(), ExitStack() as stack:
         unfinished = stack.enter_context(_new_file(output, source)) if output is not None else None
         if shrink_to is not None:
@@ -602,7 +605,6 @@ def convert(
 
     An incomplete checkpoint, or one of another model, is refused with exit status 2, and nothing is written.
     """
-    checkpoint, output, probe = _expanduser(checkpoint), _expanduser(output), _expanduser(probe)
     options: dict[str, Any] = {
         "probe": probe,
         "num_attention_heads": num_attention_heads,
@@ -613,8 +615,8 @@ def convert(
         "pred_num_attention_heads": pred_num_attention_heads,
         "pooler_num_attention_heads": pooler_num_attention_heads,
         "pooler_layers": pooler_layers or None,
-        "labels": _expanduser(labels),
-        "download_dir": _expanduser(download_dir),
+        "labels": labels,
+        "download_dir": download_dir,
     }
     given = [f"--{name}" for name, value in options.items() if value is not None]
     given = ["--class_names" if option == "--labels" else option for option in given]
@@ -652,7 +654,6 @@ def export(
     Prints a table of differences and latency, and a program that runs the file: without PyTorch for onnx, without
     transformers for torch-export. A file that drifts beyond its bound is not written.
     """
-    folder, output, videos = _expanduser(folder), _expanduser(output), _expanduser(videos)
     with mistakes_exit():
         check_format(to, int8)
         if output is None and not Path(folder).is_dir():
