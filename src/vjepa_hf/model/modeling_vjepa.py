@@ -349,8 +349,7 @@ class VJEPALayer(GradientCheckpointingLayer):
         self, hidden_states: torch.Tensor, rotation: Rotation | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Transform tokens `(B, N, D)`; return them and the attention weights."""
-        rotations = () if rotation is None else (rotation,)  # V-JEPA 1 calls attention with the tokens alone
-        branch, weights = self.attention(self.norm1(hidden_states), *rotations)
+        branch, weights = self.attention(self.norm1(hidden_states), rotation)
         hidden_states = hidden_states + self.drop_path(branch)
         return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states))), weights
 
