@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 
 from video_files import write_video
 from vjepa_hf import VJEPAModel, VJEPAVideoProcessor, __version__
-from vjepa_hf.cli import SCRIPTS, _copy_name, app
+from vjepa_hf.cli import SCRIPTS, app
+from vjepa_hf.data.checks import copy_name
 from vjepa_hf.data.sources import load_videos
 from vjepa_hf.data.videos import probe_video
 from vjepa_hf.evaluation.dense_features import stream_features
@@ -408,7 +409,7 @@ def test_copies_of_long_and_odd_names_get_names_that_fit(toy_video_path, tmp_pat
 
 
 def test_a_copy_is_named_without_the_signature_of_a_url():
-    name = _copy_name("list.csv", 3, "https://example.org/clips/one.mp4?X-Signature=" + "s" * 400)
+    name = copy_name("list.csv", 3, "https://example.org/clips/one.mp4?X-Signature=" + "s" * 400)
     assert name.startswith("00000003_") and name.endswith("_one.mp4")
 
 

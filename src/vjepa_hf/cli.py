@@ -1,7 +1,5 @@
 """The `vjepa-hf` command line."""
 
-import csv
-import hashlib
 import importlib
 import importlib.metadata
 import os
@@ -13,22 +11,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated, Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
-from datasets import ClassLabel, Dataset, Value
 from safetensors.torch import save_file
 from tqdm import tqdm
 
 from .conversion.meta import convert as convert_checkpoint
 from .conversion.meta import export_to_meta
 from .conversion.transformers_format import export_to_transformers
-from .data.checks import check_video, oddities, shrink_video
+from .data.checks import Check, CheckedVideos, problems, write_list
 from .data.sources import load_videos
-from .data.videos import VideoFailure, open_video, video_name
+from .data.videos import open_video
 from .evaluation.comparison import generated_names, load_set_encoder, summary, write_comparison
 from .evaluation.dense_features import stream_features, write_features
 from .evaluation.embedding import VectorEncoder
@@ -56,12 +52,10 @@ from .look.page import write_page
 from .look.regions import read_box
 from .model.frame_sampling import clip_span
 from .model.names import printable
-from .model.video_io import VideoDecodeError, VideoInfo
 from .training.arguments import mistakes_exit, shipped_configs
 from .training.flops import matmul_rate
 
 PACKAGES = ("vjepa_hf", "torch", "torchvision", "transformers", "accelerate", "datasets", "av", "numpy")
-NAME_BYTES = 255  # of a file name, on the file systems in use
 
 
 class _Commands(typer.core.TyperGroup):
@@ -440,106 +434,25 @@ def check_data(
         videos = load_videos(source, video_column)
         if output is not None and shrink_to is None and len(videos) and not isinstance(videos[0]["video"], str):
             raise ValueError(f"the videos in {source} do not have paths to list: add --shrink_to, or omit --output")
-        checked = _CheckedVideos(videos, source, shrink_to, short_side, keyframe_interval)
+        checked = CheckedVideos(videos, source, shrink_to, short_side, keyframe_interval)
         loader = torch.utils.data.DataLoader(checked, batch_size=None, num_workers=num_workers)
         checks = list(tqdm(loader, unit="video"))
         counts = _report(checks, clip_span(num_frames, frame_step))
         if unfinished is not None:
-            typer.echo(f"{_write_list(unfinished, videos, checks)} readable videos in {output}")
+            typer.echo(f"{write_list(unfinished, videos, checks)} readable videos in {output}")
     if counts["unreadable"] or counts["not copied"]:
         raise typer.Exit(1)
 
 
-class _Check(NamedTuple):
-    """Name of a video, its properties or failure, and the path of its copy, or why there is none."""
-
-    video: str
-    result: VideoInfo | VideoFailure
-    copy: str | VideoFailure | None = None
-
-
-class _CheckedVideos(torch.utils.data.Dataset):
-    """Dataset of the checks of videos; each video is also copied to `shrink_to` if it is given."""
-
-    def __init__(
-        self, videos: Dataset, source: str, shrink_to: Path | None, short_side: int, keyframe_interval: int
-    ) -> None:
-        self.videos, self.source, self.shrink_to = videos, source, shrink_to
-        self.short_side, self.keyframe_interval = short_side, keyframe_interval
-
-    def __len__(self) -> int:
-        return len(self.videos)
-
-    def __getitem__(self, row: int) -> _Check:
-        video = self.videos[row]["video"]
-        name, result = video_name(video), check_video(video)
-        if self.shrink_to is None or isinstance(result, VideoFailure):
-            return _Check(name, result)
-        copy = self.shrink_to / _copy_name(self.source, row, name)
-        try:
-            shrink_video(video, copy, self.short_side, self.keyframe_interval)
-        except VideoDecodeError as error:
-            return _Check(name, VideoFailure.of(video, error))
-        except OSError as error:
-            return _Check(name, result, VideoFailure(name, f"{type(error).__name__}: {error}"))
-        return _Check(name, result, str(copy))
-
-
-def _copy_name(source: str, row: int, name: str) -> str:
-    """Return the file name of the copy of a video.
-
-    Source and row distinguish videos of the same name, also those that another call copies to the same folder.
-    """
-    path = urlsplit(name).path if "://" in name else name  # a query may contain a signature
-    stem = re.sub(r'[\\:*?"<>|]', "_", printable(Path(path).stem)).encode(errors="replace")
-    origin = hashlib.blake2b(f"{Path(source).absolute()} {name}".encode(errors="replace"), digest_size=4).hexdigest()
-    room = NAME_BYTES - len(f"{row:08}_{origin}_.mp4.unfinished")
-    return f"{row:08}_{origin}_{stem[:room].decode(errors='ignore')}.mp4"
-
-
-def _report(checks: Sequence[_Check], span: int) -> Counter[str]:
+def _report(checks: Sequence[Check], span: int) -> Counter[str]:
     """Print the problems of all videos and their numbers, which are returned."""
     counts = Counter({"unreadable": 0, "short": 0, "odd": 0})
     for check in checks:
-        for kind, description in _problems(check, span):
+        for kind, description in problems(check, span):
             counts[kind] += 1
             typer.echo(f"{kind:<12}{printable(f'{check.video}: {description}')}")
     typer.echo(f"{len(checks)} videos: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
     return counts
-
-
-def _problems(check: _Check, span: int) -> list[tuple[str, str]]:
-    """Return kind and description of each problem; `span` is the number of frames from first to last of a clip."""
-    if isinstance(check.result, VideoFailure):
-        return [("unreadable", check.result.cause)]
-    frames = check.result.num_frames
-    problems = [("short", f"{frames} frames, a clip spans {span}")] if frames < span else []
-    problems += [("odd", description) for description in oddities(check.result)]
-    return problems + ([("not copied", check.copy.cause)] if isinstance(check.copy, VideoFailure) else [])
-
-
-def _write_list(path: Path, videos: Dataset, checks: Sequence[_Check]) -> int:
-    """Write the rows of the readable videos, with absolute paths of them or of their copies, and count them.
-
-    Binary columns, and videos that could not be copied, are skipped.
-    """
-    columns = ["video"]
-    for name, feature in videos.features.items():
-        if name != "video" and isinstance(feature, Value | ClassLabel) and "binary" not in feature.dtype:
-            columns.append(name)
-    classes = {name: column for name, column in videos.features.items() if isinstance(column, ClassLabel)}
-    rows = []
-    for row, check in zip(videos, checks, strict=True):
-        if isinstance(check.result, VideoInfo) and not isinstance(check.copy, VideoFailure):
-            for name, column in classes.items():  # -1 is a missing label
-                row[name] = column.int2str(row[name]) if row[name] is not None and row[name] >= 0 else None
-            video = check.copy or row["video"]
-            rows.append(row | {"video": video if "://" in video else str(Path(video).resolve())})
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-    return len(rows)
 
 
 @app.command(epilog="Example: vjepa-hf convert vitl16 models/vitl16 --probe k400")
