@@ -432,7 +432,7 @@ def test_a_copy_that_fails_is_reported_and_the_others_are_listed(
             raise OSError(28, "No space left on device")
         shutil.copy(video, path)
 
-    monkeypatch.setattr("vjepa_hf.cli.shrink_video", failing)
+    monkeypatch.setattr("vjepa_hf.data.checks.shrink_video", failing)
     (folder_with_a_broken_video / "broken.mp4").unlink()
     words = ["--num_workers", 0, "--num_frames", 4, "--shrink_to", tmp_path / "copies", "-o", tmp_path / "clean.csv"]
     output = run("check-data", folder_with_a_broken_video, *words, exit_code=1)
