@@ -1000,8 +1000,8 @@ class VJEPAPooledModel(VJEPAPreTrainedModel):
 
     def encode(
         self, clips: torch.Tensor, output_hidden_states: HiddenStateChoice, output_attentions: bool | None
-    ) -> VJEPAModelOutput:
-        """Encode clips `(B, T, C, H, W)`; the output has the layers that the pooler reads."""
+    ) -> Any:
+        """Encode clips `(B, T, C, H, W)` to a `VJEPAModelOutput` with the layers that the pooler reads."""
         return self.vjepa(
             clips,
             output_hidden_states=output_hidden_states,
