@@ -39,7 +39,7 @@ part() { # RESULT SECONDS COMMAND...; the result is the last page that the comma
         awk '/^# / {page = ""} {page = page $0 "\n"} END {printf "%s", page}' "$result.all" >"$result"
         rm "$result.all"
     else
-        status=124
+        status=124 limit=0
     fi
     case $status in
         0) outcome="succeeded" ;;

@@ -25,8 +25,10 @@ import numpy as np
 import torch
 import transformers
 import typer
+import yaml
 from transformers import VJEPA2Config, VJEPA2Model
 
+from programs import EXAMPLES
 from report import Output, make_app, opening, publish, table
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAModel, VJEPAVideoProcessor
 from vjepa_hf.conversion.transformers_format import config_from_transformers, from_transformers
@@ -39,6 +41,7 @@ from vjepa_hf.training.flops import encoder_flops, predictor_flops
 
 # Width, layers and heads.
 MODELS = {"ViT-S": (384, 12, 6), "ViT-B": (768, 12, 12), "ViT-L": (1024, 24, 16)}
+PUBLISHED = MODELS | {"ViT-H": (1280, 32, 16)}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 STRIDE = 8  # frames from one window of a long video to the next, half a clip
 app = make_app()
@@ -303,12 +306,19 @@ def videos(
 # --- surprise ------------------------------------------------------------------------------------------------------
 
 
+def surprise_configs() -> dict[str, VJEPAConfig]:
+    """Return the default run, and encoders of published sizes with the published predictor and clips."""
+    toy = yaml.safe_load((EXAMPLES / "configs" / "tiny_cpu.yaml").read_text())["model"]
+    sizes = {
+        name: VJEPAConfig(hidden_size=d, num_hidden_layers=n, num_attention_heads=h)
+        for name, (d, n, h) in PUBLISHED.items()
+    }
+    return {"toy": VJEPAConfig(**toy)} | sizes
+
+
 @app.command()
 def surprise(
-    models: Annotated[list[str], typer.Option(help=f"one of {', '.join(MODELS)}; repeat")] = ("ViT-S", "ViT-B"),
-    context_steps: Annotated[list[int], typer.Option(help="visible time steps of a window; repeat")] = (2, 4),
-    num_frames: Annotated[int, typer.Option(help="frames of a window")] = 16,
-    image_size: Annotated[int, typer.Option(help="height and width of a clip")] = 224,
+    timed: Annotated[list[str], typer.Option(help="encoders to time; repeat")] = ("toy", "ViT-B"),
     num_windows: Annotated[int, typer.Option(help="windows of the video")] = 2,
     rounds: Annotated[int, typer.Option(help="measured rounds")] = 3,
     output: Output = None,
@@ -316,39 +326,40 @@ def surprise(
     """Compare the cost of surprise and of dense features over the same windows, one per time step.
 
     Dense features are one pass of the encoder per window. Surprise is that pass, a pass over the visible time steps,
-    and the predictor, which has 12 layers of width 384 as published. FLOPs are those of the matmuls. Times are of
-    random weights and a video of noise in memory, on one CPU thread, in processor time; the two take turns. The ratio
-    of times is the median over the rounds, with quartiles.
+    an eighth of the window and at least one, and the predictor over the whole window. "toy" is the default run; the
+    predictor of the larger encoders has 12 layers of width 384, and their clips are 16 x 224 x 224, as published.
+    FLOPs are those of the matmuls. Times are of random weights and a video of noise in memory, with all preprocessing,
+    on one CPU thread, in processor time; the two take turns. The ratio of times is the median over the rounds, with
+    quartiles.
     """
     torch.set_num_threads(1)
-    shape = (num_frames + 2 * (num_windows - 1), image_size, image_size, 3)
-    video = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    processor = VJEPAVideoProcessor(size=image_size, crop_size=image_size, num_frames=num_frames, frame_step=1)
     rows = []
-    for name in models:
-        width, layers, heads = MODELS[name]
-        sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
-        model = VJEPAModel(VJEPAConfig(**sizes, num_frames=num_frames, image_size=image_size)).eval()
-        for steps in context_steps:
-            calls = [
-                lambda: list(stream_features(model, processor, video, stride=2)),  # noqa: B023
-                lambda: measure_surprise(model, video, processor, steps),  # noqa: B023
-            ]
-            flops = surprise_flops(model.config, steps) / encoder_flops(model.config)
-            times = list(zip(*take_turns(calls, rounds, time.process_time, torch.no_grad), strict=True))
-            seconds = [f"{statistics.median(column) / num_windows:.2f}" for column in times]
-            ratios = [two / one for one, two in zip(*times, strict=True)]
-            rows.append([name, f"{steps} of {num_frames // 2}", *seconds, f"{flops:.2f}", spread(ratios)])
-    header = ["encoder", "visible time steps", "features, s a window", "surprise, s a window", "FLOPs, ratio"]
+    for name, config in surprise_configs().items():
+        t, h, w = config.grid_size
+        visible = max(1, t // 8)
+        extra = encoder_flops(config, visible * h * w)
+        extra += predictor_flops(config, visible * h * w, (t - visible) * h * w)
+        ratio = f"{1 + extra / encoder_flops(config):.2f}"
+        times = time_surprise(config, num_windows, rounds) if name in timed else ["", "", ""]
+        rows.append([name, f"{visible} of {t}", ratio, *times])
+    header = ["encoder", "visible time steps", "FLOPs, ratio", "features, s a window", "surprise, s a window"]
     lines = opening("Cost of surprise", "inference.py surprise", surprise.__doc__, f"{rounds} rounds")
     publish([*lines, *table([*header, "time, ratio"], rows)], output)
 
 
-def surprise_flops(config: VJEPAConfig, context_steps: int) -> int:
-    """Count the FLOPs of the score of a window."""
-    t, h, w = config.grid_size
-    visible, hidden = context_steps * h * w, (t - context_steps) * h * w
-    return encoder_flops(config) + encoder_flops(config, visible) + predictor_flops(config, visible, hidden)
+def time_surprise(config: VJEPAConfig, num_windows: int, rounds: int) -> list[str]:
+    """Return the seconds of a window for dense features and for surprise, and their ratio."""
+    model, side = VJEPAModel(config).eval(), config.image_size
+    processor = VJEPAVideoProcessor(size=side, crop_size=side, num_frames=config.num_frames, frame_step=1)
+    shape = (config.num_frames + 2 * (num_windows - 1), side, side, 3)
+    video = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    calls = [
+        lambda: list(stream_features(model, processor, video, stride=2)),
+        lambda: measure_surprise(model, video, processor),
+    ]
+    times = list(zip(*take_turns(calls, rounds, time.process_time, torch.no_grad), strict=True))
+    seconds = [f"{statistics.median(column) / num_windows:.3g}" for column in times]
+    return [*seconds, spread([two / one for one, two in zip(*times, strict=True)])]
 
 
 if __name__ == "__main__":

@@ -138,6 +138,11 @@ def gradients(part: str, values: Tensors) -> Tensors:
     return {f"gradients {part}.{name}": value for name, value in values.items() if not name.endswith("qkv.bias")}
 
 
+def squared_error(predictions: Iterable[torch.Tensor], targets: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Return what is derived: the gradient of the absolute error jumps where a prediction meets its target."""
+    return torch.stack([(p - t).square().mean() for p, t in zip(predictions, targets, strict=True)]).mean()
+
+
 def run_reference(modules: dict[str, torch.nn.Module], clip: torch.Tensor, masks: tuple[list, list]) -> Tensors:
     """Return all that is compared, from Meta's modules."""
     context_masks, target_masks = masks
@@ -149,7 +154,7 @@ def run_reference(modules: dict[str, torch.nn.Module], clip: torch.Tensor, masks
     context = modules["encoder"](clip, context_masks)
     predictions = modules["predictor"](context, targets, context_masks, target_masks)
     loss = torch.stack([(p - t).abs().mean() for p, t in zip(predictions, targets, strict=True)]).mean()
-    loss.backward()
+    squared_error(predictions, targets).backward()
     results = {"target features": features, "probe logits": logits, "loss": loss.detach()[None]}
     results |= numbered("context features", context) | numbered("predictions", predictions)
     results |= numbered("targets", targets)
@@ -167,7 +172,7 @@ def run_ours(folder: Path, clip: torch.Tensor, masks: tuple[list, list]) -> Tens
         features, logits = classifier.vjepa(clips).last_hidden_state, classifier(clips).logits
     model = VJEPAForPreTraining.from_pretrained(folder).eval()
     outputs = model(clips, *masks)
-    outputs.loss.backward()
+    squared_error(outputs.predictions, outputs.targets).backward()
     results = {"target features": features, "probe logits": logits, "loss": outputs.loss.detach()[None]}
     results |= numbered("context features", outputs.context_hidden_states)
     results |= numbered("predictions", outputs.predictions) | numbered("targets", outputs.targets)
@@ -209,7 +214,8 @@ def live(
     Only the models of their repository are imported (`src.models`), so PyTorch is all it needs. Their weights are
     drawn at random, written to a file as their training program does, converted by `vjepa_hf.conversion` and loaded
     again. The same clip and masks go through both, in float32 on CPU. Differences are in units of the tensor's largest
-    value, at most 2e-05; the row of a family shows its worst tensor.
+    value, at most 2e-05; the row of a family shows its worst tensor. Gradients are those of the mean squared error,
+    because that of the absolute error jumps where a prediction meets its target.
     """
     if not (reference / "src" / "models" / "vision_transformer.py").exists():
         raise typer.BadParameter(f"--reference {reference} is not a checkout of facebookresearch/jepa")

@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 
 from video_files import write_video
 from vjepa_hf import VJEPAModel, VJEPAVideoProcessor, __version__
-from vjepa_hf.cli import SCRIPTS, _copy_name, app
+from vjepa_hf.cli import SCRIPTS, app
+from vjepa_hf.data.checks import copy_name
 from vjepa_hf.data.sources import load_videos
 from vjepa_hf.data.videos import probe_video
 from vjepa_hf.evaluation.dense_features import stream_features
@@ -350,7 +351,7 @@ def test_every_path_may_begin_at_home(model_folder, toy_video_path, tmp_path, mo
     shutil.copy(toy_video_path, home / "a.mp4")
     shutil.copytree(model_folder, home / "model")
     for command in ("features", "dense-features"):
-        run(command, "~/a.mp4", "--model", "~/model", "-o", f"~/{command}.safetensors")
+        run(command, "~/a.mp4", "--model=~/model", "-o", f"~/{command}.safetensors")
         assert (home / f"{command}.safetensors").exists()
     words = ["--num_workers", 0, "--num_frames", 4, "--shrink_to", "~/copies", "-o", "~/clean.csv"]
     run("check-data", "~/a.mp4", *words)
@@ -408,7 +409,7 @@ def test_copies_of_long_and_odd_names_get_names_that_fit(toy_video_path, tmp_pat
 
 
 def test_a_copy_is_named_without_the_signature_of_a_url():
-    name = _copy_name("list.csv", 3, "https://example.org/clips/one.mp4?X-Signature=" + "s" * 400)
+    name = copy_name("list.csv", 3, "https://example.org/clips/one.mp4?X-Signature=" + "s" * 400)
     assert name.startswith("00000003_") and name.endswith("_one.mp4")
 
 
@@ -431,7 +432,7 @@ def test_a_copy_that_fails_is_reported_and_the_others_are_listed(
             raise OSError(28, "No space left on device")
         shutil.copy(video, path)
 
-    monkeypatch.setattr("vjepa_hf.cli.shrink_video", failing)
+    monkeypatch.setattr("vjepa_hf.data.checks.shrink_video", failing)
     (folder_with_a_broken_video / "broken.mp4").unlink()
     words = ["--num_workers", 0, "--num_frames", 4, "--shrink_to", tmp_path / "copies", "-o", tmp_path / "clean.csv"]
     output = run("check-data", folder_with_a_broken_video, *words, exit_code=1)

@@ -1,7 +1,5 @@
 """The `vjepa-hf` command line."""
 
-import csv
-import hashlib
 import importlib
 import importlib.metadata
 import os
@@ -13,22 +11,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated, Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
-from datasets import ClassLabel, Dataset, Value
 from safetensors.torch import save_file
 from tqdm import tqdm
 
 from .conversion.meta import convert as convert_checkpoint
 from .conversion.meta import export_to_meta
 from .conversion.transformers_format import export_to_transformers
-from .data.checks import check_video, oddities, shrink_video
+from .data.checks import Check, CheckedVideos, problems, write_list
 from .data.sources import load_videos
-from .data.videos import VideoFailure, open_video, video_name
+from .data.videos import open_video
 from .evaluation.comparison import generated_names, load_set_encoder, summary, write_comparison
 from .evaluation.dense_features import stream_features, write_features
 from .evaluation.embedding import VectorEncoder
@@ -56,17 +52,26 @@ from .look.page import write_page
 from .look.regions import read_box
 from .model.frame_sampling import clip_span
 from .model.names import printable
-from .model.video_io import VideoDecodeError, VideoInfo
 from .training.arguments import mistakes_exit, shipped_configs
 from .training.flops import matmul_rate
 
 PACKAGES = ("vjepa_hf", "torch", "torchvision", "transformers", "accelerate", "datasets", "av", "numpy")
-NAME_BYTES = 255  # of a file name, on the file systems in use
-Given = TypeVar("Given", str, Path, str | None, Path | None)
+
+
+class _Commands(typer.core.TyperGroup):
+    """Commands that replace ~ by the home folder in every word; shells do not do it in `--model=~/mine`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [re.sub("^(--[^=]+=)?(~.*)", _without_tilde, word) for word in args])
+
+
+def _without_tilde(word: re.Match[str]) -> str:
+    return (word[1] or "") + os.path.expanduser(word[2])
 
 
 # Options have underscores, like those of the scripts in examples/; `--num-clips` is read as `--num_clips`.
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     context_settings={"token_normalize_func": lambda name: name.replace("-", "_")},
 )
@@ -182,9 +187,13 @@ def env() -> None:
         typer.echo(f"{name:<15}{value}")
 
 
+# Arguments and options of several commands.
 VideoArgument = Annotated[str, typer.Argument(help="path or URL of a video")]
 FeatureFile = Annotated[Path, typer.Option("--output", "-o", help="safetensors file to write")]
 ModelOption = Annotated[str, typer.Option("--model", help="folder or Hub name of a model")]
+BatchSize = Annotated[int, typer.Option("--batch_size", min=1, help="clips per forward pass")]
+NumWorkers = Annotated[int, typer.Option("--num_workers", min=0, help="worker processes that decode")]
+VideoColumn = Annotated[str | None, typer.Option("--video_column", help="column with the videos")]
 
 
 @app.command(epilog="Example: vjepa-hf features my_video.mp4 --model output/mine --output features.safetensors")
@@ -198,7 +207,6 @@ def features(
 
     A timestamp is the time of the first frame of a time step, in seconds.
     """
-    video, output, model = _expanduser(video), _expanduser(output), _expanduser(model)
     with mistakes_exit(), _new_file(output, video) as unfinished:
         encoder, processor = load_encoder(model)
         # (1, V, T, C, H, W), or (1, T, C, H, W) for a single clip -> (V, T, C, H, W)
@@ -221,14 +229,13 @@ def dense_features(
     stride: Annotated[
         int | None, typer.Option("--stride", help="frames from one window to the next; default: num_frames")
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="windows per forward pass")] = 4,
+    batch_size: BatchSize = 4,
 ) -> None:
     """Write one feature per time step of a video of any length: `features` (n, D) and `timestamps` (n,) in seconds.
 
     A feature is the mean over the tokens of a time step. A stride of half a clip gives every time step context on both
     sides, and encodes every frame twice.
     """
-    video, output, model = _expanduser(video), _expanduser(output), _expanduser(model)
     with mistakes_exit(), _new_file(output, video) as unfinished:
         encoder, processor = load_encoder(model)
         stride = processor.num_frames if stride is None else stride
@@ -250,7 +257,6 @@ def look(
     seed: Annotated[int, typer.Option("--seed", min=0, help="seed of the masks")] = 0,
 ) -> None:
     """Write one HTML page: what a model sees, where it looks, what it predicts where it cannot see, its surprise."""
-    video, output, model = _expanduser(video), _expanduser(output), _expanduser(model)
     with mistakes_exit(), _new_file(output, video) as unfinished:
         box = None if mask is None else read_box(mask)
         write_page(look_at(video, model, box=box, start=start, max_seconds=max_seconds, seed=seed), unfinished)
@@ -263,7 +269,7 @@ def surprise(
     output: Annotated[Path, typer.Option("--output", "-o", help="parquet or csv table to write")],
     model: ModelOption = "output/pretrain",
     context_steps: Annotated[
-        int | None, typer.Option("--context_steps", help="visible time steps of a window; default: a quarter")
+        int | None, typer.Option("--context_steps", help="visible time steps of a window; default: an eighth")
     ] = None,
     mask_token_index: Annotated[
         int, typer.Option("--mask_token_index", help="mask type of the pretraining run that hides the future")
@@ -271,24 +277,18 @@ def surprise(
     stride: Annotated[
         int | None, typer.Option("--stride", help="frames from one window to the next; default: a time step")
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="windows per forward pass")] = 4,
+    batch_size: BatchSize = 4,
 ) -> None:
     """Write how unexpected each time step of a video is: `time` (s), `score` and, in parquet, `map` of its tubelets.
 
     Time steps before the end of the first window have no score (nan).
     """
-    video, output, model = _expanduser(video), _expanduser(output), _expanduser(model)
     with mistakes_exit(), _new_file(output, video) as unfinished:
         check_suffix(output.suffix)
         encoder, processor = load_encoder(model, add_predictor=True)
         result = measure_surprise(encoder, video, processor, context_steps, mask_token_index, stride, batch_size)
         write_surprise(result, unfinished, output.suffix)
     typer.echo(f"scores of {np.isfinite(result.scores).sum()} of {len(result.scores)} time steps in {output}")
-
-
-def _expanduser(path: Given) -> Given:
-    """Replace a leading ~ by the home folder; the shell does it only at the beginning of a word."""
-    return path if path is None else type(path)(os.path.expanduser(path))
 
 
 @contextmanager
@@ -329,9 +329,9 @@ def compare(
     features_dir: Annotated[
         Path | None, typer.Option("--features_dir", help="folder that keeps the features; default: deleted afterwards")
     ] = None,
-    video_column: Annotated[str | None, typer.Option("--video_column", help="column with the videos")] = None,
-    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="clips per forward pass")] = 16,
-    num_workers: Annotated[int, typer.Option("--num_workers", min=0, help="worker processes that decode")] = 1,
+    video_column: VideoColumn = None,
+    batch_size: BatchSize = 16,
+    num_workers: NumWorkers = 1,
 ) -> None:
     """Write JEDi, the distance between a set of real and a set of generated videos, or several of these.
 
@@ -360,15 +360,14 @@ def embed(
     pool: Annotated[str, typer.Option("--pool", help="mean (of the tokens), or trained_pooler (of a probe)")] = "mean",
     rows: Annotated[str, typer.Option("--rows", help="one vector per video, or per clip")] = "video",
     num_clips: Annotated[int, typer.Option("--num_clips", min=1, help="evenly spaced clips per video")] = 1,
-    video_column: Annotated[str | None, typer.Option("--video_column", help="column with the videos")] = None,
-    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="clips per forward pass")] = 16,
-    num_workers: Annotated[int, typer.Option("--num_workers", min=0, help="worker processes that decode")] = 1,
+    video_column: VideoColumn = None,
+    batch_size: BatchSize = 16,
+    num_workers: NumWorkers = 1,
 ) -> None:
     """Write a table of the vectors of videos: `video`, `start` and `end` in seconds, and `vector`.
 
     The same command resumes an interrupted one. On several GPUs: accelerate launch -m vjepa_hf.cli embed ...
     """
-    source, output, model = _expanduser(source), _expanduser(output), _expanduser(model)
     with mistakes_exit():
         encoder = VectorEncoder(model, pool, rows, num_clips, batch_size, num_workers)
         table = encoder.write_table(load_videos(source, video_column)["video"], output)
@@ -391,7 +390,6 @@ def search(
 
     With one vector per clip, a video is as similar as its most similar clip, whose times are listed.
     """
-    query, table, model = _expanduser(query), _expanduser(table), _expanduser(model)
     with mistakes_exit():
         vectors = VectorTable(table)
         matches = nearest_videos(vectors, load_table_encoder(vectors, model)(query), num_matches)
@@ -411,10 +409,10 @@ def _seconds(video: str, frames: np.ndarray) -> torch.Tensor:
 @app.command(epilog="Example: vjepa-hf check-data FOLDER --num_workers 8 --output readable.csv")
 def check_data(
     source: Annotated[str, typer.Argument(help="folder, list, .tar or .parquet file, or a pattern of these")],
-    video_column: Annotated[str | None, typer.Option("--video_column", help="column with the videos")] = None,
+    video_column: VideoColumn = None,
     num_frames: Annotated[int, typer.Option("--num_frames", min=1, help="frames per clip")] = 16,
     frame_step: Annotated[int, typer.Option("--frame_step", min=1, help="step between the frames of a clip")] = 4,
-    num_workers: Annotated[int, typer.Option("--num_workers", min=0, help="worker processes that decode")] = 2,
+    num_workers: NumWorkers = 2,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="csv list of readable videos to write")] = None,
     shrink_to: Annotated[
         Path | None, typer.Option("--shrink_to", help="folder for smaller copies, which decode faster")
@@ -428,7 +426,6 @@ def check_data(
 
     The list has the copies if --shrink_to is given. The exit status is 1 if a video is unreadable or was not copied.
     """
-    source, output, shrink_to = _expanduser(source), _expanduser(output), _expanduser(shrink_to)
     with mistakes_exit(), ExitStack() as stack:
         unfinished = stack.enter_context(_new_file(output, source)) if output is not None else None
         if shrink_to is not None:
@@ -437,106 +434,25 @@ def check_data(
         videos = load_videos(source, video_column)
         if output is not None and shrink_to is None and len(videos) and not isinstance(videos[0]["video"], str):
             raise ValueError(f"the videos in {source} do not have paths to list: add --shrink_to, or omit --output")
-        checked = _CheckedVideos(videos, source, shrink_to, short_side, keyframe_interval)
+        checked = CheckedVideos(videos, source, shrink_to, short_side, keyframe_interval)
         loader = torch.utils.data.DataLoader(checked, batch_size=None, num_workers=num_workers)
         checks = list(tqdm(loader, unit="video"))
         counts = _report(checks, clip_span(num_frames, frame_step))
         if unfinished is not None:
-            typer.echo(f"{_write_list(unfinished, videos, checks)} readable videos in {output}")
+            typer.echo(f"{write_list(unfinished, videos, checks)} readable videos in {output}")
     if counts["unreadable"] or counts["not copied"]:
         raise typer.Exit(1)
 
 
-class _Check(NamedTuple):
-    """Name of a video, its properties or failure, and the path of its copy, or why there is none."""
-
-    video: str
-    result: VideoInfo | VideoFailure
-    copy: str | VideoFailure | None = None
-
-
-class _CheckedVideos(torch.utils.data.Dataset):
-    """Dataset of the checks of videos; each video is also copied to `shrink_to` if it is given."""
-
-    def __init__(
-        self, videos: Dataset, source: str, shrink_to: Path | None, short_side: int, keyframe_interval: int
-    ) -> None:
-        self.videos, self.source, self.shrink_to = videos, source, shrink_to
-        self.short_side, self.keyframe_interval = short_side, keyframe_interval
-
-    def __len__(self) -> int:
-        return len(self.videos)
-
-    def __getitem__(self, row: int) -> _Check:
-        video = self.videos[row]["video"]
-        name, result = video_name(video), check_video(video)
-        if self.shrink_to is None or isinstance(result, VideoFailure):
-            return _Check(name, result)
-        copy = self.shrink_to / _copy_name(self.source, row, name)
-        try:
-            shrink_video(video, copy, self.short_side, self.keyframe_interval)
-        except VideoDecodeError as error:
-            return _Check(name, VideoFailure.of(video, error))
-        except OSError as error:
-            return _Check(name, result, VideoFailure(name, f"{type(error).__name__}: {error}"))
-        return _Check(name, result, str(copy))
-
-
-def _copy_name(source: str, row: int, name: str) -> str:
-    """Return the file name of the copy of a video.
-
-    Source and row distinguish videos of the same name, also those that another call copies to the same folder.
-    """
-    path = urlsplit(name).path if "://" in name else name  # a query may contain a signature
-    stem = re.sub(r'[\\:*?"<>|]', "_", printable(Path(path).stem)).encode(errors="replace")
-    origin = hashlib.blake2b(f"{Path(source).absolute()} {name}".encode(errors="replace"), digest_size=4).hexdigest()
-    room = NAME_BYTES - len(f"{row:08}_{origin}_.mp4.unfinished")
-    return f"{row:08}_{origin}_{stem[:room].decode(errors='ignore')}.mp4"
-
-
-def _report(checks: Sequence[_Check], span: int) -> Counter[str]:
+def _report(checks: Sequence[Check], span: int) -> Counter[str]:
     """Print the problems of all videos and their numbers, which are returned."""
     counts = Counter({"unreadable": 0, "short": 0, "odd": 0})
     for check in checks:
-        for kind, description in _problems(check, span):
+        for kind, description in problems(check, span):
             counts[kind] += 1
             typer.echo(f"{kind:<12}{printable(f'{check.video}: {description}')}")
     typer.echo(f"{len(checks)} videos: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
     return counts
-
-
-def _problems(check: _Check, span: int) -> list[tuple[str, str]]:
-    """Return kind and description of each problem; `span` is the number of frames from first to last of a clip."""
-    if isinstance(check.result, VideoFailure):
-        return [("unreadable", check.result.cause)]
-    frames = check.result.num_frames
-    problems = [("short", f"{frames} frames, a clip spans {span}")] if frames < span else []
-    problems += [("odd", description) for description in oddities(check.result)]
-    return problems + ([("not copied", check.copy.cause)] if isinstance(check.copy, VideoFailure) else [])
-
-
-def _write_list(path: Path, videos: Dataset, checks: Sequence[_Check]) -> int:
-    """Write the rows of the readable videos, with absolute paths of them or of their copies, and count them.
-
-    Binary columns, and videos that could not be copied, are skipped.
-    """
-    columns = ["video"]
-    for name, feature in videos.features.items():
-        if name != "video" and isinstance(feature, Value | ClassLabel) and "binary" not in feature.dtype:
-            columns.append(name)
-    classes = {name: column for name, column in videos.features.items() if isinstance(column, ClassLabel)}
-    rows = []
-    for row, check in zip(videos, checks, strict=True):
-        if isinstance(check.result, VideoInfo) and not isinstance(check.copy, VideoFailure):
-            for name, column in classes.items():  # -1 is a missing label
-                row[name] = column.int2str(row[name]) if row[name] is not None and row[name] >= 0 else None
-            video = check.copy or row["video"]
-            rows.append(row | {"video": video if "://" in video else str(Path(video).resolve())})
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-    return len(rows)
 
 
 @app.command(epilog="Example: vjepa-hf convert vitl16 models/vitl16 --probe k400")
@@ -602,7 +518,6 @@ def convert(
 
     An incomplete checkpoint, or one of another model, is refused with exit status 2, and nothing is written.
     """
-    checkpoint, output, probe = _expanduser(checkpoint), _expanduser(output), _expanduser(probe)
     options: dict[str, Any] = {
         "probe": probe,
         "num_attention_heads": num_attention_heads,
@@ -613,8 +528,8 @@ def convert(
         "pred_num_attention_heads": pred_num_attention_heads,
         "pooler_num_attention_heads": pooler_num_attention_heads,
         "pooler_layers": pooler_layers or None,
-        "labels": _expanduser(labels),
-        "download_dir": _expanduser(download_dir),
+        "labels": labels,
+        "download_dir": download_dir,
     }
     given = [f"--{name}" for name, value in options.items() if value is not None]
     given = ["--class_names" if option == "--labels" else option for option in given]
@@ -652,7 +567,6 @@ def export(
     Prints a table of differences and latency, and a program that runs the file: without PyTorch for onnx, without
     transformers for torch-export. A file that drifts beyond its bound is not written.
     """
-    folder, output, videos = _expanduser(folder), _expanduser(output), _expanduser(videos)
     with mistakes_exit():
         check_format(to, int8)
         if output is None and not Path(folder).is_dir():

@@ -283,6 +283,8 @@ def test_a_damaged_folder_is_one_sentence_and_status_2(tiny_pretraining_model, t
     name, change = FOLDER_DAMAGES[damage]
     file = tmp_path / "model" / name
     file.write_bytes(change(file.read_bytes() if file.exists() else b""))
+    if "index" in name:  # it counts without a whole file only, as for from_pretrained
+        (tmp_path / "model" / "model.safetensors").unlink()
     result = CliRunner().invoke(app, ["convert", "--to_meta", str(tmp_path / "model"), str(tmp_path / "a" / "b.tar")])
     assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1, result.stderr
     assert left_behind(tmp_path) == ["model"]

@@ -133,9 +133,9 @@ def test_a_larger_stride_keeps_the_scores_of_fewer_steps(model, processor):
 
 
 @pytest.mark.parametrize(
-    ("width", "layers", "patches", "ratio"), [(1024, 24, 14, 1.31), (1280, 32, 14, 1.27), (1280, 32, 24, 1.25)]
+    ("width", "layers", "patches", "ratio"), [(1024, 24, 14, 1.20), (1280, 32, 14, 1.15), (1280, 32, 24, 1.14)]
 )
-def test_published_sizes_cost_1_3_times_dense_features(config, monkeypatch, width, layers, patches, ratio):
+def test_published_sizes_cost_at_most_1_3_times_dense_features(config, monkeypatch, width, layers, patches, ratio):
     config.num_frames = 16
     model, calls = seeded(VJEPAModel, config), []
     processor = VJEPAVideoProcessor(size=32, crop_size=32, num_frames=16, frame_step=1)
@@ -147,10 +147,10 @@ def test_published_sizes_cost_1_3_times_dense_features(config, monkeypatch, widt
 
     monkeypatch.setattr(VJEPAModel, "forward", counted)
     surprise(model, noise(16), processor)
-    assert calls == [[2, 6], [0, 0]]  # time steps of context and target, and a pass over the whole window
+    assert calls == [[1, 7], [0, 0]]  # time steps of context and target, and a pass over the whole window
     size = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": 16, "image_size": 16 * patches}
     published, step = VJEPAConfig(**size), patches**2
-    extra = encoder_flops(published, 2 * step) + predictor_flops(published, 2 * step, 6 * step)
+    extra = encoder_flops(published, step) + predictor_flops(published, step, 7 * step)
     assert 1 + extra / encoder_flops(published) == pytest.approx(ratio, abs=0.01)
 
 

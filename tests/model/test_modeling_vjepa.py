@@ -548,7 +548,7 @@ def test_every_module_with_weights_may_be_replaced_by_one_that_calls_it(
     assert without_call(model, arguments, tiny_clip) == []
     # The guard can fail: an attention that does not call its layers.
     attention = next(module for module in model.modules() if isinstance(module, VJEPAAttention))
-    attention.forward = lambda hidden_states: (hidden_states, None)
+    attention.forward = lambda hidden_states, rotation: (hidden_states, None)
     assert any(name.endswith("qkv") for name in without_call(model, arguments, tiny_clip))
 
 

@@ -3,10 +3,14 @@
 pytest tests/repository/test_benchmarks.py
 """
 
+import ast
 import importlib
 import multiprocessing
+import re
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +18,7 @@ import typer
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from house import REPO
+from house import REPO, dotted, functions, sources
 from vjepa_hf import VJEPAForPreTraining, VJEPAVideoProcessor
 
 BENCHMARKS = REPO / "benchmarks"
@@ -26,7 +30,7 @@ COMMANDS = [
     "inference.py clips --image_size 32 --num_frames 4 --rounds 2 --no-compiled --threads 1",
     "inference.py rotation --image_size 64 --num_frames 4 --rounds 2 --threads 1",
     "inference.py videos --video {video} --seconds 2 --rounds 1",
-    "inference.py surprise --models ViT-S --image_size 32 --num_frames 4 --context_steps 1 --rounds 2",
+    "inference.py surprise --timed toy --rounds 2",
     "data.py decode --videos {videos}/train --long {video} --clips 2 --minutes 0.05",
     "data.py loader --videos {videos}/train --num_videos 4 --batches 1 --batch_size 2 --turns 1",
     "data.py masks --repeats 2 --num_clips 2",
@@ -84,6 +88,91 @@ def test_a_benchmark_prints_a_page(command, videos, tiny_model, run_example, tmp
 def test_every_benchmark_is_tried():
     tried = {command.split(".py")[0] for command in COMMANDS} | {"parity"}
     assert tried == {path.stem for path in BENCHMARKS.glob("*.py")} - HELPERS
+
+
+# Pages measured by a script that has another name today, or at a commit that is not in the history. They are due.
+OUTDATED = {
+    "collapse_health_cost",
+    "collapse_runs",
+    "data_decode",
+    "data_lists",
+    "data_loader",
+    "data_masks",
+    "distance_cost",
+    "distance_toy",
+    "inference_clips",
+    "inference_rotation",
+    "inference_videos",
+    "learning_detection",
+    "learning_finetuning",
+    "learning_online",
+    "learning_protocols",
+    "parity_full_size",
+    "parity_live",
+    "reliability_reading",
+    "reliability_training",
+    "step",
+}
+
+
+def page_commands(scripts: dict[str, str]) -> set[str]:
+    """The commands that write a page: `data.py masks`, or `step.py` for a script with one command and no callback."""
+    commands = set()
+    for file, text in scripts.items():
+        calls = [(node.name, call) for node in functions(text) for call in node.decorator_list]
+        kinds = {name: dotted(call.func) for name, call in calls if isinstance(call, ast.Call) and not call.keywords}
+        names = {name for name, kind in kinds.items() if kind == "app.command"}
+        has_names = len(names) > 1 or "app.callback" in kinds.values()
+        commands |= {f"{Path(file).name} {name}" if has_names else Path(file).name for name in names}
+    return commands
+
+
+def page_violation(name: str, page: str, commands: set[str], is_in_history: Callable[[str], bool]) -> str | None:
+    """What is wrong with the command or the commit that a page of results names."""
+    command = re.search(r"^`python benchmarks/(\w+\.py(?: \w+)?)", page, re.MULTILINE)
+    commit = re.search(r", vjepa_hf ([0-9a-f]{7,40})$", page, re.MULTILINE)
+    if not command or command[1] not in commands:
+        return f"{name}: {command and command[1]} is not a command"
+    if name != command[1].replace(".py", "").replace(" ", "_"):
+        return f"{name}: the name of the page is not that of its command, {command[1]}"
+    if not commit or not is_in_history(commit[1]):
+        return f"{name}: {commit and commit[1]} is not a commit of the history"
+    return None
+
+
+def test_every_page_is_written_by_a_command_of_today_at_a_commit_of_the_history():
+    def is_in_history(commit: str) -> bool:
+        return not git("merge-base", "--is-ancestor", commit, "HEAD").returncode
+
+    def git(*words: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["git", "-C", REPO, *words], capture_output=True, text=True)
+
+    if git("rev-parse", "--is-shallow-repository").stdout != "false\n":
+        pytest.skip("not a git checkout with its history")
+    commands = page_commands(sources("benchmarks/*.py"))
+    pages = {Path(file).stem: text for file, text in sources("benchmarks/results/*.md").items()}
+    found = {name: page_violation(name, page, commands, is_in_history) for name, page in pages.items()}
+    assert [text for name, text in found.items() if text and name not in OUTDATED] == []
+    assert {name for name in OUTDATED if not found.get(name)} == set(), "these pages are written again: remove them"
+
+
+def test_outdated_pages_catch_a_violation():
+    scripts = {"benchmarks/a.py": "@app.command()\ndef run(): pass\n@app.command()\ndef draw(): pass"}
+    one = "@app.command()\ndef one(): pass\n@app.command(hidden=True)\ndef helper(): pass"
+    scripts |= {"benchmarks/b.py": one, "benchmarks/c.py": f"@app.callback()\ndef main(): pass\n{one}"}
+    commands = page_commands(scripts)
+    assert commands == {"a.py run", "a.py draw", "b.py", "c.py one"}
+    page = "# A\n\n`python benchmarks/a.py run`: ...\n\ntorch 2, vjepa_hf 1234567\n"
+    assert page_violation("a_run", page, commands, lambda commit: True) is None
+    assert page_violation("b", page.replace("a.py run", "b.py"), commands, lambda commit: True) is None
+    for name, text in (
+        ("a_run", page.replace("a.py run", "a.py fly")),
+        ("a_run", page.replace("a.py run", "a.py")),
+        ("a_draw", page),
+        ("a_run", page.replace("1234567", "1234567-dirty")),
+    ):
+        assert page_violation(name, text, commands, lambda commit: True), (name, text)
+    assert page_violation("a_run", page, commands, lambda commit: False)
 
 
 def test_a_step_without_memory_is_a_row_and_the_other_ways_go_on(benchmark, monkeypatch):

@@ -249,7 +249,7 @@ def pages_in_history(page: str) -> str:
 def test_figures_about_speed_stand_in_the_results():
     page = (REPO / "docs" / "performance.md").read_text()
     today, history = page.split("## What was tried")
-    names = ("step", "step_bf16", "inference_clips", "inference_rotation")
+    names = ("step", "inference_clips", "inference_rotation")
     results = "".join((REPO / "benchmarks" / "results" / f"{name}.md").read_text() for name in names)
     assert numbers_without_a_source(today, results) == []
     assert numbers_without_a_source(history, results + pages_in_history(page)) == []

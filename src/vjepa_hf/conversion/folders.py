@@ -1,6 +1,7 @@
 """Read and write folders of `save_pretrained`: configuration, weights in one or more files, processor, model card."""
 
 import json
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,19 @@ from transformers import BaseVideoProcessor, PreTrainedConfig
 
 from ..files import named_damage, parents_of, whole_folder
 from ..model.configuration_vjepa import VJEPAConfig
+from ..model.video_processing_vjepa import VJEPAVideoProcessor
 
 State = dict[str, torch.Tensor]
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG = "config.json"
+# Files of weights, or their indices, in the order in which `from_pretrained` looks for them.
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_UNREADABLE: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
+_UNREADABLE += (EOFError, RecursionError, SafetensorError, pickle.UnpicklingError)
 
 
 def find_folder(source: str | Path) -> Path | None:
@@ -60,32 +71,34 @@ def read_config(folder: Path) -> dict:
 
 
 def read_weights(folder: Path) -> State:
-    """Return all tensors of a folder, from one file or from the files that its index names.
+    """Return all tensors of a folder, from one file or from those that an index names. Code in `.bin` is not executed.
 
     Raises:
-        ValueError: no weights, a missing or damaged file, or a file without a tensor that the index promises.
+        ValueError: there are no weights, or a file is missing, damaged, or lacks a tensor that the index names.
     """
-    index = folder / INDEX
-    places: dict[str, str] = {}
-    if index.is_file():
-        with named_damage(folder):
-            places = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    files = sorted(set(places.values())) or [WEIGHTS]
-    missing = [file for file in files if not (folder / file).is_file()]
-    if missing:
+    first = next((folder / file for file in WEIGHT_FILES if (folder / file).is_file()), None)
+    if first is None:
         raise ValueError(
-            f"{folder} has no {', '.join(missing)}"
-            + (f", which {INDEX} names" if places else "")
-            + "; copy the whole folder here again."
+            f"{folder} has no weights: none of {', '.join(WEIGHT_FILES)}; copy the whole folder here again."
         )
+    path, files = first, [first.name]
+    places: dict[str, str] = {}
     state: State = {}
-    for file in files:
-        try:
-            state |= load_file(folder / file)
-        except SafetensorError as error:
-            raise ValueError(f"{folder / file} is damaged ({error}); copy it here again.") from error
-    if places.keys() - state.keys():
-        raise ValueError(f"{folder} lacks {sorted(places.keys() - state.keys())[:8]}, which {INDEX} names.")
+    try:
+        if first.suffix == ".json":
+            places = dict(json.loads(first.read_text(encoding="utf-8"))["weight_map"])
+            files = sorted(map(str, {*places.values()}))
+        for path in (folder / file for file in files):
+            if path.parent != folder:
+                raise ValueError("it lies outside the folder")
+            state |= load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"cannot read {str(path)!r}, which may be damaged ({reason}); copy it here again.") from error
+    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"{first} contains no weights")
+    if lost := places.keys() - state.keys():
+        raise ValueError(f"{folder} lacks {sorted(lost)[:8]}, which {first.name} names.")
     return state
 
 
@@ -114,6 +127,17 @@ def new_folder(output: Path) -> Iterator[Path]:
         raise FileExistsError(f"{str(leftover)!r} exists: a conversion is running or was killed; delete it if killed.")
     with parents_of(output), whole_folder(output) as folder:
         yield folder
+
+
+def clip_processor(config: VJEPAConfig) -> VJEPAVideoProcessor:
+    """Return a processor that makes clips of the configured size."""
+    side = config.image_size
+    return VJEPAVideoProcessor(
+        num_frames=config.num_frames,
+        crop_size=side if isinstance(side, int) else {"height": side[0], "width": side[1]},
+        tubelet_size=config.tubelet_size,
+        patch_size=config.patch_size,
+    )
 
 
 def fill_folder(

@@ -17,8 +17,7 @@ from safetensors.torch import save_file
 from ..files import parents_of, whole_file
 from ..model.configuration_vjepa import VJEPAConfig
 from ..model.modeling_vjepa import VJEPAForPreTraining, VJEPAForVideoClassification
-from ..model.video_processing_vjepa import VJEPAVideoProcessor
-from .folders import State, fill_folder, find_folder, new_folder, read_model
+from .folders import State, clip_processor, fill_folder, find_folder, new_folder, read_model
 from .generation import Generation, drop_tables, find_generation
 from .infer import infer_config
 from .released import (
@@ -179,14 +178,8 @@ def convert(
             head = parts["classifier"]
             projection = {name: head[UNUSED_PROJECTION + name].contiguous() for name in ("weight", "bias")}
             save_file(projection, folder / POOLER_PROJECTION)
-        side = config.image_size
-        processor = VJEPAVideoProcessor(
-            num_frames=config.num_frames,
-            crop_size=side if isinstance(side, int) else {"height": side[0], "width": side[1]},
-            tubelet_size=config.tubelet_size,
-            patch_size=config.patch_size,
-        )
-        fill_folder(folder, from_meta(parts), config, processor, model_card(config, report, sources, license))
+        card = model_card(config, report, sources, license)
+        fill_folder(folder, from_meta(parts), config, clip_processor(config), card)
     return report
 
 

@@ -17,9 +17,18 @@ import torch
 from transformers import VJEPA2Config, VJEPA2ForVideoClassification, VJEPA2Model, VJEPA2VideoProcessor
 
 from ..model.configuration_vjepa import VJEPAConfig
-from ..model.video_processing_vjepa import VJEPAVideoProcessor
 from ..model_card import UNKNOWN, front_matter, metadata, read_origin
-from .folders import CONFIG, State, fill_folder, find_folder, new_folder, read_config, read_model, read_weights
+from .folders import (
+    CONFIG,
+    State,
+    clip_processor,
+    fill_folder,
+    find_folder,
+    new_folder,
+    read_config,
+    read_model,
+    read_weights,
+)
 from .report import Conversion, Source, model_card
 
 # Names of weights in each part, transformers' and ours; then the tensors that we join along the first dimension.
@@ -90,13 +99,8 @@ def convert_transformers(source: str | Path, output: str | Path, license: str | 
         notes.append(f"license of the weights: {license}")
         report = Conversion(Path(output), count_parts(state), notes=notes)
         files = [Source(path, f"{source}/{path.name}") for path in sorted(folder.glob("*.safetensors"))]
-        processor = VJEPAVideoProcessor(
-            num_frames=config.num_frames,
-            crop_size=config.image_size,
-            tubelet_size=config.tubelet_size,
-            patch_size=config.patch_size,
-        )
-        fill_folder(target, state, config, processor, model_card(config, report, files, license, origin.base_model))
+        card = model_card(config, report, files, license, origin.base_model)
+        fill_folder(target, state, config, clip_processor(config), card)
     return report
 
 

@@ -1,20 +1,28 @@
 """Check videos before a run, and write smaller copies that training reads faster."""
 
-from collections.abc import Iterator
+import csv
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import av
+import torch
+from datasets import ClassLabel, Dataset, Value
 
 from ..files import whole_file
+from ..model.names import printable
 from ..model.video_io import VideoDecodeError, VideoFile, VideoInfo
-from .videos import VideoFailure, open_video
+from .videos import VideoFailure, open_video, video_name
 
 # Thresholds of warnings: minimum short side (px), maximum aspect ratio, range of the frame rate (fps).
 SMALL_SIDE, ODD_RATIO, ODD_RATES = 64, 3, (5, 120)
 FRAMES_AT_ONCE = 256  # that a copy keeps in memory
+NAME_BYTES = 255  # of a file name, on the file systems in use
 DEFAULT_FPS = 25  # of a copy of a folder of frames, whose frame rate is unknown
 
 
@@ -94,3 +102,87 @@ def _encoder_errors() -> Iterator[None]:
         yield
     except av.FFmpegError as error:
         raise OSError(str(error)) from error
+
+
+# --- all videos of a source ------------------------------------------------------------------------------------------
+
+
+class Check(NamedTuple):
+    """Name of a video, its properties or failure, and the path of its copy, or why there is none."""
+
+    video: str
+    result: VideoInfo | VideoFailure
+    copy: str | VideoFailure | None = None
+
+
+class CheckedVideos(torch.utils.data.Dataset):
+    """Dataset of the checks of videos; each video is also copied to `shrink_to` if it is given."""
+
+    def __init__(
+        self, videos: Dataset, source: str, shrink_to: Path | None, short_side: int, keyframe_interval: int
+    ) -> None:
+        self.videos, self.source, self.shrink_to = videos, source, shrink_to
+        self.short_side, self.keyframe_interval = short_side, keyframe_interval
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, row: int) -> Check:
+        video = self.videos[row]["video"]
+        name, result = video_name(video), check_video(video)
+        if self.shrink_to is None or isinstance(result, VideoFailure):
+            return Check(name, result)
+        copy = self.shrink_to / copy_name(self.source, row, name)
+        try:
+            shrink_video(video, copy, self.short_side, self.keyframe_interval)
+        except VideoDecodeError as error:
+            return Check(name, VideoFailure.of(video, error))
+        except OSError as error:
+            return Check(name, result, VideoFailure(name, f"{type(error).__name__}: {error}"))
+        return Check(name, result, str(copy))
+
+
+def copy_name(source: str, row: int, name: str) -> str:
+    """Return the file name of the copy of a video.
+
+    Source and row distinguish videos of the same name, also those that another call copies to the same folder.
+    """
+    path = urlsplit(name).path if "://" in name else name  # a query may contain a signature
+    stem = re.sub(r'[\\:*?"<>|]', "_", printable(Path(path).stem)).encode(errors="replace")
+    origin = hashlib.blake2b(f"{Path(source).absolute()} {name}".encode(errors="replace"), digest_size=4).hexdigest()
+    room = NAME_BYTES - len(f"{row:08}_{origin}_.mp4.unfinished")
+    return f"{row:08}_{origin}_{stem[:room].decode(errors='ignore')}.mp4"
+
+
+def problems(check: Check, span: int) -> list[tuple[str, str]]:
+    """Return kind and description of each problem; `span` is the number of frames from first to last of a clip."""
+    if isinstance(check.result, VideoFailure):
+        return [("unreadable", check.result.cause)]
+    frames = check.result.num_frames
+    found = [("short", f"{frames} frames, a clip spans {span}")] if frames < span else []
+    found += [("odd", description) for description in oddities(check.result)]
+    return found + ([("not copied", check.copy.cause)] if isinstance(check.copy, VideoFailure) else [])
+
+
+def write_list(path: Path, videos: Dataset, checks: Sequence[Check]) -> int:
+    """Write the rows of the readable videos, with absolute paths of them or of their copies, and count them.
+
+    Binary columns, and videos that could not be copied, are skipped.
+    """
+    columns = ["video"]
+    for name, feature in videos.features.items():
+        if name != "video" and isinstance(feature, Value | ClassLabel) and "binary" not in feature.dtype:
+            columns.append(name)
+    classes = {name: column for name, column in videos.features.items() if isinstance(column, ClassLabel)}
+    rows = []
+    for row, check in zip(videos, checks, strict=True):
+        if isinstance(check.result, VideoInfo) and not isinstance(check.copy, VideoFailure):
+            for name, column in classes.items():  # -1 is a missing label
+                row[name] = column.int2str(row[name]) if row[name] is not None and row[name] >= 0 else None
+            video = check.copy or row["video"]
+            rows.append(row | {"video": video if "://" in video else str(Path(video).resolve())})
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    return len(rows)

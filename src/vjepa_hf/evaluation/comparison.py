@@ -245,8 +245,8 @@ class VideoSet:
                 rows = readable[start : start + BATCH_ROWS]
                 yield rows, self.cached.tokens[rows][:, 0]
 
-    def worst(self, real: VideoSetMoments, count: int = 10) -> list[dict[str, Any]]:
-        """Return row, name and contribution of the videos that pull the set away most; none of a stream or arrays."""
+    def worst(self, real: VideoSetMoments) -> list[dict[str, Any]]:
+        """Return row, name and contribution of the ten files that pull the set away most."""
         values = [contributions(real, self.moments, features.astype(np.float64)) for _, features in self.batches()]
         if self.cached is None:
             return []
@@ -257,7 +257,7 @@ class VideoSet:
                 "video": video_name(self.videos[int(rows[index])]),
                 "contribution": float(contribution[index]),
             }
-            for index in np.argsort(-contribution, kind="stable")[:count]
+            for index in np.argsort(-contribution, kind="stable")[:10]
         ]
 
     def add(self, features: np.ndarray, failures: Iterable[VideoFailure], names: Sequence[str] = ()) -> None:

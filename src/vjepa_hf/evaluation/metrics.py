@@ -53,19 +53,19 @@ class MeanClassAccuracy(_LogitMetric):
         return {"mean_class_accuracy": float(np.mean(per_class)), "num_samples": len(hits)}
 
 
-def wilson_interval(hits: float, num_samples: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson_interval(hits: float, num_samples: int) -> tuple[float, float]:
     """Compute the 95 % confidence interval of an accuracy (Wilson, 1927), which also holds for few samples.
 
     Args:
         hits: number of correctly classified samples; a tie may count as one half.
         num_samples: number of samples, at least 1.
-        z: quantile of the normal distribution; the default is that of 97.5 %.
 
     Raises:
         ValueError: `hits` is not between 0 and `num_samples`, or there are no samples.
     """
     if num_samples < 1 or not 0 <= hits <= num_samples:
         raise ValueError(f"hits={hits} must lie between 0 and num_samples={num_samples}, which must be at least 1")
+    z = 1.959964  # the 97.5 % quantile of the normal distribution
     accuracy, weight = hits / num_samples, z**2 / num_samples
     middle = (accuracy + weight / 2) / (1 + weight)
     reach = z / (1 + weight) * math.sqrt(accuracy * (1 - accuracy) / num_samples + weight / (4 * num_samples))

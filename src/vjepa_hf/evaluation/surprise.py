@@ -63,7 +63,7 @@ def surprise(
         video: video of any kind that the processor takes.
         processor: processor of the model.
         context_steps: time steps at the beginning of a window that the prediction is made from; the others are
-            hidden, so there is a horizon for each. None: a quarter of the window.
+            hidden, so there is a horizon for each. None: an eighth of the window, at least one.
         mask_token_index: which mask token stands for the hidden time steps: the index of the mask type, in the
             pretraining run, whose masks hide the future. The first one, the default, is always a trained one.
         stride: frames of a clip from one window to the next: a multiple of the tubelet size, `num_frames` at most.
@@ -76,7 +76,7 @@ def surprise(
     """
     encoder: Any = model.base_model
     grid = window_grid(encoder.config, processor)
-    context_steps = max(1, grid[0] // 4) if context_steps is None else context_steps
+    context_steps = max(1, grid[0] // 8) if context_steps is None else context_steps
     _check(encoder, grid, context_steps, mask_token_index)
     encoder.eval()
     tubelet_size = encoder.config.tubelet_size

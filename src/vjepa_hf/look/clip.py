@@ -228,10 +228,9 @@ def _join_regions(pieces: list[_Piece]) -> tuple[HiddenRegion, ...]:
     return tuple(regions)
 
 
-def _health(features: torch.Tensor, regions: tuple[HiddenRegion, ...], num_tokens: int = 2048) -> dict[str, float]:
+def _health(features: torch.Tensor, regions: tuple[HiddenRegion, ...]) -> dict[str, float]:
     """Return the metrics of `training.health` that need only the features and errors of one video."""
-    num_tokens = min(num_tokens, features[..., 0].numel())
-    tokens = spread_tokens([features.flatten(0, 2)[None]], num_tokens)
+    tokens = spread_tokens([features.flatten(0, 2)[None]], min(2048, features[..., 0].numel()))
     std, rank = feature_std(tokens), float(effective_rank(tokens))
     health = {"target_std": float(std.mean()), "target_dead": float((std < DEAD_STD).float().mean())}
     health |= {"target_rank": rank, "target_rank_share": rank / min(tokens.shape)}

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 MIN_CLIPS = 4  # that show what repeats with every clip
+NUM_NEIGHBORS = 3
 
 
 def without_rhythm(features: torch.Tensor, positions: np.ndarray) -> torch.Tensor:
@@ -19,10 +20,8 @@ def without_rhythm(features: torch.Tensor, positions: np.ndarray) -> torch.Tenso
     return features - means[torch.from_numpy(positions), None, None]
 
 
-def nearest_moments(
-    features: torch.Tensor, min_distance: int, num_neighbors: int = 3
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the most similar time steps of each time step, and their cosine similarities, both `(n, num_neighbors)`.
+def nearest_moments(features: torch.Tensor, min_distance: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the most similar time steps of each time step, and their cosine similarities, both `(n, NUM_NEIGHBORS)`.
 
     Neighbors have a positive similarity and are at least `min_distance` time steps away from the step and from each
     other; -1 and nan if there is none. The mean over the video is subtracted first, because features share a large
@@ -31,16 +30,15 @@ def nearest_moments(
     Args:
         features: `(n, D)`.
         min_distance: minimum distance in time steps.
-        num_neighbors: number of neighbors.
     """
     centered = torch.nn.functional.normalize(features - features.mean(dim=0), dim=-1)
     similarity = (centered @ centered.T).numpy()
     steps = np.arange(len(features))
-    indices = np.full((len(features), num_neighbors), -1)
+    indices = np.full((len(features), NUM_NEIGHBORS), -1)
     values = np.full(indices.shape, np.nan, dtype=np.float32)
     for step, row in enumerate(similarity):
         allowed = abs(steps - step) >= min_distance
-        for number in range(num_neighbors):
+        for number in range(NUM_NEIGHBORS):
             if not allowed.any():
                 break
             best = int(np.where(allowed, row, -np.inf).argmax())

@@ -59,7 +59,7 @@ def load_parts(model: str | Path) -> Parts:
         elif reason := _other_objective(config):
             missing["predictor"] = reason
         else:
-            pretraining = VJEPAForPreTraining.from_pretrained(folder).eval()
+            pretraining = _load_pretraining(folder, names).eval()
         if pretraining is not None:
             encoder = pretraining.vjepa
         else:
@@ -76,6 +76,17 @@ def load_parts(model: str | Path) -> Parts:
         if part is not None:
             part.to(device)
     return Parts(encoder, processor, pretraining, classifier, missing)
+
+
+def _load_pretraining(folder: Path, names: set[str]) -> VJEPAForPreTraining:
+    """Load both encoders and the predictor; the only encoder of a `VJEPAModel` takes both places."""
+    if any(name.startswith("context_encoder.") for name in names):
+        return VJEPAForPreTraining.from_pretrained(folder)
+    vjepa = VJEPAModel.from_pretrained(folder)
+    with torch.device("meta"):
+        pretraining = VJEPAForPreTraining(vjepa.config)
+    pretraining.vjepa, pretraining.context_encoder = vjepa, vjepa.encoder
+    return pretraining
 
 
 def _weight_names(folder: Path) -> set[str]:

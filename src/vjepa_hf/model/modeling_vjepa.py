@@ -349,8 +349,7 @@ class VJEPALayer(GradientCheckpointingLayer):
         self, hidden_states: torch.Tensor, rotation: Rotation | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Transform tokens `(B, N, D)`; return them and the attention weights."""
-        turned = () if rotation is None else (rotation,)
-        branch, weights = self.attention(self.norm1(hidden_states), *turned)
+        branch, weights = self.attention(self.norm1(hidden_states), rotation)
         hidden_states = hidden_states + self.drop_path(branch)
         return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states))), weights
 
@@ -999,6 +998,18 @@ class VJEPAPooledModel(VJEPAPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.vjepa.get_input_embeddings()
 
+    def encode(
+        self, clips: torch.Tensor, output_hidden_states: HiddenStateChoice, output_attentions: bool | None
+    ) -> Any:
+        """Encode clips `(B, T, C, H, W)` to a `VJEPAModelOutput` with the layers that the pooler reads."""
+        return self.vjepa(
+            clips,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            output_layers=self.config.pooler_layers or (),
+            return_dict=True,
+        )
+
     def pooled_layers(self, outputs: VJEPAModelOutput) -> tuple[torch.Tensor, ...]:
         """Return the features that the pooler attends to, one tensor for each of `pooler_layers`."""
         return outputs.layer_hidden_states or (outputs.last_hidden_state,)
@@ -1016,24 +1027,23 @@ class VJEPAForVideoClassification(VJEPAPooledModel):
         output_attentions: bool | None = None,
         **kwargs,
     ) -> ImageClassifierOutput:
-        """Class scores `(B, L)` of clips `(B, T, C, H, W)` or of videos with several views `(B, V, T, C, H, W)`.
+        """Compute the logits `(B, L)` of clips, or of videos with several views.
 
-        With views, the softmax (or sigmoid) of the logits is the mean over the views of their probabilities, and the
-        loss is the mean over the views of their losses. With `pooler_num_clips` views that follow one another are
-        clips of which the pooler sees all tokens, and make one view. The encoder runs on one clip of each video at a
-        time.
+        With several views, the softmax (or sigmoid) of the logits is the mean of the probabilities of the views, and
+        the loss is the mean of their losses. With `pooler_num_clips`, as many consecutive clips make one view, and the
+        pooler attends to the tokens of all of them. The encoder runs on one clip of each video at a time.
 
         Args:
-            pixel_values_videos: normalized clips.
-            labels: class indices `(B,)`. With `config.problem_type` "single_label_classification" also the shares
-                `(B, L)` that the classes have of a clip, see `soft_cross_entropy`.
+            pixel_values_videos: normalized clips `(B, T, C, H, W)`, or views `(B, V, T, C, H, W)`.
+            labels: class indices `(B,)`. With `config.problem_type` "single_label_classification" also the fractions
+                `(B, L)` of the classes, see `soft_cross_entropy`.
             output_hidden_states: as in `VJEPAModel`, of a single clip.
-            output_attentions: whether to return attention weights, of a single clip; needs
-                `attn_implementation="eager"`.
+            output_attentions: as in `VJEPAModel`, of a single clip.
 
         Raises:
-            ValueError: for a number of views that is no multiple of `pooler_num_clips`, or several views with hidden
-                states or attentions asked for.
+            ValueError: the number of views is not a multiple of `pooler_num_clips`, or hidden states or attentions
+                are requested for several views.
+            TypeError: an unknown argument.
         """
         check_arguments(self, kwargs)
         if labels is not None:
@@ -1047,13 +1057,7 @@ class VJEPAForVideoClassification(VJEPAPooledModel):
         for clips in videos.split(num_clips, dim=1):
             tokens: list[torch.Tensor] = []
             for clip in clips.unbind(1):
-                outputs = self.vjepa(
-                    clip,
-                    output_hidden_states=output_hidden_states,
-                    output_attentions=output_attentions,
-                    output_layers=self.config.pooler_layers or (),
-                    return_dict=True,
-                )
+                outputs = self.encode(clip, output_hidden_states, output_attentions)
                 tokens.extend(self.pooled_layers(outputs))
             views.append(self.classifier(self.pooler(torch.cat(tokens, dim=1))))
         logits = torch.stack(views, dim=1)  # (B, V / num_clips, L)
@@ -1072,12 +1076,12 @@ class VJEPAForVideoClassification(VJEPAPooledModel):
 
 @dataclass
 class VJEPAForActionDetectionOutput(ModelOutput):
-    """What happens in the boxes of a batch of clips.
+    """Actions in the boxes of a batch of clips.
 
     Attributes:
         loss: binary cross entropy, mean over the boxes and the actions; only with labels.
-        logits: `(B, R, L)`, one independent yes or no an action: their sigmoid is a score in [0, 1]. Padding has the
-            lowest number there is, and so the score 0.
+        logits: `(B, R, L)`. The actions are independent: the sigmoid of a logit is a score in [0, 1]. Padding has the
+            lowest number of the dtype, so its scores are 0.
         hidden_states: of the encoder, as in `VJEPAModelOutput`.
         attentions: of the encoder, as in `VJEPAModelOutput`.
     """
@@ -1091,9 +1095,9 @@ class VJEPAForActionDetectionOutput(ModelOutput):
 class VJEPAForActionDetection(VJEPAPooledModel):
     """Encoder, RoIAlign, attentive pooler and a linear classifier of each box (localization on AVA: paper, section 5).
 
-    A box is given, by annotators or by a detector of people; the model tells which of the L actions it shows, any
-    number of them. RoIAlign (He et al., 2017) cuts `roi_size` x `roi_size` features out of the box at every time
-    step, and the pooler attends to all of them, through time.
+    Boxes come from annotators or from a person detector. The model predicts which of the L actions a box shows, any
+    number of them. RoIAlign (He et al., 2017) takes `roi_size` x `roi_size` features from the box at every time step,
+    and the pooler attends to those of all time steps.
     """
 
     @can_return_tuple
@@ -1107,33 +1111,28 @@ class VJEPAForActionDetection(VJEPAPooledModel):
         output_attentions: bool | None = None,
         **kwargs,
     ) -> VJEPAForActionDetectionOutput:
-        """Scores of every action in every box.
+        """Compute the logits of every action in every box.
 
         Args:
             pixel_values_videos: normalized clips `(B, T, C, H, W)` around their key frames.
-            boxes: `(B, R, 4)` as x1, y1, x2, y2 in units of the frame's width and height, from 0 to 1, so that they
-                do not change when the frame is resized. The features of all time steps are taken from this place.
-            box_mask: `(B, R)`, True for a box and False for the padding of a clip with fewer boxes than others; None
-                for boxes everywhere. Clips may have no box at all.
+            boxes: `(B, R, 4)`, x1, y1, x2, y2 in units of the frame's width and height, from 0 to 1, so that resizing
+                does not change them. A box is the same at all time steps.
+            box_mask: `(B, R)`, True for a box and False for the padding of a clip with fewer boxes; None: no padding.
+                A clip may have no box.
             labels: `(B, R, L)`, 1 for the actions of a box and 0 for the others.
             output_hidden_states: as in `VJEPAModel`.
             output_attentions: as in `VJEPAModel`.
 
         Raises:
-            ValueError: for shapes that do not fit each other, and for boxes that are empty or not within [0, 1].
+            ValueError: shapes that do not fit each other, or boxes that are empty or not within [0, 1].
+            TypeError: an unknown argument.
         """
         check_arguments(self, kwargs)
         check_clips(pixel_values_videos, self.config.num_channels)
         if box_mask is None:
             box_mask = torch.ones(boxes.shape[:2], dtype=torch.bool, device=boxes.device)
         check_boxes(boxes, box_mask, labels, pixel_values_videos.shape[0], self.config)
-        outputs = self.vjepa(
-            pixel_values_videos,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            output_layers=self.config.pooler_layers or (),
-            return_dict=True,
-        )
+        outputs = self.encode(pixel_values_videos, output_hidden_states, output_attentions)
         _, num_frames, _, height, width = pixel_values_videos.shape
         grid = grid_size(num_frames, height, width, self.config.tubelet_size, self.config.patch_size)
         # Padding takes part as a box of the whole frame, so that no shape depends on the values of `box_mask`.
@@ -1159,21 +1158,21 @@ class VJEPAForActionDetection(VJEPAPooledModel):
 
 
 def box_features(features: torch.Tensor, grid: Grid, boxes: torch.Tensor, roi_size: int) -> torch.Tensor:
-    """Features `(B * R, t * roi_size * roi_size, D)` inside boxes, from those of whole clips, `(B, N, D)`.
+    """Take the features inside boxes, `(B * R, t * roi_size * roi_size, D)`.
 
     Args:
-        features: one vector a token.
+        features: features of whole clips, `(B, N, D)`.
         grid: token grid (t, h, w) of the clips.
-        boxes: `(B, R, 4)` as x1, y1, x2, y2 between 0 and 1.
-        roi_size: rows and columns that a box is cut into at each time step.
+        boxes: `(B, R, 4)`, x1, y1, x2, y2 between 0 and 1.
+        roi_size: rows and columns of features in a box, at each time step.
     """
     t, h, w = grid
-    # Time beside the channels, so that one box cuts all time steps: (B, t * h * w, D) -> (B, t * D, h, w)
+    # Time joins the channels, so that one box covers all time steps: (B, t * h * w, D) -> (B, t * D, h, w)
     volume = features.unflatten(1, (t, h, w)).permute(0, 1, 4, 2, 3).flatten(1, 2)
     corners = boxes * boxes.new_tensor([w, h, w, h])
     clips = torch.arange(boxes.shape[0], device=boxes.device)[:, None, None].expand(-1, boxes.shape[1], 1)
     rois = torch.cat([clips.to(corners), corners], dim=-1).flatten(0, 1)  # (B * R, 5)
-    # In single precision: the operation knows no bfloat16 on a CPU.
+    # In float32, because roi_align does not support bfloat16 on a CPU.
     regions = roi_align(volume.float(), rois.float(), roi_size, aligned=True).to(features.dtype)
     # (B * R, t * D, roi_size, roi_size) -> (B * R, t * roi_size * roi_size, D)
     return regions.unflatten(1, (t, -1)).permute(0, 1, 3, 4, 2).flatten(1, 3)

@@ -96,14 +96,13 @@ def copy_errors(
     context_masks: Sequence[torch.Tensor],
     target_masks: Sequence[torch.Tensor],
     grid: tuple[int, int, int],
-    num_clips: int = 4,
 ) -> torch.Tensor:
-    """Sum the absolute errors of the predictions and of a copy, over the first clips of a batch; return both `(2,)`.
+    """Sum the absolute errors `(2,)` of the predictions and of a copy, over the first four clips of a batch.
 
     The copy predicts the target encoder's feature at the nearest context token of the grid (t, h, w). A predictor that
     is not better has only learned that features change slowly.
     """
-    features = outputs.target_hidden_state[:num_clips].detach()
+    features = outputs.target_hidden_state[:4].detach()
     errors = features.new_zeros(2)
     for prediction, target, context_mask, target_mask in zip(
         outputs.predictions, outputs.targets, context_masks, target_masks, strict=True

@@ -14,6 +14,7 @@ from accelerate.utils import DistributedType, broadcast_object_list
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from ..conversion.folders import read_weights
 from ..data.sources import Videos
 from ..files import whole_file
 from ..model_card import CARD
@@ -23,7 +24,6 @@ from .data_identity import DataIdentity
 from .hub import download_run
 from .log import SKIPPED_STEPS_FILE
 from .run_guard import RunGuard
-from .starting_weights import read_tensors
 
 LOCK_FILE = "run.lock"
 LOCK_TIMEOUT = 10.0  # seconds; the workers of a killed run notice its death after 5
@@ -247,7 +247,7 @@ def check_export(accelerator: Accelerator, model: torch.nn.Module, output_dir: s
     state = accelerator.get_state_dict(model)
     if not accelerator.is_main_process:
         return
-    saved = read_tensors(Path(output_dir))
+    saved = read_weights(Path(output_dir))
     wrong = [name for name, value in state.items() if name not in saved or not saved[name].equal(value.cpu())]
     if wrong:
         raise OSError(

@@ -1,18 +1,14 @@
 """Initial weights from a saved model, loaded strictly, and frozen layers."""
 
-import json
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from transformers import VJEPA2Config
 
-from ..conversion.folders import read_config
+from ..conversion.folders import read_config, read_weights
 from ..conversion.transformers_format import read_transformers
 from ..model.configuration_vjepa import VJEPAConfig
 from ..model.modeling_vjepa import VJEPAForPreTraining
@@ -34,15 +30,6 @@ _SILENT_FIELDS = {
     "encoder": ("num_attention_heads", "hidden_act", "layer_norm_eps", "position_embedding_type", "level_layers"),
     "predictor": ("pred_num_attention_heads", "hidden_act", "layer_norm_eps", "position_embedding_type"),
 }
-# Files of weights, or their indices, in the order in which `from_pretrained` looks for them.
-WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
-_UNREADABLE: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
-_UNREADABLE += (EOFError, RecursionError, SafetensorError, pickle.UnpicklingError)
 PROJECTION, POSITIONS = "embeddings.projection.weight", "position_embeddings"
 
 
@@ -112,7 +99,7 @@ def _read(name: str) -> tuple[VJEPAConfig, dict[str, dict[str, torch.Tensor]]]:
         if read_config(folder).get("model_type") == VJEPA2Config.model_type:
             config, tensors = read_transformers(folder)
         else:
-            tensors, config = read_tensors(folder), VJEPAConfig.from_pretrained(folder)
+            tensors, config = read_weights(folder), VJEPAConfig.from_pretrained(folder)
     except ValueError as error:
         raise ValueError(f"init_from {name!r}: {error}") from error
     parts: dict[str, dict[str, torch.Tensor]] = {}
@@ -133,7 +120,9 @@ def _find_folder(name: str) -> Path:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         try:
-            folder = Path(snapshot_download(name, allow_patterns=["config.json", *WEIGHTS, "*.safetensors", "*.bin"]))
+            folder = Path(
+                snapshot_download(name, allow_patterns=["config.json", "*.safetensors", "*.bin", "*.index.json"])
+            )
         except (HFValidationError, HfHubHTTPError, OSError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(
@@ -145,32 +134,6 @@ def _find_folder(name: str) -> Path:
             "of a run or the output of `vjepa-hf convert`"
         )
     return folder
-
-
-def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the weights that `save_pretrained` wrote, from one file or several. Code in `.bin` files is not executed.
-
-    Raises:
-        ValueError: there are no weights, or a file of them is missing or damaged.
-    """
-    index = next((folder / file for file in WEIGHTS if (folder / file).is_file()), None)
-    if index is None:
-        raise ValueError(f"{str(folder)!r} has no weights: none of {', '.join(WEIGHTS)}")
-    path = index
-    try:
-        files = [index.name]
-        if index.suffix == ".json":
-            files = sorted({str(file) for file in json.loads(index.read_text())["weight_map"].values()})
-        tensors: dict[str, torch.Tensor] = {}
-        for path in (folder / file for file in files):
-            if path.parent != folder:
-                raise ValueError("it lies outside the folder")
-            tensors |= load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except _UNREADABLE as error:
-        raise ValueError(f"cannot read {str(path)!r}: {' '.join(str(error).split())}") from error
-    if not tensors or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
-        raise ValueError(f"{str(index)!r} contains no weights")
-    return tensors
 
 
 def _silent_differences(part: str, config: VJEPAConfig, new: VJEPAConfig) -> list[str]:

@@ -8,18 +8,19 @@ from matplotlib.figure import Figure
 
 from ..model.names import printable
 
+MAX_NAMED = 40  # classes; of more, names and counts are omitted
 
-def plot_confusion(matrix: np.ndarray, names: Sequence[str], path: str | Path, max_named: int = 40) -> None:
+
+def plot_confusion(matrix: np.ndarray, names: Sequence[str], path: str | Path) -> None:
     """Draw a confusion matrix into one PNG. A row is a true class; the color is the fraction of its samples.
 
     Args:
         matrix: counts `(L, L)`, true classes by predicted classes.
         names: names of the L classes.
         path: PNG to write.
-        max_named: number of classes above which names and counts are omitted.
     """
     fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    named = len(names) <= max_named
+    named = len(names) <= MAX_NAMED
     labels = [printable(name) for name in names]  # and `$` is only a letter: names come from files
     side = max(4.0, 0.45 * len(names)) if named else 9.0
     figure = Figure(figsize=(side + 1.5, side + 1), layout="constrained")

@@ -7,9 +7,7 @@ import torch
 from .strips import plot_strips
 
 
-def shade_masked(
-    video: torch.Tensor, context_mask: torch.Tensor, tubelet_size: int, patch_size: int, dimming: float = 0.15
-) -> torch.Tensor:
+def shade_masked(video: torch.Tensor, context_mask: torch.Tensor, tubelet_size: int, patch_size: int) -> torch.Tensor:
     """Darken the tubelets that are hidden from the context encoder.
 
     Args:
@@ -17,14 +15,13 @@ def shade_masked(
         context_mask: indices of the context tokens `(K,)`, in the order time, height, width.
         tubelet_size: frames per tubelet.
         patch_size: side of a tubelet in pixels.
-        dimming: factor for the brightness of hidden tubelets.
 
     Returns:
         uint8 `(T, C, H, W)`.
     """
     T, _, H, W = video.shape
     t, h, w = T // tubelet_size, H // patch_size, W // patch_size
-    brightness = torch.full((t * h * w,), dimming)
+    brightness = torch.full((t * h * w,), 0.15)
     brightness[context_mask.cpu()] = 1.0
     # (t, h, w) tokens -> (T, 1, H, W) pixels
     brightness = brightness.view(t, 1, h, w).repeat_interleave(tubelet_size, dim=0)
