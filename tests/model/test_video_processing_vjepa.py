@@ -372,7 +372,10 @@ class TestValueRange:
             assert torch.allclose(clip, expected, atol=1e-4)
 
     @pytest.mark.parametrize("settings", [{}, {"do_rescale": False}])
-    @pytest.mark.parametrize("values, seen", [((-1, 1), "from -1 to 1"), ((-2.1, 2.6), "from -2.1 to 2.6")])
+    @pytest.mark.parametrize(
+        "values, seen",
+        [((-1, 1), "from -1 to 1"), ((-2.1, 2.6), "from -2.1 to 2.6"), ((-0.2, 0.3), "from -0.2 to 0.3")],
+    )
     def test_values_below_black_are_an_error_that_says_what_was_seen(self, processor, frames, values, seen, settings):
         array = np.interp(frames, (frames.min(), frames.max()), values)
         with pytest.raises(ValueError, match=rf"values {seen}, but black is 0 .* value_range=\(-1, 1\)"):
