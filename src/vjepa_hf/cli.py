@@ -337,6 +337,9 @@ def compare(
 
     On several GPUs: accelerate launch -m vjepa_hf.cli compare ...
     """
+    real, generated, output = _expanduser(real), [_expanduser(name) for name in generated], _expanduser(output)
+    model, real_stats = _expanduser(model), _expanduser(real_stats)
+    page, features_dir = _expanduser(page), _expanduser(features_dir)
     with mistakes_exit():
         encoder = load_set_encoder(model, features, frame_step, batch_size=batch_size, num_workers=num_workers)
         is_main = encoder.accelerator.is_main_process

@@ -61,8 +61,8 @@ def load_videos(
 
     Files with an unknown suffix, or none, are videos if they begin like one.
 
-    Relative paths in a table start at its folder, and ~ is the home folder. If all videos of a folder are in sub-folders, the name of the
-    sub-folder is the label of a video.
+    Relative paths in a table start at its folder, and ~ is the home folder. If all videos of a folder are in
+    sub-folders, the name of the sub-folder is the label of a video.
 
     Args:
         source: folder, file, pattern, URL of a table, dataset, or list of videos.
