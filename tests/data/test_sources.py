@@ -391,7 +391,8 @@ def test_a_column_of_integers_and_text_keeps_both(tmp_path):
 def test_a_path_that_begins_with_a_tilde_is_in_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    touch(tmp_path / "videos" / "a.mp4")
+    touch(tmp_path / "videos" / "a.mp4", tmp_path / "images" / "1.png", tmp_path / "images" / "2.png")
+    assert len(load_images("~/images")) == 2
     (tmp_path / "videos" / "list.csv").write_text("video\n~/videos/a.mp4\n")
     for source in ("~/videos", "~/videos/a.mp4", "~/videos/list.csv", "~/*/a.mp4"):
         assert videos_of(source) == [str(tmp_path / "videos" / "a.mp4")]

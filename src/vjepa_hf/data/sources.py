@@ -81,15 +81,13 @@ def load_videos(
             f"the dataset has the splits {', '.join(source)}; pass one of them: dataset[{next(iter(source))!r}]"
         )
     if isinstance(source, Videos):
-        name, videos = "the dataset", _with_video_column(_without_format(source), video_column, "the dataset")
+        if isinstance(source, datasets.Dataset) and len(source) == 0:
+            raise ValueError("the dataset contains no video: it has no rows")
+        videos = _with_video_column(_without_format(source), video_column, "the dataset")
     elif not isinstance(source, str | Path):
-        name, videos = "the list of videos", _from_list(source)
+        videos = _from_list(source)
     else:
-        source = os.path.expanduser(source)
-        name, videos = printable(source), _open_source(source, video_column, streaming)
-    if isinstance(videos, datasets.Dataset) and len(videos) == 0:
-        suffixes_searched = " ".join(sorted(VIDEO_SUFFIXES))
-        raise ValueError(f"{name} contains no video; suffixes searched in a folder: {suffixes_searched}")
+        videos = _open_source(os.path.expanduser(source), video_column, streaming)
     if not streaming or isinstance(videos, datasets.IterableDataset):
         return videos
     # Neighbors in a list are often alike, and a stream is shuffled only locally.
@@ -104,15 +102,16 @@ def load_images(source: str | Path | Videos | Sequence[Any]) -> Videos:
     Raises:
         ValueError: a folder without images, or as in `load_videos`.
     """
-    if not isinstance(source, str | Path) or not os.path.isdir(source):
+    source = os.path.expanduser(source) if isinstance(source, str | Path) else source
+    if not isinstance(source, str) or not os.path.isdir(source):
         return load_videos(source)
-    paths = [os.path.join(folder, name) for folder, names in _walk(str(source)) for name in names]
+    paths = [os.path.join(folder, name) for folder, names in _walk(source) for name in names]
     images = [path for path in paths if suffix(path) in IMAGE_SUFFIXES]
     if not images:
         raise ValueError(
-            f"{printable(str(source))} contains no image; suffixes searched: {' '.join(sorted(IMAGE_SUFFIXES))}"
+            f"{printable(source)} contains no image; suffixes searched: {' '.join(sorted(IMAGE_SUFFIXES))}"
         )
-    return _with_labels(images, str(source))
+    return _with_labels(images, source)
 
 
 def _without_format(videos: Videos) -> Videos:
@@ -165,6 +164,9 @@ def _open_source(source: str, video_column: str | None, streaming: bool) -> Vide
         raise ValueError(f"videos '{name}' is of an unknown kind; give a folder, a list, .parquet, .tar or a video")
     else:
         videos = _from_lines(files)
+    if isinstance(videos, datasets.Dataset) and len(videos) == 0:
+        suffixes_searched = " ".join(sorted(VIDEO_SUFFIXES))
+        raise ValueError(f"{name} contains no video; suffixes searched in a folder: {suffixes_searched}")
     return videos
 
 

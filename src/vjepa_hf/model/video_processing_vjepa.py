@@ -304,9 +304,8 @@ def _lengths(value: Any) -> list[float]:
     """List the lengths in a number, a sequence, a dict or a SizeDict."""
     if value is None or isinstance(value, int | float):
         value = [value]
-    return [
-        length for length in (value if isinstance(value, list | tuple) else dict(value).values()) if length is not None
-    ]
+    lengths = value if isinstance(value, list | tuple) else dict(value).values()
+    return [length for length in lengths if length is not None]
 
 
 def _sample(
