@@ -9,7 +9,6 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
@@ -294,7 +293,10 @@ def test_a_list_of_videos_may_have_bytes_or_rows_and_nothing_else():
     assert load_videos(np.array(["a.mp4"]))[0] == {"video": "a.mp4"}
     for wrong, message in (
         ([], "the list of videos is empty"),
-        (pd.DataFrame({"video": ["a.mp4"]}), r"DataFrame is not a list of videos; .*Dataset.from_pandas"),
+        (
+            datasets.Dataset.from_dict({"video": ["a.mp4"]}).to_pandas(),
+            r"DataFrame is not a list of videos; .*Dataset.from_pandas",
+        ),
         ({"video": ["a.mp4"]}, r"dict is not a list of videos; .*Dataset.from_dict"),
         ([1, 2], "the list of videos contains int; give paths, bytes or rows"),
         (["a.mp4", 1], "the list of videos contains int, str; give paths"),

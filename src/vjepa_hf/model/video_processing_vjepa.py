@@ -189,7 +189,7 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
         Raises:
             ValueError: a length is not positive, or too large.
         """
-        num_pixels = 1
+        num_pixels: float = 1
         for name in ("num_frames", "num_clips", "num_crops", "size", "crop_size"):
             value = getattr(self, name) if kwargs.get(name) is None else kwargs[name]
             largest = LARGEST["num_frames" if name.startswith("num") else "image_size"]
