@@ -59,6 +59,7 @@ def main() -> None:
     with mistakes_exit():
         accelerator = make_pretraining_accelerator(run, optimization)
         check_run_dir(accelerator, run)
+        config = training.model_config(args)
         torch.set_num_threads(run.cpu_threads or torch.get_num_threads())
         with accelerator.main_process_first():
             sources = data.videos or [toy_videos()]
@@ -67,7 +68,6 @@ def main() -> None:
 
         # 3. Model: context encoder and predictor train; the target encoder is a moving average of the context encoder.
         torch.manual_seed(run.seed)
-        config = training.model_config(args)
         model = VJEPAForPreTraining(config)
         if optimization.init_from and not run.resume:
             accelerator.print(load_starting_weights(model, optimization.init_from, optimization.init_parts))

@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pyarrow.parquet
@@ -20,7 +21,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from video_files import write_video
-from vjepa_hf import VJEPAModel, VJEPAVideoProcessor, __version__
+from vjepa_hf import VJEPAModel, VJEPAVideoProcessor, __version__, cli
 from vjepa_hf.cli import SCRIPTS, app
 from vjepa_hf.data.checks import copy_name
 from vjepa_hf.data.sources import load_videos
@@ -340,6 +341,24 @@ def test_a_folder_for_copies_that_cannot_be_made_is_refused_before_the_work(toy_
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "copies"):
         run("check-data", toy_video_path, "--shrink_to", folder, exit_code=2)
+
+
+def test_every_path_of_a_comparison_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    given = []
+
+    def stop(*values, **options):
+        given.extend([*values, *options.values()])
+        raise ValueError("enough")
+
+    monkeypatch.setattr(cli, "load_set_encoder", lambda model, *values, **options: given.append(model) or MagicMock())
+    monkeypatch.setattr(cli, "write_comparison", stop)
+    paths = ["--model", "~/m", "-o", "~/c.json", "--real_stats", "~/s", "--page", "~/p", "--features_dir", "~/f"]
+    run("compare", "~/real", "~/a", "~/b", *paths, exit_code=2)
+    named = [path for value in given for path in (value.values() if isinstance(value, dict) else [value])]
+    paths = [str(path) for path in named if isinstance(path, str | Path)]
+    assert len(paths) == 8 and all(path.startswith(str(tmp_path)) for path in paths)
 
 
 def test_every_path_may_begin_at_home(model_folder, toy_video_path, tmp_path, monkeypatch):

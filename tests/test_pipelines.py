@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from transformers import pipeline
 
-from video_files import write_video
+from video_files import read_all, write_video
 from vjepa_hf import VJEPAForVideoClassification, VJEPAVideoProcessor
 from vjepa_hf.model.video_io import VideoDecodeError
 
@@ -117,7 +117,7 @@ def test_an_image_is_classified_as_a_still_clip(classify, folder, tmp_path):
     for source in (image, pixels, str(tmp_path / "image.png")):
         for row in classify(source):
             assert row["score"] == pytest.approx(expected[model.config.label2id[row["label"]]].item(), abs=1e-6)
-    assert classify([image, image])[1] == classify(image)
+    assert classify([[image], [image]])[1] == classify(image)
 
 
 def test_arrays_are_classified_too(classify, videos):
@@ -156,8 +156,26 @@ def test_a_batch_gives_the_answers_of_one_by_one(classify, videos, tmp_path, bat
 
 def test_every_sequence_of_videos_is_classified_one_by_one(classify, videos):
     paths = [str(path) for path in videos]
-    for sequence in (tuple(paths), datasets.Dataset.from_dict({"video": paths})["video"]):
+    table = datasets.Dataset.from_dict({"video": paths})
+    for sequence in (tuple(paths), table["video"], np.array(paths)):
         assert classify(sequence) == classify(paths)
+    assert list(classify(table.to_iterable_dataset()["video"])) == classify(paths)
+
+
+def test_a_list_of_frames_is_one_video_and_an_array_of_videos_is_several(classify, videos):
+    frames = read_all(videos[0])
+    expected = classify(frames)
+    images = [Image.fromarray(frame) for frame in frames]
+    for one in (images, tuple(images), list(frames)):
+        assert classify(one) == expected
+    for several in ([images, images], np.stack([frames, frames]), (frames, images)):
+        assert classify(several) == [expected, expected]
+    assert classify([images, images], batch_size=2) == [expected, expected]
+
+
+def test_no_video_is_an_error(classify):
+    with pytest.raises(ValueError, match="nor a non-empty list of these"):
+        classify([])
 
 
 def test_views_of_several_videos_make_a_batch(folder, videos):

@@ -57,6 +57,11 @@ def __getattr__(name: str) -> Any:
     return surprise
 
 
+def __dir__() -> list[str]:
+    """Return the names that `__getattr__` knows too."""
+    return sorted(globals().keys() | set(__all__))
+
+
 def tiny_checkpoint() -> Path:
     """Return the folder of a tiny model that comes with the package, for `from_pretrained` without a download.
 

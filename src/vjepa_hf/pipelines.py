@@ -1,12 +1,14 @@
 """`pipeline("video-classification")` for V-JEPA: batches of videos, and saving with the video processor."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
+import torch
 from transformers.pipelines.video_classification import VideoClassificationPipeline
 from transformers.utils import logging
 
 from .model.configuration_vjepa import VJEPAConfig
+from .model.video_inputs import is_one_video, list_videos
 
 logger = logging.get_logger(__name__)
 
@@ -33,6 +35,10 @@ class VJEPAVideoClassificationPipeline(VideoClassificationPipeline):
             )
 
     def __call__(self, inputs: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Classify a video, or each of a sequence of videos, such as a column of `datasets`."""
-        is_sequence = isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes)
-        return super().__call__(list(inputs) if is_sequence else inputs, **kwargs)
+        """Classify a video, or each of several videos, such as a column of `datasets`; a stream gives an iterator."""
+        if is_one_video(inputs):
+            return super().__call__([inputs], **kwargs)[0]  # a list of frames is one video
+        if isinstance(inputs, Iterable) and not isinstance(inputs, torch.utils.data.Dataset):
+            is_stream = not hasattr(inputs, "__len__")
+            inputs = (video for video in inputs) if is_stream else list_videos(inputs)
+        return super().__call__(inputs, **kwargs)

@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 
 import datasets
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from video_files import write_tar
@@ -109,6 +111,8 @@ def test_what_file_managers_leave_behind_is_ignored(tmp_path):
     (folder / "icon.ico").write_bytes(b"\0\0\1\0\1\0")
     (folder / "state.json").write_text("{}")
     (folder / "dataset_infos.json").write_text("{}")
+    for name in ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"):
+        touch(folder / name / "b.mp4", folder / name / "c.jpg")
     assert videos_of(folder) == [str(folder / "a.mp4")]
 
 
@@ -286,8 +290,14 @@ def test_a_list_of_videos_may_have_bytes_or_rows_and_nothing_else():
     mixed = load_videos(["a.mp4", b"1", {"path": "b.mp4"}])["video"][:]
     paths = [{"bytes": None, "path": name} for name in ("a.mp4", "b.mp4")]
     assert mixed == [paths[0], {"bytes": b"1", "path": None}, paths[1]]
+    assert load_videos(np.array(["a.mp4"]))[0] == {"video": "a.mp4"}
     for wrong, message in (
         ([], "the list of videos is empty"),
+        (
+            datasets.Dataset.from_dict({"video": ["a.mp4"]}).to_pandas(),
+            r"DataFrame is not a list of videos; .*Dataset.from_pandas",
+        ),
+        ({"video": ["a.mp4"]}, r"dict is not a list of videos; .*Dataset.from_dict"),
         ([1, 2], "the list of videos contains int; give paths, bytes or rows"),
         (["a.mp4", 1], "the list of videos contains int, str; give paths"),
         (["a.csv", "b.csv"], "a.csv in a list of videos is a list itself; load each and use mix_videos"),
@@ -366,6 +376,30 @@ def test_a_dataset_of_media_is_never_decoded_by_datasets():
     assert videos[0] == {"video": {"bytes": b"1", "path": "a.mp4"}, "label": 0}
 
 
+@pytest.mark.parametrize("format_", ["numpy", "torch", "pandas", "arrow"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_format_of_a_dataset_does_not_matter(format_, streaming):
+    videos = datasets.Dataset.from_dict({"video": ["a.mp4", "b.mp4"], "label": [1, 0]})
+    videos = videos.to_iterable_dataset() if streaming else videos
+    loaded = list(load_videos(videos.with_format(format_)))
+    assert loaded == [{"video": "a.mp4", "label": 1}, {"video": "b.mp4", "label": 0}]
+
+
+def test_a_column_of_integers_and_text_keeps_both(tmp_path):
+    (tmp_path / "list.jsonl").write_text('{"video": "a.mp4", "label": 1}\n{"video": "b.mp4", "label": "run"}\n')
+    assert load_videos(tmp_path / "list.jsonl")["label"][:] == [1, "run"]
+
+
+def test_a_path_that_begins_with_a_tilde_is_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    touch(tmp_path / "videos" / "a.mp4", tmp_path / "images" / "1.png", tmp_path / "images" / "2.png")
+    assert len(load_images("~/images")) == 2
+    (tmp_path / "videos" / "list.csv").write_text("video\n~/videos/a.mp4\n")
+    for source in ("~/videos", "~/videos/a.mp4", "~/videos/list.csv", "~/*/a.mp4"):
+        assert videos_of(source) == [str(tmp_path / "videos" / "a.mp4")]
+
+
 def test_a_stream_without_features_is_an_error_with_advice():
     videos = datasets.Dataset.from_dict({"video": ["a.mp4"]})
     stream = videos.to_iterable_dataset().map(lambda row: row)
@@ -392,6 +426,39 @@ def test_sources_without_videos_are_errors_with_the_reason(tmp_path):
         load_videos(tmp_path / "[ab].*")
     with pytest.raises(ValueError, match="an unknown kind"):
         load_videos(tmp_path / "b.jpg")
+
+
+WITHOUT_ROWS = {
+    "empty.csv": b"",
+    "header.csv": b"video,label\n",
+    "header.tsv": b"video\tlabel\n",
+    "empty.txt": b"",
+    "blank.txt": b"\n\n",
+    "unknown": b"",
+    "empty.jsonl": b"",
+    "empty.json": b"[]",
+    "empty.parquet": b"",
+    "empty.tar": b"",
+    "members.tar": b"\0" * 10240,
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_ROWS)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_list_without_rows_is_an_error_that_names_it_and_says_so(tmp_path, name, streaming):
+    (tmp_path / name).write_bytes(WITHOUT_ROWS[name])
+    with pytest.raises(ValueError, match=f"{name} (cannot be read: it is empty|contains no video)"):
+        load_videos(tmp_path / name, streaming=streaming)
+
+
+def test_a_table_without_rows_is_an_error_that_names_it_and_says_so(tmp_path):
+    table = datasets.Dataset.from_dict({"video": ["a.mp4"]}).select([])
+    pq.write_table(table.data.table, tmp_path / "none.parquet")
+    with pytest.raises(ValueError, match="none.parquet (cannot be read: it is empty|contains no video)"):
+        load_videos(tmp_path / "none.parquet")
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match="the dataset contains no video"):
+            load_videos(table, streaming=streaming)
 
 
 UNREADABLE = {

@@ -4,7 +4,10 @@ pytest tests/model/test_video_inputs.py
 """
 
 import io
+import shutil
 
+import datasets
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -78,6 +81,45 @@ def test_a_list_is_flattened_and_frames_in_it_are_one_video(video, frames):
     assert len(list_videos([[path, path], path])) == 3
     gray = frames[..., 0]  # (T, H, W): an image if it had three rows or columns
     assert len(list_videos([gray, gray])) == 2 and len(list_videos([gray[0], gray[1]])) == 1
+
+
+def test_a_stream_of_videos_is_listed(video):
+    stream = datasets.Dataset.from_dict({"video": [str(video)] * 2}).to_iterable_dataset()
+    for several in (stream["video"], (path for path in [video, video]), dict.fromkeys([video, str(video)]).keys()):
+        assert len(list_videos(several)) == 2
+
+
+def test_frames_of_a_list_may_be_arrays_tensors_and_images(frames):
+    mixed = [torch.from_numpy(frames[0]), frames[1], Image.fromarray(frames[2])]
+    for frame_list in (mixed, mixed[::-1]):
+        assert FrameArray(frame_list).info.num_frames == 3
+    assert np.array_equal(FrameArray(mixed).frames([0, 1, 2]).permute(0, 2, 3, 1), frames[:3])
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 8, 3), (4, 0, 8, 3), (4, 8, 0, 3), (4, 3, 0, 8), (4, 0, 8)])
+def test_an_array_without_pixels_is_an_error(shape):
+    with pytest.raises(ValueError, match="has no frames or no pixels"):
+        open_video(np.zeros(shape, dtype=np.uint8))
+
+
+def test_chained_addresses_are_read(video):
+    fsspec.filesystem("memory").pipe("/chained.mp4", video.read_bytes())
+    for address in ("simplecache::memory://chained.mp4", "filecache::memory://chained.mp4"):
+        with open_video(address) as opened:
+            assert opened.info.num_frames == 12
+
+
+def test_a_chained_address_tells_no_secret():
+    for address in ("filecache::http://me:secret@127.0.0.1:1/a.mp4?key=secret", "zip://a::http://me:secret@[::1/b"):
+        with pytest.raises(VideoDecodeError) as error:
+            open_video(address)
+        assert "secret" not in str(error.value) and "me:" not in str(error.value)
+
+
+def test_a_path_may_look_like_a_chained_address(video, tmp_path):
+    shutil.copy(video, tmp_path / "a::b.mp4")
+    with open_video(tmp_path / "a::b.mp4") as opened:
+        assert opened.info.num_frames == 12
 
 
 def test_errors_of_file_systems_are_decode_errors_that_name_the_address():

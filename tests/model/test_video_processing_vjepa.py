@@ -304,7 +304,7 @@ class TestCrops:
 
     @pytest.mark.parametrize("wrong", [{"num_crops": 0}, {"num_crops": 2, "do_center_crop": False}])
     def test_crops_without_a_crop_are_an_error(self, processor, video, wrong):
-        with pytest.raises(ValueError, match="num_crops=.* must be at least 1, and 1 without do_center_crop"):
+        with pytest.raises(ValueError, match="num_crops=.* must be (from 1 to|1 without do_center_crop)"):
             processor(video, **wrong)
 
 
@@ -372,7 +372,10 @@ class TestValueRange:
             assert torch.allclose(clip, expected, atol=1e-4)
 
     @pytest.mark.parametrize("settings", [{}, {"do_rescale": False}])
-    @pytest.mark.parametrize("values, seen", [((-1, 1), "from -1 to 1"), ((-2.1, 2.6), "from -2.1 to 2.6")])
+    @pytest.mark.parametrize(
+        "values, seen",
+        [((-1, 1), "from -1 to 1"), ((-2.1, 2.6), "from -2.1 to 2.6"), ((-0.2, 0.3), "from -0.2 to 0.3")],
+    )
     def test_values_below_black_are_an_error_that_says_what_was_seen(self, processor, frames, values, seen, settings):
         array = np.interp(frames, (frames.min(), frames.max()), values)
         with pytest.raises(ValueError, match=rf"values {seen}, but black is 0 .* value_range=\(-1, 1\)"):
@@ -467,3 +470,30 @@ def test_a_saved_processor_does_not_refer_to_code_of_others(tmp_path):
     processor = VJEPAVideoProcessor(auto_map={"AutoVideoProcessor": "owner/repo--file.Class"})
     processor.save_pretrained(tmp_path)
     assert "auto_map" not in (tmp_path / "video_preprocessor_config.json").read_text()
+
+
+IMPOSSIBLE = {
+    "num_frames": [10**9, 0, -3],
+    "num_clips": [10**9],
+    "num_crops": [10**9],
+    "crop_size": [10**9, {"height": 10**6, "width": 8}],
+    "size": [10**9, {"shortest_edge": 10**6}],
+}
+
+
+@pytest.mark.parametrize("name, value", [(name, value) for name in IMPOSSIBLE for value in IMPOSSIBLE[name]])
+def test_an_impossible_length_is_an_error_before_anything_is_read(tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"{name}=.* must be from 1 to "):
+        VJEPAVideoProcessor(**{name: value})
+    VJEPAVideoProcessor().save_pretrained(tmp_path)
+    file = tmp_path / "video_preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {name: value}))
+    with pytest.raises(ValueError, match=f"{name}=.* must be from 1 to "):
+        VJEPAVideoProcessor.from_pretrained(tmp_path)
+
+
+def test_too_many_pixels_are_an_error_before_anything_is_read():
+    with pytest.raises(ValueError, match="give 6553600000 pixels per video; at most 4294967296 are allowed"):
+        VJEPAVideoProcessor(num_frames=1000, num_clips=100, crop_size=256)
+    with pytest.raises(ValueError, match="num_clips=1000000 must be from 1 to 65536"):
+        VJEPAVideoProcessor()("missing.mp4", num_clips=10**6)

@@ -7,6 +7,8 @@ import textwrap
 
 import pytest
 
+import vjepa_hf
+
 # torch and transformers are imported first: what *they* do to a process is not ours to answer for.
 WATCH = """
     import json, logging, os, random, sys, warnings
@@ -56,6 +58,10 @@ def side_effects() -> dict[str, list[str]]:
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-4000:]
     return dict(zip(statements, json.loads(result.stdout.splitlines()[-1]), strict=True))
+
+
+def test_public_names_are_listed():
+    assert set(vjepa_hf.__all__) <= set(dir(vjepa_hf))
 
 
 def test_import_has_no_side_effect(side_effects):

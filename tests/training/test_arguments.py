@@ -16,6 +16,7 @@ from vjepa_hf.training.arguments import (
     OPTIONS_OF_0_1,
     PUBLISHED_MASKS,
     PretrainingArguments,
+    mistakes_exit,
     option,
     parse,
     parse_arguments,
@@ -92,6 +93,8 @@ def test_saved_arguments_read_back_as_themselves(tmp_path):
         (["--seed.x", "3"], "unknown option 'seed.x'"),
         (["more"], "nrecognized arguments: more"),
         (["--max_steps"], "--max_steps: expected one argument"),
+        (["--config"], "--config: expected one argument; `--help`"),
+        (["--resume_from_hub"], "--resume_from_hub: expected one argument; `--help`"),
         (["--max_steps", "many"], "max_steps: Expected a int. Got value: many; `--help` lists all options"),
         (["--warmup_steps", "100001"], r"warmup_steps must lie in \[0, max_steps=90000\], got 100001"),
         (["--color_jitter", "0.4", "0.4"], "color_jitter must be brightness, contrast, saturation and hue"),
@@ -247,6 +250,13 @@ def test_a_mistake_prints_one_sentence_and_exits(monkeypatch, capsys):
         parse_arguments()
     sentence = "pretrain.py: unknown option 'max_step'; did you mean 'max_steps'? `--help` lists all options\n"
     assert end.value.code == 2 and capsys.readouterr().err == sentence
+
+
+def test_a_field_of_the_model_of_the_wrong_type_is_one_sentence(capsys):
+    args = parse_arguments(["--model.hidden_size", "wide"])
+    with pytest.raises(SystemExit) as end, mistakes_exit():
+        model_config(args)
+    assert end.value.code == 2 and "'hidden_size' expected int" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

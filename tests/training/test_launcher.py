@@ -84,8 +84,9 @@ def test_the_precision_of_the_launcher_is_followed_and_a_contradiction_refused(m
     for other in ("no", "fp16"):
         with pytest.raises(ValueError, match=f"launcher asks for mixed_precision bf16, but the run for {other}"):
             match_launcher(other)
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # also what it sets without an option
-    assert match_launcher("bf16") == "bf16"
+    for unset in ("no", ""):  # "no" is also what it sets without an option
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", unset)
+        assert match_launcher() == "no" and match_launcher("bf16") == "bf16"
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
     with pytest.raises(ValueError, match="mixed_precision fp8 is not supported"):
         match_launcher()

@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 
 from ..model.names import printable
-from .tables import escaped, named_errors
+from .tables import escaped, named_errors, undecoded
 
 logger = logging.getLogger(__name__)
 
@@ -24,12 +24,7 @@ def shard_features(builder: str, file: str) -> datasets.Features:
         features = _open(builder, file).features
         if features is None:
             raise ValueError("its columns have no types")
-    return datasets.Features(
-        {
-            name: type(column)(decode=False) if getattr(column, "decode", False) else column
-            for name, column in features.items()
-        }
-    )
+    return datasets.Features({name: undecoded(column) for name, column in features.items()})
 
 
 def stream_shards(

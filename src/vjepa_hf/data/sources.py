@@ -20,7 +20,7 @@ from ..model.names import printable
 from ..model.video_inputs import IMAGE_SUFFIXES
 from .file_types import VIDEO_SUFFIXES, is_binary, is_video, suffix
 from .shards import check_end, shard_features, stream_shards
-from .tables import SHARDS, Videos, map_batches, named_errors, read_table
+from .tables import SHARDS, Videos, map_batches, named_errors, read_table, undecoded
 
 # A video may be called NA or nan; only an empty cell is None. No column is an index.
 CSV = {"keep_default_na": False, "na_values": [""], "index_col": False}
@@ -36,6 +36,7 @@ TABLES: dict[str, tuple[str, dict[str, Any]]] = {
 DELIMITERS = {".csv": ",", ".tsv": "\t"}  # of lists that may have no header
 LABEL = r"-?\d{1,18}"
 VIDEO_COLUMNS = ("video", "path", "file_name")
+LEFTOVERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")  # folders made by file managers
 STREAM_SHARDS = 1024  # parts of a list that is streamed, to shuffle and to split over workers
 SAVED = ("state.json", "dataset_info.json")  # written by `Dataset.save_to_disk`
 PATH = datasets.Value("string")
@@ -60,8 +61,8 @@ def load_videos(
 
     Files with an unknown suffix, or none, are videos if they begin like one.
 
-    Relative paths in a table start at its folder. If all videos of a folder are in sub-folders, the name of the
-    sub-folder is the label of a video.
+    Relative paths in a table start at its folder, and ~ is the home folder. If all videos of a folder are in
+    sub-folders, the name of the sub-folder is the label of a video.
 
     Args:
         source: folder, file, pattern, URL of a table, dataset, or list of videos.
@@ -80,11 +81,13 @@ def load_videos(
             f"the dataset has the splits {', '.join(source)}; pass one of them: dataset[{next(iter(source))!r}]"
         )
     if isinstance(source, Videos):
-        videos = _with_video_column(source, video_column, "the dataset")
+        if isinstance(source, datasets.Dataset) and len(source) == 0:
+            raise ValueError("the dataset contains no video: it has no rows")
+        videos = _with_video_column(_without_format(source), video_column, "the dataset")
     elif not isinstance(source, str | Path):
         videos = _from_list(source)
     else:
-        videos = _open_source(str(source), video_column, streaming)
+        videos = _open_source(os.path.expanduser(source), video_column, streaming)
     if not streaming or isinstance(videos, datasets.IterableDataset):
         return videos
     # Neighbors in a list are often alike, and a stream is shuffled only locally.
@@ -99,19 +102,30 @@ def load_images(source: str | Path | Videos | Sequence[Any]) -> Videos:
     Raises:
         ValueError: a folder without images, or as in `load_videos`.
     """
-    if not isinstance(source, str | Path) or not os.path.isdir(source):
+    source = os.path.expanduser(source) if isinstance(source, str | Path) else source
+    if not isinstance(source, str) or not os.path.isdir(source):
         return load_videos(source)
-    paths = [os.path.join(folder, name) for folder, names in _walk(str(source)) for name in names]
+    paths = [os.path.join(folder, name) for folder, names in _walk(source) for name in names]
     images = [path for path in paths if suffix(path) in IMAGE_SUFFIXES]
     if not images:
         raise ValueError(
-            f"{printable(str(source))} contains no image; suffixes searched: {' '.join(sorted(IMAGE_SUFFIXES))}"
+            f"{printable(source)} contains no image; suffixes searched: {' '.join(sorted(IMAGE_SUFFIXES))}"
         )
-    return _with_labels(images, str(source))
+    return _with_labels(images, source)
+
+
+def _without_format(videos: Videos) -> Videos:
+    """Return a dataset whose rows have Python values; a transform of the user stays."""
+    has_transform = isinstance(videos, datasets.Dataset) and videos.format["type"] == "custom"
+    return videos if has_transform else videos.with_format(None)
 
 
 def _from_list(videos: Any) -> datasets.Dataset:
+    if isinstance(videos, dict) or hasattr(videos, "columns"):
+        make = "from_dict" if isinstance(videos, dict) else "from_pandas"
+        raise ValueError(f"a {type(videos).__name__} is not a list of videos; pass datasets.Dataset.{make}(...)")
     listed = [os.fspath(video) if isinstance(video, os.PathLike) else video for video in videos]
+    listed = [str(video) if isinstance(video, str) else video for video in listed]  # of numpy
     if not listed:
         raise ValueError("the list of videos is empty")
     for video in listed:
@@ -214,7 +228,7 @@ def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in LEFTOVERS)
         names = sorted(name for name in names if not name.startswith("."))
         for file in (os.path.join(path, name) for name in names):
             try:
@@ -280,8 +294,8 @@ def _with_video_column(videos: Videos, column: str | None, source: str, folder: 
         raise ValueError(f"{source} does not say what its columns hold; give it features, for example with `cast`")
     column = _video_column_of(videos.features, column, source)
     for name, feature in videos.features.items():
-        if getattr(feature, "decode", False):  # videos are decoded by this package, other media not at all
-            videos = videos.cast_column(name, type(feature)(decode=False))
+        if undecoded(feature) is not feature:  # videos are decoded by this package, other media not at all
+            videos = videos.cast_column(name, undecoded(feature))
     if column != "video":
         videos = videos.remove_columns("video") if "video" in videos.column_names else videos
         videos = videos.rename_column(column, "video")
@@ -341,7 +355,7 @@ def _absolute_paths(rows: dict[str, list], folder: str) -> dict[str, list]:
 
 
 def _absolute(path: str, folder: str) -> str:
-    return path if "://" in path else os.path.join(folder, path)
+    return path if "://" in path else os.path.join(folder, os.path.expanduser(path))
 
 
 # --- lines ---------------------------------------------------------------------------------------------------------

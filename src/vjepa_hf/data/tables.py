@@ -35,6 +35,16 @@ UNREADABLE = (
     RecursionError,  # deeply nested values
     StopIteration,
 )
+# What the readers say about a file without rows.
+EMPTY = (
+    "Please pass `features`",
+    "corresponds to no data",
+    "No columns to parse",
+    "Must pass at least one table",
+    "BatchSize must be greater than 0",
+    "file size is 0 bytes",
+    "empty file",
+)
 
 
 def read_table(builder: str, files: list[str], **options: Any) -> datasets.Dataset:
@@ -56,8 +66,8 @@ def read_table(builder: str, files: list[str], **options: Any) -> datasets.Datas
         except json.JSONDecodeError as error:  # no file was read yet
             raise _cache_error(str(datasets.config.HF_DATASETS_CACHE), error) from error
         prepared.download_and_prepare()
-    with _cache_errors(prepared.cache_dir):
-        return prepared.as_dataset(split="train")
+        with _cache_errors(prepared.cache_dir):
+            return prepared.as_dataset(split="train")
 
 
 def map_batches(videos: Videos, function: Callable, features: datasets.Features, **options: Any) -> Videos:
@@ -70,6 +80,12 @@ def map_batches(videos: Videos, function: Callable, features: datasets.Features,
     folder = os.path.dirname(files[0]["filename"]) if files else str(datasets.config.HF_DATASETS_CACHE)
     with _cache_errors(folder):
         return videos.map(function, batched=True, batch_size=BATCH_ROWS, features=features, **options)
+
+
+def undecoded(feature: Any) -> Any:
+    """Return the type of a column without decoding its media; JSON is decoded."""
+    is_media = getattr(feature, "decode", False) and not isinstance(feature, datasets.Json)
+    return type(feature)(decode=False) if is_media else feature
 
 
 def escaped(files: list[str]) -> list[str]:
@@ -94,7 +110,9 @@ def named_errors(source: str) -> Iterator[None]:
         if _is_disk_full(error):
             raise _cache_error(str(datasets.config.HF_DATASETS_CACHE), error) from error
         cause = error.__cause__ or error
-        reason = "it is empty" if isinstance(cause, IndexError | StopIteration) else printable(str(cause).strip())
+        reason = printable(str(cause).strip())
+        if isinstance(cause, IndexError | StopIteration) or any(text in reason for text in EMPTY):
+            reason = "it is empty"
         raise ValueError(f"{source} cannot be read: {reason}") from error
 
 

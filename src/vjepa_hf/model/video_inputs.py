@@ -8,12 +8,12 @@ A video is
   or arrays), or one image, which is a video of one frame;
 - an open video: an object with `info`, `frames` and `iter_frames`, such as a `VideoFile`.
 
-Several videos are a list, a tuple or a column of `datasets`, or an array with one more dimension.
+Several videos are a list, a column of `datasets` or another iterable, or an array with one more dimension.
 """
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,7 +26,7 @@ from transformers.image_utils import ChannelDimension
 
 from .names import printable
 from .video_io import TimedFrame, VideoDecodeError, VideoFile, VideoInfo, frame_numbers
-from .video_sources import source_name, without_secrets
+from .video_sources import scheme_of, source_name, without_secrets
 
 IMAGE_SUFFIXES = frozenset(".bmp .jpeg .jpg .png .tif .tiff .webp".split())
 DOWNLOADED = ("http", "https", "file")  # schemes that `VideoFile` reads; fsspec reads the others
@@ -189,13 +189,14 @@ class FrameArray(_Frames):
     def _check_floats(self, highest: float) -> None:
         """Check that floating point values lie in [0, `highest`], and do not look like those of another range."""
         (low, high), slack = self._limits, highest / 1000
-        if low < -slack or high > highest + slack:
+        are_unit = highest > 1 and high <= 1
+        if low < (-1e-3 if are_unit else -slack) or high > highest + slack:
             raise ValueError(
                 f"a video contains values from {low:g} to {high:g}, but black is 0 and white is {highest:g} here; "
                 "pass the values of black and white in your array, for example value_range=(-1, 1) for a generated "
                 "video, or clip the values if only rounding or resizing put them out of range."
             )
-        if highest > 1 and 0 < high <= 1:
+        if are_unit and high > 0:
             raise ValueError(
                 f"the pixel values, {low:g} to {high:g}, are already in [0, 1]; pass do_rescale=False, or say which "
                 "values are black and white: value_range=(0, 1), or (-1, 1) for a generated video."
@@ -233,8 +234,7 @@ def open_video(video: Any, array_format: ArrayFormat = RGB_BYTES) -> AbstractCon
     name, source = video_name(video), _source(video)
     if isinstance(source, str) and os.path.isdir(source):
         return FrameFolder(source)
-    scheme = re.match(r"([a-zA-Z][\w+.-]*)://", source) if isinstance(source, str) else None
-    if scheme and scheme[1].lower() not in DOWNLOADED:
+    if isinstance(source, str) and scheme_of(source) not in ("", *DOWNLOADED):
         source = _read_address(source, name)
     return VideoFile(source, name)
 
@@ -245,20 +245,28 @@ def at_constant_rate(opened: Any, numbers: np.ndarray) -> np.ndarray:
 
 
 def list_videos(videos: Any, num_channels: int = RGB) -> list[Any]:
-    """List the videos in one video, a list or column of videos, or an array `(B, T, ...)`, at any depth.
+    """List the videos in one video, an iterable of videos, or an array `(B, T, ...)`, at any depth.
 
     Raises:
         ValueError: there is none, or an entry is not a video.
     """
-    if _is_open(videos) or _is_file(videos) or is_in_memory(videos, num_channels):
+    if is_one_video(videos, num_channels):
         return [videos]
     if getattr(videos, "ndim", None) == 5:
         return list(videos)
     if getattr(videos, "ndim", None) == 1 and all(map(_is_file, videos)):  # paths in numpy or pandas
         videos = videos.tolist()
-    if not isinstance(videos, Sequence) or not len(videos):
+    if hasattr(videos, "ndim") or not isinstance(videos, Iterable):
         raise ValueError(_not_a_video(videos))
-    return [entry for video in videos for entry in list_videos(video, num_channels)]
+    listed = [entry for video in videos for entry in list_videos(video, num_channels)]
+    if not listed:
+        raise ValueError(_not_a_video(videos))
+    return listed
+
+
+def is_one_video(video: Any, num_channels: int = RGB) -> bool:
+    """Return whether this is one video, and not several; an object that is neither is not one."""
+    return _is_open(video) or _is_file(video) or is_in_memory(video, num_channels)
 
 
 def video_name(video: Any) -> str:
@@ -380,13 +388,14 @@ def _stack(frames: Any, num_channels: int) -> Any:
         sizes = sorted({tuple(frame.shape) for frame in listed})
         if len(sizes) > 1:
             raise ValueError(f"the frames of a video differ in size: {sizes}; resize them to one, or pass paths.")
-        frames = torch.stack(listed) if isinstance(listed[0], torch.Tensor) else np.stack(listed)
+        are_tensors = all(isinstance(frame, torch.Tensor) for frame in listed)
+        frames = torch.stack(listed) if are_tensors else np.stack(listed)
     frames = frames if isinstance(frames, torch.Tensor) else np.asarray(frames)
     is_array = isinstance(frames, np.ndarray)
     if frames.dtype.kind not in "uif" if is_array else frames.is_complex() or frames.dtype == torch.bool:
         raise ValueError(f"a video of {frames.dtype} contains no pixels; give uint8, or floating point numbers.")
-    if not len(frames):
-        raise ValueError(f"a video of shape {tuple(frames.shape)} has no frames.")
+    if 0 in frames.shape:
+        raise ValueError(f"a video of shape {tuple(frames.shape)} has no frames or no pixels.")
     return frames
 
 

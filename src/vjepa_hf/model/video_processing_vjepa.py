@@ -25,12 +25,13 @@ from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
-from .configuration_vjepa import check_spelling, drop_references_to_code
+from .configuration_vjepa import LARGEST, check_spelling, drop_references_to_code
 from .frame_sampling import regular_clips, resolve_frame_step
 from .tubelets import to_tubelets
 from .video_inputs import ArrayFormat, FrameArray, at_constant_rate, is_in_memory, list_videos, open_video
 
 OPENCV = "opencv"  # value of `resample`
+MAX_PIXELS = 2**32  # of all views of a video, which are in memory together
 
 
 class VJEPAVideoProcessorKwargs(VideosKwargs, total=False):
@@ -124,6 +125,7 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
             sides = size if isinstance(size, dict) else {}
             kwargs["crop_size"] = sides.get("shortest_edge", size)
         super().__init__(**kwargs)  # type: ignore[misc, arg-type]
+        self._check_lengths()
 
     @classmethod
     def from_dict(  # type: ignore[override]  # the base classes do not agree on the name
@@ -168,6 +170,7 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
 
     def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
         """Open the frames in memory, whose channels and values depend on the arguments; then as in transformers."""
+        self._check_lengths(**kwargs)
         array_format = self._array_format(**kwargs)
         listed = list_videos(videos, array_format.num_channels)
         opened = [
@@ -179,6 +182,26 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
     def open_video(self, video: Any) -> AbstractContextManager[Any]:
         """Open a video of any kind as `video_inputs.open_video` does, with the channels and values of the settings."""
         return open_video(video, self._array_format())
+
+    def _check_lengths(self, **kwargs: Any) -> None:
+        """Check that the views of a video have possible sizes, before any frame is read.
+
+        Raises:
+            ValueError: a length is not positive, or too large.
+        """
+        num_pixels: float = 1
+        for name in ("num_frames", "num_clips", "num_crops", "size", "crop_size"):
+            value = getattr(self, name) if kwargs.get(name) is None else kwargs[name]
+            largest = LARGEST["num_frames" if name.startswith("num") else "image_size"]
+            for length in _lengths(value):
+                if not 0 < length <= largest:
+                    raise ValueError(f"{name}={length} must be from 1 to {largest}.")
+                num_pixels *= length if name != "size" else 1
+        if num_pixels > MAX_PIXELS:
+            raise ValueError(
+                f"num_frames, num_clips, num_crops and crop_size give {num_pixels} pixels per video; at most "
+                f"{MAX_PIXELS} are allowed. Read fewer clips at a time."
+            )
 
     def _array_format(self, **kwargs: Any) -> ArrayFormat:
         """Return how to read frames in memory with these arguments of a call."""
@@ -229,8 +252,8 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
 
     def _validate_preprocess_kwargs(self, size: SizeDict | None = None, **kwargs: Any) -> None:  # type: ignore[override]
         """Check the arguments; without `size`, the base class checks `crop_size` in its place."""
-        if kwargs["num_crops"] < 1 or (kwargs["num_crops"] > 1 and not kwargs["do_center_crop"]):
-            raise ValueError(f"num_crops={kwargs['num_crops']} must be at least 1, and 1 without do_center_crop.")
+        if kwargs["num_crops"] > 1 and not kwargs["do_center_crop"]:
+            raise ValueError(f"num_crops={kwargs['num_crops']} must be 1 without do_center_crop.")
         super()._validate_preprocess_kwargs(size=size or kwargs["crop_size"], **kwargs)
 
     def _preprocess(  # type: ignore[override]
@@ -275,6 +298,14 @@ class VJEPAVideoProcessor(BaseVideoProcessor):
                 tubelets = to_tubelets(video.reshape(-1, *video.shape[-4:]), tubelet_size, patch_size)
                 data["tubelets"].append(tubelets.reshape(*video.shape[:-4], *tubelets.shape[1:]))
         return BatchFeature(data=data, tensor_type=return_tensors)
+
+
+def _lengths(value: Any) -> list[float]:
+    """List the lengths in a number, a sequence, a dict or a SizeDict."""
+    if value is None or isinstance(value, int | float):
+        value = [value]
+    lengths = value if isinstance(value, list | tuple) else dict(value).values()
+    return [length for length in lengths if length is not None]
 
 
 def _sample(

@@ -89,7 +89,7 @@ def open_source(source: Any) -> SourceFile:
     if isinstance(source, os.PathLike):
         source = os.fspath(source)
     if isinstance(source, str):
-        scheme = _scheme(source)
+        scheme = scheme_of(source)
         if scheme in ("http", "https"):
             return SourceFile(io.BytesIO(_download(source)), is_own=True)
         if scheme == "file":
@@ -141,7 +141,7 @@ def source_name(source: Source) -> str:
     """Return a printable name: path, address without user, password and query, size of bytes, or type of an object."""
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
-        if not _scheme(name):
+        if not scheme_of(name):
             return printable(name)
         address, *query = re.split(r"[?#]", name, maxsplit=1)
         return printable(without_secrets(address)) + ("?..." if query else "")
@@ -160,9 +160,9 @@ def without_secrets(text: str, address: str = "") -> str:
     return re.sub(rf"\b({SCHEME}://{inside}){end}", r"\1?...", text)
 
 
-def _scheme(source: str) -> str:
-    """Return the scheme of an address in lower case; an empty string for a path."""
-    found = re.match(rf"({SCHEME})://", source)
+def scheme_of(source: str) -> str:
+    """Return the scheme of an address such as `s3://...` or `simplecache::s3://...`, in lower case; "" for a path."""
+    found = re.match(rf"({SCHEME})(?:::{SCHEME})*://", source)
     return found[1].lower() if found else ""
 
 

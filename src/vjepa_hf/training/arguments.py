@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
 from jsonargparse import ArgumentParser
 
 from ..data.masking import make_mask
@@ -105,11 +105,11 @@ def parse(kind: type[T], command_line: Sequence[str] | None = None, default_conf
 
 def _split_config(command_line: Sequence[str]) -> tuple[str | None, list[str]]:
     """Return the file of `--config`, and the other words of a command line."""
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    finder.add_argument("--config", type=os.path.expanduser)
-    given, words = finder.parse_known_args(command_line)
-    is_name = given.config is not None and not Path(given.config).is_file()
-    return str(shipped_configs().get(given.config, given.config)) if is_name else given.config, words
+    config, words = _take("--config", command_line)
+    if config is None:
+        return None, words
+    config = os.path.expanduser(config)
+    return config if Path(config).is_file() else str(shipped_configs().get(config, config)), words
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -118,10 +118,15 @@ def shipped_configs() -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 
-def _value_of(option: str, words: Sequence[str]) -> str | None:
+def _take(option: str, command_line: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Return the value of an option, None if it is not given, and the other words of a command line."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument(option, dest="value")
-    return finder.parse_known_args(words)[0].value
+    try:
+        given, words = finder.parse_known_args(command_line)
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{error}; `--help` lists all options") from error
+    return given.value, words
 
 
 @contextmanager
@@ -132,7 +137,7 @@ def mistakes_exit() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, OSError, VideoDecodeError) as error:
+    except (ValueError, OSError, VideoDecodeError, StrictDataclassError) as error:
         print(f"{Path(sys.argv[0]).name}: {_one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from error
 
@@ -585,7 +590,7 @@ def parse_arguments(
         with mistakes_exit():
             return parse_arguments(sys.argv[1:], default_config)
     config, words = _split_config(command_line)
-    if config is None and (source := _value_of("--resume_from_hub", words)):
+    if config is None and (source := _take("--resume_from_hub", words)[0]):
         default_config = _hub_config(source)
     args = parse(PretrainingArguments, command_line, default_config)
     named = {word.split("=")[0] for word in words}

@@ -72,7 +72,7 @@ def match_launcher(mixed_precision: str | None = None, gradient_accumulation_ste
     Raises:
         ValueError: the launcher asks for another precision or accumulation, or the precision does not work here.
     """
-    launched = os.environ.get(f"{PREFIX}MIXED_PRECISION", "no").lower()
+    launched = os.environ.get(f"{PREFIX}MIXED_PRECISION", "").lower() or "no"
     if launched != "no" and mixed_precision not in (None, launched):
         raise ValueError(
             f"the launcher asks for mixed_precision {launched}, but the run for {mixed_precision}; give one of them"
