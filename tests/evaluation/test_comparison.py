@@ -18,11 +18,11 @@ from datasets import Dataset
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from tiny_models import seeded
 from video_files import read_all, write_image, write_video
 from vjepa_hf import VJEPAForVideoClassification, VJEPAVideoProcessor
 from vjepa_hf.cli import app
 from vjepa_hf.conversion.meta import POOLER_PROJECTION
-from tiny_models import seeded
 from vjepa_hf.evaluation import comparison, shards
 from vjepa_hf.evaluation.comparison import compare_videos, load_set_encoder, write_comparison
 from vjepa_hf.evaluation.distance import VideoSetDistance
