@@ -66,7 +66,9 @@ class ProbeArguments:
     num_crops: int | None = option("crops per test clip; None: as the model", None)
     attend_across_clips: bool = option("one probe pass over all clips of a video, instead of one per clip", False)
     num_pooler_layers: int = option("layers of the probe: 1 as in the paper, 4 as in V-JEPA 2", 1)
-    pooler_layers: list[int] = option("encoder layers, from 0, that the probe reads together (default: the last)", [])
+    pooler_layers: list[int] = option(
+        "encoder layers, from 0, that the probe reads together (default: as the model)", []
+    )
     augment: Literal["none", "crop", "flip", "auto"] = option("augmentation of the training clips", "none")
     augmented_views: int = option("cached augmentations per training video", 1)
     features_dir: str | None = option("folder that caches features for later probes; None: delete them", None)
@@ -265,8 +267,8 @@ def load_classifier(args: ProbeArguments, tables: dict[str, Dataset]) -> VJEPAFo
             id2label=dict(enumerate(names)),
             label2id={name: index for index, name in enumerate(names)},
             num_pooler_layers=args.num_pooler_layers,
-            pooler_layers=args.pooler_layers or None,
             pooler_num_clips=args.num_clips if args.attend_across_clips else 1,
+            **({"pooler_layers": args.pooler_layers} if args.pooler_layers else {}),
         )
         classifier = VJEPAForVideoClassification(config)
         if not args.random_init:
@@ -293,7 +295,7 @@ def extract(
 ) -> dict[str, probes.Features]:
     """Return split -> features of the layers that the classifier reads, cached or computed in every pass."""
     features: dict[str, probes.Features] = {}
-    options = {"num_workers": args.num_workers, "layers": classifier.config.pooler_layers or ()}
+    options = {"num_workers": args.num_workers, "layers": classifier.config.pooler_layers}
     for split, table in tables.items():
         source = accelerator, classifier.vjepa, clips[split], table["video"]
         live = args.live_features

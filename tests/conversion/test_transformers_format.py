@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import VJEPA2Config, VJEPA2ForVideoClassification, VJEPA2Model
 
 from vjepa_hf import VJEPAConfig, VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
-from vjepa_hf.conversion import convert
+from vjepa_hf.conversion import convert, export_to_meta
 from vjepa_hf.conversion.transformers_format import (
     META_POOLER,
     PUBLISHED_PROBES,
@@ -136,6 +136,18 @@ def test_sharded_folders_are_read_whole(tmp_path):
     assert same_weights(tmp_path / "ours_theirs", tmp_path / "ours_shards")
 
 
+def test_an_encoder_goes_on_to_metas_format(tmp_path):
+    their_folder(tmp_path / "theirs", VJEPA2Model)
+    convert(tmp_path / "theirs", tmp_path / "ours")
+    export_to_meta(tmp_path / "ours", tmp_path / "meta.pt")
+    content = torch.load(tmp_path / "meta.pt", weights_only=True)
+    torch.save(content | {"encoder": content["target_encoder"]}, tmp_path / "both.pt")
+    sizes = {"num_attention_heads": 2, "pred_num_attention_heads": 2, "num_frames": 8, "image_size": 64}
+    convert(tmp_path / "both.pt", tmp_path / "again", **sizes)
+    first, second = (VJEPAModel.from_pretrained(tmp_path / name).state_dict() for name in ("ours", "again"))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_a_converted_folder_continues_in_pretraining_with_token_0_only(tmp_path):
     their_folder(tmp_path / "theirs", VJEPA2Model)
     convert(tmp_path / "theirs", tmp_path / "ours")
@@ -218,6 +230,9 @@ MISTAKES = {
     "rope_theta": lambda folder: change_config(folder, rope_theta=500.0),
     "use_SiLU": lambda folder: change_config(folder, use_SiLU=True),
     "image_size=32": lambda folder: change_config(folder, image_size=32),
+    "hidden_act='silk'": lambda folder: change_config(folder, hidden_act="silk"),
+    "num_attention_heads=3": lambda folder: change_config(folder, num_attention_heads=3),
+    "field 'hidden_size'": lambda folder: change_config(folder, hidden_size="wide"),
     "model_type='vit'": lambda folder: change_config(folder, model_type="vit"),
     "config.json": lambda folder: (folder / "config.json").unlink(),
     "model.safetensors": lambda folder: (folder / "model.safetensors").unlink(),

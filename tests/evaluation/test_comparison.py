@@ -18,6 +18,7 @@ from datasets import Dataset
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from tiny_models import seeded
 from video_files import read_all, write_image, write_video
 from vjepa_hf import VJEPAForVideoClassification, VJEPAVideoProcessor
 from vjepa_hf.cli import app
@@ -71,6 +72,22 @@ def test_a_feature_is_the_pooled_output_for_frames_spread_over_the_video(probe_f
         expected = classifier.pooler(tokens) if features == "pooler" else tokens.mean(dim=1)
     np.testing.assert_allclose(vectors, expected.numpy(), atol=1e-5)
     assert failures == [] and vectors.dtype == np.float32
+
+
+def test_a_pooler_of_several_layers_gives_the_vector_that_its_classifier_reads(tiny_config, sets, tmp_path):
+    tiny_config.num_labels, tiny_config.pooler_layers = 3, [0, 1]
+    classifier = seeded(VJEPAForVideoClassification, tiny_config)
+    torch.nn.init.normal_(classifier.pooler.query_tokens)
+    classifier.save_pretrained(tmp_path / "probe")
+    processor = VJEPAVideoProcessor(crop_size=32, num_frames=4, frame_step=2)
+    processor.save_pretrained(tmp_path / "probe")
+    encoder = load_set_encoder(tmp_path / "probe")
+    (streamed, _), *_ = encoder.encode(sets[0][:2])
+    ((_, cached),) = encoder.moments(sets[0][:2], tmp_path / "features").batches()
+    with torch.no_grad():
+        logits = classifier(torch.cat([clip_of(path, processor) for path in sets[0][:2]])).logits
+        for vectors in (streamed, np.asarray(cached).reshape(2, -1)):
+            torch.testing.assert_close(classifier.classifier(torch.from_numpy(vectors)), logits, atol=1e-5, rtol=0)
 
 
 def test_a_stored_projection_changes_the_pooler_and_its_fingerprint(probe_folder, sets):

@@ -16,6 +16,7 @@ import torch
 from datasets import Dataset
 
 import vjepa_hf.evaluation.vector_table
+from tiny_models import seeded
 from vjepa_hf import VJEPAForVideoClassification, VJEPAModel, VJEPAVideoProcessor
 from vjepa_hf.data import load_videos
 from vjepa_hf.evaluation.embedding import VectorEncoder
@@ -62,17 +63,18 @@ def test_a_vector_is_the_mean_of_the_features_and_clips_have_their_times(model_f
     )
 
 
-def test_the_vector_of_a_probe_is_the_output_of_its_pooler(tiny_classifier, videos, tmp_path, model_folder):
-    with torch.no_grad():
-        tiny_classifier.pooler.query_tokens += 1
-    tiny_classifier.save_pretrained(tmp_path / "probe")
+@pytest.mark.parametrize("layers", [None, [0, 1]])
+def test_the_vector_of_a_probe_is_what_its_classifier_reads(tiny_config, videos, tmp_path, model_folder, layers):
+    tiny_config.num_labels, tiny_config.pooler_layers = 3, layers
+    classifier = seeded(VJEPAForVideoClassification, tiny_config)
+    torch.nn.init.normal_(classifier.pooler.query_tokens)
+    classifier.save_pretrained(tmp_path / "probe")
     VJEPAVideoProcessor.from_pretrained(model_folder).save_pretrained(tmp_path / "probe")
     vector = VectorEncoder(tmp_path / "probe", "trained_pooler")(videos[0]).vectors[0]
-    classifier = VJEPAForVideoClassification.from_pretrained(tmp_path / "probe")
     clip = VJEPAVideoProcessor.from_pretrained(tmp_path / "probe")(videos[0])
     with torch.no_grad():
-        expected = classifier.pooler(classifier.vjepa(**clip).last_hidden_state)[0]
-    np.testing.assert_allclose(vector, expected, atol=1e-5)
+        expected, logits = classifier(**clip).logits[0], classifier.classifier(torch.from_numpy(vector))
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="no attentive pooler"):
         VectorEncoder(model_folder, "trained_pooler")
 

@@ -14,8 +14,10 @@ from accelerate.state import AcceleratorState
 from datasets import Dataset
 from safetensors.torch import load_file
 
+from tiny_models import seeded
 from tiny_run import TINY
-from vjepa_hf import VJEPAVideoProcessor
+from vjepa_hf import VJEPAModel, VJEPAVideoProcessor
+from vjepa_hf.evaluation import online
 from vjepa_hf.evaluation.online import OnlineEvaluation, linear_probe, make_online_evaluation, nearest_neighbors
 from vjepa_hf.training.arguments import EvaluationArguments
 from vjepa_hf.training.log import read_log
@@ -88,6 +90,24 @@ def test_an_evaluation_changes_no_weights_modes_or_random_state(tiny_pretraining
     assert evaluation.metrics(tiny_pretraining_model.vjepa) == metrics
     assert set(metrics) == {"knn_accuracy", "linear_accuracy", "eval_videos", "failed_eval_videos"}
     assert metrics["eval_videos"] == 8 and metrics["failed_eval_videos"] == 0
+
+
+def test_an_evaluation_reads_the_layers_of_the_pooler(tiny_config, processor, tables, monkeypatch):
+    tiny_config.pooler_layers = [0, 1]
+    model = seeded(VJEPAModel, tiny_config)
+    seen = []
+
+    def classify(train, labels, test, num_labels):
+        seen.append(train)
+        return labels[: len(test)]
+
+    monkeypatch.setattr(online, "nearest_neighbors", classify)
+    OnlineEvaluation(Accelerator(cpu=True), *tables, "side", processor).metrics(model)
+    clips = torch.cat([processor(video)["pixel_values_videos"] for video in tables[0]["video"]])
+    with torch.no_grad():
+        layers = model(clips, output_layers=[0, 1]).layer_hidden_states
+    expected = torch.cat([layer.double().mean(dim=1) for layer in layers], dim=-1)
+    torch.testing.assert_close(seen[0], expected, atol=1e-6, rtol=0)
 
 
 def test_unreadable_videos_are_counted_and_not_replaced(tiny_pretraining_model, processor, tables, tmp_path):

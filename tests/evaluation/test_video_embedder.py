@@ -10,6 +10,7 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
+from tiny_models import seeded
 from video_files import read_all
 from vjepa_hf import VJEPAForVideoClassification, VJEPAVideoProcessor
 from vjepa_hf.evaluation.video_embedder import VideoEmbedder
@@ -51,6 +52,19 @@ def test_a_vector_is_the_normalized_feature_of_frames_over_the_video(probe_folde
         tokens = classifier.vjepa(**clip).last_hidden_state
         expected = (classifier.pooler(tokens) if features == "pooler" else tokens.mean(dim=1))[0]
     np.testing.assert_allclose(vectors[2], (expected / expected.norm()).numpy(), atol=1e-5)
+
+
+def test_a_pooler_of_several_layers_reads_them(tiny_config, probe_folder, videos):
+    tiny_config.num_labels, tiny_config.pooler_layers = 3, [0, 1]
+    classifier = seeded(VJEPAForVideoClassification, tiny_config)
+    torch.nn.init.normal_(classifier.pooler.query_tokens)
+    classifier.save_pretrained(probe_folder)
+    (vector,) = VideoEmbedder(probe_folder, features="pooler", device="cpu").encode(videos[2:3])
+    clip = VJEPAVideoProcessor.from_pretrained(probe_folder)(read_all(videos[2])[[0, 5, 10, 15]])
+    with torch.no_grad():
+        outputs = classifier.vjepa(**clip, output_layers=[0, 1])
+        expected = classifier.pooler(torch.cat(outputs.layer_hidden_states, dim=1))[0]
+    np.testing.assert_allclose(vector, (expected / expected.norm()).numpy(), atol=1e-5)
 
 
 def test_vectors_do_not_depend_on_what_holds_a_video_or_on_batches(probe_folder, videos):

@@ -113,6 +113,14 @@ def test_a_probe_of_several_layers_reads_them_in_training_and_evaluation(model, 
     assert again["top_1_accuracy"] == pytest.approx(np.mean(correct))
 
 
+def test_a_probe_reads_the_layers_of_the_models_configuration_unless_others_are_named(model, lists, tmp_path):
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"pooler_layers": [0, 1]}))
+    for name, options, expected in (("kept", {}, [0, 1]), ("named", {"pooler_layers": [1]}, [1])):
+        run(model, *lists, output_dir=tmp_path / name, **options)
+        assert json.loads((tmp_path / name / "config.json").read_text())["pooler_layers"] == expected
+
+
 def test_whoever_would_see_label_17_learns_how_to_name_the_classes(tiny_classifier, toy_video_path, tmp_path, capsys):
     tiny_classifier.save_pretrained(tmp_path / "model")
     VJEPAVideoProcessor(crop_size=32, num_frames=4, frame_step=1).save_pretrained(tmp_path / "model")

@@ -155,15 +155,36 @@ def test_runs_of_v_jepa_2_have_its_positions_mask_token_and_schedule(repo, name,
     assert optimization.max_grad_norm == float("inf") and args.data.fps == 4
 
 
-def test_the_run_of_v_jepa_2_1_has_levels_images_and_a_context_loss(repo):
-    args = parse_arguments(["--config", str(repo / "examples" / "configs" / "vjepa2_1_vitl.yaml")])
+@pytest.mark.parametrize(
+    "name, frames, batch, schedule, warmup, by_distance",
+    [
+        ("vjepa2_1_vitl", 16, 48, "constant", [15_000, 30_000], True),
+        ("vjepa2_1_cooldown", 64, 24, "linear", [], False),
+    ],
+)
+def test_runs_of_v_jepa_2_1_have_levels_images_and_a_context_loss(
+    repo, name, frames, batch, schedule, warmup, by_distance
+):
+    args = parse_arguments(["--config", str(repo / "examples" / "configs" / f"{name}.yaml")])
     config, optimization = model_config(args), args.optimization
     assert config.position_embedding_type == "rope_interpolated" and config.level_layers == [5, 11, 17, 23]
     assert (config.pred_num_levels, config.pred_context_head, config.image_tokenizer) == (4, True, True)
+    assert (config.num_frames, config.pred_num_hidden_layers) == (frames, 24)
     assert (optimization.image_passes, optimization.gradient_accumulation_steps) == (1, 2)
-    assert (optimization.per_device_batch_size, optimization.per_device_image_batch_size) == (48, 72)
-    assert (optimization.context_loss_weight, optimization.context_loss_warmup) == (0.5, [15_000, 30_000])
-    assert (optimization.learning_rate_schedule, optimization.learning_rate) == ("constant", 6e-4)
+    assert (optimization.per_device_batch_size, optimization.per_device_image_batch_size) == (batch, 72)
+    assert (optimization.context_loss_weight, optimization.context_loss_warmup) == (0.5, warmup)
+    assert optimization.context_loss_by_distance == by_distance
+    assert (optimization.learning_rate_schedule, optimization.learning_rate) == (schedule, 6e-4)
+
+
+def test_a_cooldown_starts_from_the_model_of_its_run(repo):
+    def settings(name):
+        return parse_arguments(["--config", str(repo / "examples" / "configs" / f"{name}.yaml")])
+
+    for run, cooldown in (("vjepa2_vitl", "vjepa2_cooldown"), ("vjepa2_1_vitl", "vjepa2_1_cooldown")):
+        before, after = settings(run), settings(cooldown)
+        assert after.model == before.model | {"num_frames": 64} and after.masking.masks == before.masking.masks
+        assert after.optimization.learning_rate == before.optimization.learning_rate
 
 
 @pytest.mark.parametrize(
@@ -322,7 +343,7 @@ def test_the_file_of_a_copied_run_does_not_delete_the_original(copied_run, tmp_p
 def test_a_shorter_run_shortens_the_warm_up_of_its_file(repo):
     for path in sorted((repo / "examples" / "configs").glob("*.yaml")):
         optimization = parse_arguments(["--config", str(path), "--max_steps", "100"]).optimization
-        if path.stem == "vjepa2_cooldown":  # which has no warm-up
+        if path.stem.endswith("cooldown"):  # which has no warm-up
             assert optimization.effective_warmup_steps == 0
             continue
         assert optimization.effective_warmup_steps == 10 and optimization.warmup_steps > 100

@@ -209,6 +209,8 @@ def test_settings_that_do_not_change_shapes_must_agree_too(pretrained, folder):
         load_starting_weights(fresh(pretrained.config, num_attention_heads=4), folder)
     with pytest.raises(ValueError, match="predictor was trained with pred_num_attention_heads=2, "):
         load_starting_weights(fresh(pretrained.config, pred_num_attention_heads=4), folder)
+    with pytest.raises(ValueError, match="predictor was trained with pred_mask_token_per_mask_type=True, "):
+        load_starting_weights(fresh(pretrained.config, pred_mask_token_per_mask_type=False), folder)
     with pytest.raises(ValueError, match=r"mask_tokens has the shape \(2, 24\), but this model needs \(1, 24\)"):
         load_starting_weights(fresh(pretrained.config, pred_num_mask_tokens=1), folder)
 

@@ -420,9 +420,10 @@ def export_to_meta(folder: str | Path, output: str | Path) -> Conversion:
     with parents_of(output), whole_file(output) as unfinished:  # before the work, so that it is not done in vain
         state, config = read_model(folder)
         is_first = config.position_embedding_type == "sincos"
+        has_pooler = any(name.startswith("pooler.") for name in state)
         fixed = FIXED | ({"num_pooler_layers": 1, "pooler_layers": None} if is_first else {})
         for name, value in fixed.items():
-            if getattr(config, name) != value:
+            if getattr(config, name) != value and (has_pooler or "pooler" not in name):
                 raise ValueError(f"{name}={getattr(config, name)}, but Meta's code supports only {value}.")
         for name in ("pred_num_attention_heads", "pooler_num_attention_heads") if is_first else ():
             if (getattr(config, name) or config.num_attention_heads) != config.num_attention_heads:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers import VJEPA2Config, VJEPA2ForVideoClassification, VJEPA2Model, VJEPA2VideoProcessor
 
+from ..files import named_damage
 from ..model.configuration_vjepa import VJEPAConfig
 from ..model_card import UNKNOWN, front_matter, metadata, read_origin
 from .folders import (
@@ -110,10 +111,11 @@ def read_transformers(folder: Path) -> tuple[VJEPAConfig, State]:
     Raises:
         ValueError: another kind of model, an unknown field, a missing or unknown tensor, or one of the wrong shape.
     """
-    theirs = check_fields(read_config(folder), folder)
+    with named_damage(folder):  # a value of another type
+        theirs = check_fields(read_config(folder), folder)
     state = read_weights(folder)
+    config = config_from_transformers(theirs, has_pooler="classifier.weight" in state)  # checks the values
     check_weights(state, theirs, folder)
-    config = config_from_transformers(theirs, has_pooler="classifier.weight" in state)
     config.dtype = state[next(iter(state))].dtype
     return config, from_transformers(state)
 

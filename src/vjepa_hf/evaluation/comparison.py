@@ -166,6 +166,11 @@ class SetEncoder:
         }
 
     @property
+    def layers(self) -> list[int] | None:
+        """Encoder layers that the pooler reads; None for the last one."""
+        return None if self.features == "mean" else self.model.config.pooler_layers
+
+    @property
     def is_published(self) -> bool:
         """Whether sizes and steps are those of published values: ViT-H/16 with a stored projection, 16 x 224 x 224."""
         is_projected = any(isinstance(module, ProjectedAttention) for module in self.pooler.modules())
@@ -175,7 +180,7 @@ class SetEncoder:
 
     def encode(self, videos: Iterable[Any]) -> Iterator[tuple[np.ndarray, list[VideoFailure]]]:
         """Yield float32 features `(n, D)` of the readable videos of each batch, and the failures of the others."""
-        encoder = FrozenEncoder(self.accelerator, self.model, self.batch_size, self.pooler)
+        encoder = FrozenEncoder(self.accelerator, self.model, self.batch_size, self.pooler, self.layers)
         rows = enumerate(videos)
         while batch := list(islice(rows, self.batch_size)):
             encoded = encoder([(row, self._clip(video, row)) for row, video in batch], to="cpu")
@@ -214,6 +219,7 @@ class SetEncoder:
             self.batch_size,
             self.num_workers,
             self.pooler,
+            self.layers,
         )
         for rows, features in result.batches():
             result.add(features, [], [video_name(result.videos[int(row)]) for row in rows])

@@ -62,7 +62,7 @@ class VectorEncoder:
             "pooler": weights_fingerprint(loaded.pooler),
             "processor": json.loads(json.dumps(self.processor.to_dict(), default=str)),
         }
-        self._encoder = FrozenEncoder(self.accelerator, loaded.model, batch_size, loaded.pooler)
+        self._encoder = FrozenEncoder(self.accelerator, loaded.model, batch_size, loaded.pooler, loaded.layers)
 
     def __call__(self, video: Any) -> TimedVectors:
         """Encode a video of any kind that the processor takes.

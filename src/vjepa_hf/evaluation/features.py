@@ -84,7 +84,7 @@ class FrozenEncoder:
         model: VJEPAModel,
         batch_size: int,
         pooler: torch.nn.Module | None = None,
-        layers: Sequence[int] = (),
+        layers: Sequence[int] | None = None,
     ) -> None:
         self.accelerator, self.batch_size, self.layers = accelerator, batch_size, layers
         self.model = model.to(accelerator.device).eval()
@@ -101,9 +101,7 @@ class FrozenEncoder:
         for pixels in torch.cat(videos).split(self.batch_size) if videos else ():
             with self.accelerator.autocast():
                 outputs = self.model(pixels.to(self.accelerator.device), output_layers=self.layers)
-                hidden_states = outputs.last_hidden_state
-                if outputs.layer_hidden_states is not None:
-                    hidden_states = torch.cat(outputs.layer_hidden_states, dim=1)
+                hidden_states = torch.cat(outputs.probe_layers, dim=1)
                 if self.pooler is not None:
                     hidden_states = self.pooler(hidden_states)[:, None]
             dtype = torch.float16 if to and self.pooler is None else torch.float32
@@ -121,7 +119,7 @@ def extract_features(
     batch_size: int = 16,
     num_workers: int = 0,
     pooler: torch.nn.Module | None = None,
-    layers: Sequence[int] = (),
+    layers: Sequence[int] | None = None,
 ) -> VideoFeatures:
     """Encode videos and cache all tokens in a folder, or read the tokens that are in the folder.
 

@@ -35,7 +35,7 @@ class LiveFeatures:
         videos: Sequence[Any],
         batch_size: int = 16,
         num_workers: int = 0,
-        layers: Sequence[int] = (),
+        layers: Sequence[int] | None = None,
     ) -> None:
         if accelerator.num_processes > 1:
             raise ValueError(

@@ -1,9 +1,10 @@
 """Evaluation of the features of a pretraining run on a small labelled set, during the run.
 
 Both metrics use one vector per video, the mean of the tokens of the target encoder: a vote of the nearest neighbors
-(arXiv:1805.01978, section 3.4), and a linear probe in closed form. They have no training and no state, draw no random
-numbers and change no weights, so a run is bit-exact with and without them. A trained attentive probe
-(examples/probe.py) is more informative, and more expensive.
+(arXiv:1805.01978, section 3.4), and a linear probe in closed form. With several `pooler_layers` in the configuration,
+the means of these layers are joined. The metrics have no training and no state, draw no random numbers and change no
+weights, so a run is bit-exact with and without them. A trained attentive probe (examples/probe.py) is more
+informative, and more expensive.
 """
 
 import datasets
@@ -93,7 +94,7 @@ class OnlineEvaluation:
 
     @torch.no_grad()
     def _features(self, encoder: VJEPAModel, videos: LabelledVideos) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the mean tokens `(n, D)` in float64 and the classes `(n,)` of the readable videos, in order."""
+        """Return the mean tokens `(n, layers * D)` in float64 and classes `(n,)` of the readable videos, in order."""
         accelerator = self.accelerator
         # All processes get equally many rows, some rows twice: all of them must call a sharded encoder together.
         padded = -(-len(videos) // accelerator.num_processes) * accelerator.num_processes
@@ -109,8 +110,9 @@ class OnlineEvaluation:
         encoded: list[tuple[torch.Tensor, int]] = []
         for pixels, labels in loader:
             with accelerator.autocast():
-                tokens = encoder(pixels.to(accelerator.device)).last_hidden_state
-            encoded += zip(tokens.cpu().double().mean(dim=1), labels, strict=True)
+                outputs = encoder(pixels.to(accelerator.device), output_layers=encoder.config.pooler_layers)
+            means = [tokens.cpu().double().mean(dim=1) for tokens in outputs.probe_layers]
+            encoded += zip(torch.cat(means, dim=1), labels, strict=True)
         by_row = dict(gather_object(list(zip(rows, encoded, strict=True))))
         readable = [by_row[row] for row in sorted(by_row) if by_row[row][1] != UNREADABLE]
         if not readable:

@@ -74,13 +74,14 @@ class ShardFolder:
         clips: Clips,
         precision: str,
         pooler: torch.nn.Module | None = None,
-        layers: Sequence[int] = (),
+        layers: Sequence[int] | None = None,
     ) -> None:
         self.folder = folder
         known = [(video_name(video), video_version(video)) for video in videos]
         self.names, self.versions = [name for name, _ in known], [version for _, version in known]
         names = self.names
-        num_tokens = int(np.prod(model.config.grid_size)) * max(1, len(layers))
+        layers = layers or [model.config.num_hidden_layers - 1]
+        num_tokens = int(np.prod(model.config.grid_size)) * len(layers)
         tokens = (1 if pooler else num_tokens, model.config.hidden_size)
         self.shape = (len(names), *tokens) if clips.num_views == 1 else (len(names), clips.num_views, *tokens)
         self.layout = ("F32" if pooler else "F16", self.shape[1:])
@@ -90,7 +91,7 @@ class ShardFolder:
         self.files = [folder / f"{index:05}-of-{count:05}.safetensors" for index in range(count)]
         self.origin = {
             "encoder": encoder_fingerprint(model),
-            "layers": json.dumps(list(layers) or [model.config.num_hidden_layers - 1]),
+            "layers": json.dumps(list(layers)),
             "clips": json.dumps(clips.settings, sort_keys=True, default=str),
             "precision": precision,
         }

@@ -33,7 +33,7 @@ class VideoEmbedder:
         self.device = torch.device(device) if device else encoder.accelerator.device
         self.width = encoder.model.config.hidden_size
         self.model: torch.nn.Module = encoder.model
-        self.pooler = encoder.pooler
+        self.pooler, self.layers = encoder.pooler, encoder.layers
         for module in (self.model, self.pooler):
             module.to(self.device).eval()
 
@@ -60,7 +60,8 @@ class VideoEmbedder:
         vectors = []
         for clips in loader:
             for pixels in clips.split(batch_size or len(clips)):
-                tokens = self.model(pixels.to(self.device)).last_hidden_state
+                outputs = self.model(pixels.to(self.device), output_layers=self.layers)
+                tokens = torch.cat(outputs.probe_layers, dim=1)
                 vectors.append(torch.nn.functional.normalize(self.pooler(tokens).float(), dim=-1).cpu())
         if not vectors:
             raise ValueError("there are no videos to encode")

@@ -163,7 +163,7 @@ class _Piece:
 @torch.no_grad()
 def _look_at_clip(parts: Parts, clip: WindowClip, grid: Grid, masks: dict[str, np.ndarray]) -> _Piece:
     pixels = clip.pixels[None].to(parts.encoder.device, parts.encoder.dtype)
-    layers = parts.encoder.config.pooler_layers or () if parts.classifier else ()
+    layers = parts.encoder.config.pooler_layers if parts.classifier else None
     outputs = parts.encoder(pixels, output_layers=layers)
     targets = normed_targets([outputs.last_hidden_state])
     errors = {}
@@ -174,7 +174,7 @@ def _look_at_clip(parts: Parts, clip: WindowClip, grid: Grid, masks: dict[str, n
             errors[name] = PredictionErrors(**{key: value[clip.window.kept] for key, value in vars(every).items()})
     attention = probabilities = None
     if parts.classifier is not None:
-        tokens = torch.cat(parts.classifier.pooled_layers(outputs), dim=1)
+        tokens = torch.cat(outputs.probe_layers, dim=1)
         weights = pooler_attention(parts.classifier.pooler, tokens)[0]
         attention = weights.unflatten(0, (-1, *grid)).sum(dim=0)[clip.window.kept].cpu().numpy()
         probabilities = _probabilities(parts, tokens, len(clip.seconds[clip.window.kept]))

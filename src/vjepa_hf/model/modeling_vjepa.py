@@ -78,6 +78,11 @@ class VJEPAModelOutput(ModelOutput):
     layer_hidden_states: tuple[torch.Tensor, ...] | None = None
     predictor_context_state: torch.Tensor | None = None
 
+    @property
+    def probe_layers(self) -> tuple[torch.Tensor, ...]:
+        """What a probe reads: the features of each of `output_layers`, or without them those of the last layer."""
+        return self.layer_hidden_states or (self.last_hidden_state,)
+
 
 @dataclass
 class VJEPAForPreTrainingOutput(ModelOutput):
@@ -723,7 +728,7 @@ class VJEPAModel(VJEPAPreTrainedModel):
         grid_size: Grid | None = None,
         output_hidden_states: HiddenStateChoice = None,
         output_attentions: bool | None = None,
-        output_layers: Sequence[int] = (),
+        output_layers: Sequence[int] | None = None,
         **kwargs,
     ) -> VJEPAModelOutput:
         """Encode whole clips or their context tokens, and predict the features of target tokens.
@@ -745,6 +750,7 @@ class VJEPAModel(VJEPAPreTrainedModel):
             TypeError: an unknown argument.
         """
         check_arguments(self, kwargs)
+        output_layers = output_layers or ()
         output_hidden_states, output_attentions = self._choose_outputs(output_hidden_states, output_attentions)
         tubelets, grid = self.tokenize(pixel_values_videos, tubelets, grid_size)
         check_mask("context_mask", context_mask, tubelets)
@@ -1006,13 +1012,9 @@ class VJEPAPooledModel(VJEPAPreTrainedModel):
             clips,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
-            output_layers=self.config.pooler_layers or (),
+            output_layers=self.config.pooler_layers,
             return_dict=True,
         )
-
-    def pooled_layers(self, outputs: VJEPAModelOutput) -> tuple[torch.Tensor, ...]:
-        """Return the features that the pooler attends to, one tensor for each of `pooler_layers`."""
-        return outputs.layer_hidden_states or (outputs.last_hidden_state,)
 
 
 class VJEPAForVideoClassification(VJEPAPooledModel):
@@ -1058,7 +1060,7 @@ class VJEPAForVideoClassification(VJEPAPooledModel):
             tokens: list[torch.Tensor] = []
             for clip in clips.unbind(1):
                 outputs = self.encode(clip, output_hidden_states, output_attentions)
-                tokens.extend(self.pooled_layers(outputs))
+                tokens.extend(outputs.probe_layers)
             views.append(self.classifier(self.pooler(torch.cat(tokens, dim=1))))
         logits = torch.stack(views, dim=1)  # (B, V / num_clips, L)
         loss = None
@@ -1140,7 +1142,7 @@ class VJEPAForActionDetection(VJEPAPooledModel):
         real_boxes = torch.where(box_mask[..., None], boxes, whole_frame)
         if boxes.shape[1] == 0:  # attention needs at least one box, and the loss must reach every parameter
             real_boxes = whole_frame.expand(boxes.shape[0], 1, -1)
-        layers = self.pooled_layers(outputs)
+        layers = outputs.probe_layers
         tokens = torch.cat([box_features(layer, grid, real_boxes, self.config.roi_size) for layer in layers], dim=1)
         box_logits = self.classifier(self.pooler(tokens)).unflatten(0, real_boxes.shape[:2])
         box_logits = box_logits[:, : boxes.shape[1]]  # (B, R, L)

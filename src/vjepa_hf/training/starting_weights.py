@@ -28,7 +28,13 @@ _PREFIXES = {
 # Fields that change the output of a model but not the shapes of its weights.
 _SILENT_FIELDS = {
     "encoder": ("num_attention_heads", "hidden_act", "layer_norm_eps", "position_embedding_type", "level_layers"),
-    "predictor": ("pred_num_attention_heads", "hidden_act", "layer_norm_eps", "position_embedding_type"),
+    "predictor": (
+        "pred_num_attention_heads",
+        "hidden_act",
+        "layer_norm_eps",
+        "position_embedding_type",
+        "pred_mask_token_per_mask_type",
+    ),
 }
 PROJECTION, POSITIONS = "embeddings.projection.weight", "position_embeddings"
 
