@@ -73,9 +73,10 @@ def linked_path(source: Path, target: str) -> Path:
 
 
 def linked_files(page: Path) -> set[Path]:
-    """Return the files and folders outside docs/ that a Markdown page links to."""
+    """Return the files and folders outside docs/ that a Markdown page links to, and the pages in these folders."""
     targets = {linked_path(page, match[1]) for match in LINK.finditer(page.read_text())}
-    return {path for path in targets if path.exists() and not path.is_relative_to(DOCS)}
+    linked = {path for path in targets if path.exists() and not path.is_relative_to(DOCS)}
+    return linked.union(*(path.glob("*.md") for path in linked if path.is_dir()))
 
 
 def site_path(path: Path) -> str:
