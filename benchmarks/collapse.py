@@ -49,7 +49,7 @@ class NaivePreTraining(VJEPAForPreTraining):
     """The objective without stop-gradient and without moving average."""
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
-        """Encode the targets for every mask type, because each backward pass frees their graph."""
+        """Run one mask type and encode its targets again, because a backward pass frees the graph of those before."""
         *inputs, _target_hidden_state = inputs
         return super().forward(*inputs, **options)
 

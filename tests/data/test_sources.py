@@ -430,6 +430,7 @@ def test_sources_without_videos_are_errors_with_the_reason(tmp_path):
 
 WITHOUT_ROWS = {
     "empty.csv": b"",
+    "empty.tsv": b"",
     "header.csv": b"video,label\n",
     "header.tsv": b"video\tlabel\n",
     "empty.txt": b"",
@@ -462,12 +463,6 @@ def test_a_table_without_rows_is_an_error_that_names_it_and_says_so(tmp_path):
 
 
 UNREADABLE = {
-    "empty.csv": "",
-    "empty.tsv": "",
-    "empty.txt": "",
-    "empty.jsonl": "",
-    "empty.parquet": "",
-    "empty.tar": "",
     "uneven.csv": "video,label\na.mp4,1\nb.mp4,1,2,3\n",
     "bad.jsonl": '{"video": "a.mp4"}\n{"video": \n',
     "deep.jsonl": '{"video": ' + "[" * 3000 + "]" * 3000 + "}\n",

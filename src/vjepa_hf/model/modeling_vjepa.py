@@ -80,7 +80,7 @@ class VJEPAModelOutput(ModelOutput):
 
     @property
     def probe_layers(self) -> tuple[torch.Tensor, ...]:
-        """What a probe reads: the features of each of `output_layers`, or without them those of the last layer."""
+        """Return the features that a probe reads: of each of the `output_layers`, by default of the last layer."""
         return self.layer_hidden_states or (self.last_hidden_state,)
 
 

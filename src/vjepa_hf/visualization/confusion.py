@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from ..model.names import printable
 
-MAX_NAMED = 40  # classes; of more, names and counts are omitted
+MAX_NAMED = 40  # with more classes, names and counts are omitted
 
 
 def plot_confusion(matrix: np.ndarray, names: Sequence[str], path: str | Path) -> None:
