@@ -38,7 +38,6 @@ from vjepa_hf.evaluation.probes import HeadSettings
 from vjepa_hf.training.log import read_log
 
 transformers.utils.logging.disable_progress_bar()
-DEFAULT_STEPS = 2700
 LABELS = ("motion", "appearance")
 ENCODERS = ("pretrained", "untrained")
 VIDEOS, RUNS = Path("output/toy_videos"), Path("output/learning")
@@ -107,7 +106,7 @@ def probes(
     baseline_seeds: Annotated[list[int], typer.Option(help="those of them with a VideoMAE; repeat")] = (0, 1, 2),
     videos: ToyVideos = VIDEOS,
     runs: Runs = RUNS,
-    steps: Steps = DEFAULT_STEPS,
+    steps: Steps = None,
     splits: Annotated[int, typer.Option(help="draws of the labels")] = 4,
     epochs: Annotated[int, typer.Option(help="of a probe over its few videos")] = 80,
     output: Output = None,
@@ -182,7 +181,7 @@ def write_untrained(model: Path, folder: Path) -> Path:
 def finetuning(
     videos: ToyVideos = VIDEOS,
     runs: Runs = RUNS,
-    steps: Steps = DEFAULT_STEPS,
+    steps: Steps = None,
     labels_per_class: Annotated[int, typer.Option(help="training videos of each motion")] = 16,
     epochs: Annotated[int, typer.Option(help="of every run")] = 15,
     output: Output = None,
@@ -241,7 +240,7 @@ def detection(
     seeds: Seeds = (0, 1, 2),
     videos: ToyVideos = VIDEOS,
     runs: Runs = RUNS,
-    steps: Steps = DEFAULT_STEPS,
+    steps: Steps = None,
     actions: Annotated[Path, typer.Option(help="toy set with boxes, made if missing")] = Path("output/toy_actions"),
     num_videos: Annotated[list[int], typer.Option(help="training videos; repeat")] = (50, 400),
     head_steps: Annotated[int, typer.Option(help="steps of a head, about")] = 250,
@@ -282,7 +281,7 @@ def detection(
 def online(
     videos: ToyVideos = VIDEOS,
     runs: Runs = RUNS,
-    steps: Steps = DEFAULT_STEPS,
+    steps: Steps = None,
     num_videos: Annotated[int, typer.Option(help="labelled videos, and as many test videos")] = 256,
     output: Output = None,
 ) -> None:

@@ -39,11 +39,12 @@ def pretrain(folder: Path, videos: Path, seed: int, **options: object) -> None:
         run_example("pretrain", videos=videos / "train.csv", output_dir=folder, seed=seed, **options)
 
 
-def pretrained(runs: Path, videos: Path, seed: int, steps: int) -> Path:
-    """Return the folder of the pretraining run of a seed, which is made if it is missing."""
+def pretrained(runs: Path, videos: Path, seed: int, steps: int | None) -> Path:
+    """Return the folder of the pretraining run of a seed, which is made if it is missing; `steps` cuts it short."""
     make_toy_videos(videos)
     folder = runs / f"seed{seed}"
-    pretrain(folder, videos, seed, max_steps=steps, warmup_steps=min(200, steps))
+    shorter = {} if steps is None else {"max_steps": steps, "warmup_steps": min(200, steps)}
+    pretrain(folder, videos, seed, **shorter)
     return folder
 
 

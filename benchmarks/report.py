@@ -49,7 +49,7 @@ def refuse_uncommitted_code(output: Path | None) -> Path | None:
 Output = Annotated[Path | None, typer.Option(help="Markdown page to write", callback=refuse_uncommitted_code)]
 ToyVideos = Annotated[Path, typer.Option(help="folder of the toy set, made if missing")]
 Runs = Annotated[Path, typer.Option(help="folder of the pretraining runs, made if missing")]
-Steps = Annotated[int, typer.Option(help="optimizer steps of pretraining")]
+Steps = Annotated[int | None, typer.Option(help="optimizer steps of pretraining, to cut it short")]
 
 
 def make_app() -> typer.Typer:

@@ -82,7 +82,7 @@ def untrained(folder: Path, output: Path) -> Path:
 def copies(
     videos: ToyVideos = VIDEOS,
     runs: Runs = RUNS,
-    steps: Steps = 2700,
+    steps: Steps = None,
     num_videos: Annotated[int, typer.Option(help="test videos in the table")] = 512,
     num_clips: Annotated[int, typer.Option(help="clips per video")] = 8,
     output: Output = None,
@@ -122,7 +122,7 @@ def copies(
 def memory(
     videos: ToyVideos = VIDEOS,
     runs: Runs = RUNS,
-    steps: Steps = 2700,
+    steps: Steps = None,
     num_videos: Annotated[int, typer.Option(help="training videos to embed")] = 2000,
     output: Output = None,
 ) -> None:
