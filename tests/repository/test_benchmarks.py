@@ -96,7 +96,6 @@ OUTDATED = {
     "data_decode",
     "data_lists",
     "data_loader",
-    "data_masks",
     "inference_clips",
     "inference_videos",
     "learning_detection",
@@ -104,8 +103,6 @@ OUTDATED = {
     "learning_online",
     "learning_protocols",
     "parity_full_size",
-    "parity_live",
-    "reliability_reading",
     "reliability_training",
     "step",
 }
