@@ -91,16 +91,12 @@ def test_every_benchmark_is_tried():
 
 # Pages of a script or command that has another name today. They are due.
 OUTDATED = {
-    "collapse_health_cost",
     "collapse_runs",
     "data_decode",
-    "data_lists",
     "data_loader",
-    "inference_clips",
     "inference_videos",
     "learning_detection",
     "learning_finetuning",
-    "learning_online",
     "learning_protocols",
     "parity_full_size",
     "reliability_training",
