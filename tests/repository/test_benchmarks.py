@@ -98,7 +98,6 @@ OUTDATED = {
     "learning_finetuning",
     "parity_full_size",
     "reliability_training",
-    "step",
 }
 # Pages of a command of today, but of a commit that is not in the history.
 FOREIGN = {"distance_cost", "distance_toy", "inference_rotation"}
