@@ -92,7 +92,6 @@ def test_every_benchmark_is_tried():
 # Pages of a script or command that has another name today. They are due.
 OUTDATED = {
     "collapse_runs",
-    "data_decode",
     "data_loader",
     "learning_detection",
     "learning_finetuning",
