@@ -99,7 +99,7 @@ OUTDATED = {
     "reliability_training",
 }
 # Pages of a command of today, but of a commit that is not in the history.
-FOREIGN = {"distance_cost", "distance_toy", "inference_rotation"}
+FOREIGN = {"distance_cost", "inference_rotation"}
 
 
 def page_commands(scripts: dict[str, str]) -> set[str]:
