@@ -93,7 +93,6 @@ def test_every_benchmark_is_tried():
 OUTDATED = {
     "collapse_runs",
     "data_loader",
-    "learning_detection",
     "learning_finetuning",
     "parity_full_size",
     "reliability_training",
