@@ -228,7 +228,7 @@ def detect(model: Path, actions: Path, num_videos: int, steps: int, seed: int, *
         sources |= {"test_videos": actions / "test", "test_annotations": actions / "test.csv"}
         sources |= {"test_boxes": actions / "test_boxes.csv", "actions": actions / "actions.pbtxt"}
         epochs = max(1, round(steps * BATCH_SIZE / num_videos))
-        settings = {"model": model, "image_size": 48, "batch_size": BATCH_SIZE, "epochs": epochs, "seed": seed}
+        settings = {"model": model, "image_size": 72, "batch_size": BATCH_SIZE, "epochs": epochs, "seed": seed}
         run_example("detect_actions", *words, output_dir=Path(scratch) / "model", **sources, **settings)
         result = json.loads((Path(scratch) / "model" / "result.json").read_text())
     values = [value or 0.0 for value in result["average_precision"].values()]
@@ -269,7 +269,7 @@ def detection(
     settings = (
         f"mean and standard deviation over {len(seeds)} encoders, about {head_steps} steps of {BATCH_SIZE} clips"
     )
-    lines += [f"Frame mAP at an intersection over union of 0.5, {settings}, 48 x 48 pixels.", ""]
+    lines += [f"Frame mAP at an intersection over union of 0.5, {settings}, 72 x 72 pixels.", ""]
     columns = [f"{part}, {encoder}" for part in ("all", "heading", "form") for encoder in ENCODERS]
     publish([*lines, *table(["training videos", *columns], rows)], output)
 

@@ -1,6 +1,6 @@
 """Train and test action detection in boxes of key frames, on AVA or on a data set in AVA's file format.
 
-    accelerate launch examples/detect_actions.py --image_size 48
+    accelerate launch examples/detect_actions.py --image_size 72
 
 trains an attentive pooler and a classifier on the frozen encoder of examples/pretrain.py. It uses a toy set, which it
 writes if it is missing. On AVA:

@@ -29,8 +29,8 @@ from vjepa_hf.examples.make_toy_videos import (
 )
 from vjepa_hf.training.arguments import mistakes_exit, option, parse
 
-SIZE = 48  # height and width (px)
-SCALE = 2 / 3  # of the size and speed that shapes have in the toy set, so that four fit into a frame
+SIZE = 72  # height and width (px)
+SCALE = 48 / SIZE  # gives shapes the size and speed in pixels of the toy set, whose videos have 48 x 48
 KEY_SECOND = 1
 SHAPE_PROBABILITY = 0.75  # of a shape in a quarter of the key frame
 RECALL = 0.95  # of the detector

@@ -3,10 +3,13 @@
 pytest tests/examples/test_make_toy_actions.py
 """
 
+import inspect
+
 import numpy as np
 import pytest
 
 import make_toy_actions as toy
+from make_toy_videos import make_toy_videos
 from vjepa_hf.data import decode_video, probe_video
 from vjepa_hf.evaluation.detection import box_iou, find_videos, read_actions, read_annotations, read_boxes
 
@@ -31,6 +34,10 @@ def test_same_seed_same_bytes_for_any_number_of_videos(folder, tmp_path):
     for name in ("train/000001.mp4", "test/000000.mp4"):
         assert (folder / name).read_bytes() == (tmp_path / name).read_bytes()
     assert (folder / "train.csv").read_text().startswith((tmp_path / "train.csv").read_text())
+
+
+def test_shapes_have_the_size_in_pixels_of_the_videos_of_pretraining():
+    assert toy.SCALE * toy.SIZE == inspect.signature(make_toy_videos).parameters["size"].default
 
 
 def test_shapes_are_only_in_their_boxes(folder):

@@ -91,14 +91,14 @@ def test_every_benchmark_is_tried():
 
 # Pages of a script or command that has another name today. They are due.
 OUTDATED = {
+    "learning_detection",
     "collapse_runs",
     "data_loader",
-    "learning_finetuning",
     "parity_full_size",
     "reliability_training",
 }
 # Pages of a command of today, but of a commit that is not in the history.
-FOREIGN = {"distance_cost", "inference_rotation"}
+FOREIGN = {"distance_cost"}
 
 
 def page_commands(scripts: dict[str, str]) -> set[str]:
