@@ -26,7 +26,7 @@ $(READY): setup.cfg pyproject.toml $(CONSTRAINTS)
 	@touch $@
 
 pretrain: $(READY)  ## Pretrain a tiny V-JEPA model on a generated toy set (minutes on two CPU cores)
-	$(BIN)/accelerate launch examples/pretrain.py --cpu_threads 2 $(ARGS)
+	$(BIN)/accelerate launch examples/pretrain.py $(ARGS)
 
 test: $(READY)  ## Run the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadgroup $(ARGS)
