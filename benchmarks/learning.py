@@ -35,6 +35,7 @@ from vjepa_hf.data import decode_video, load_videos
 from vjepa_hf.evaluation import OnlineEvaluation, draw_labels, encode_labels, fit_probe, predict
 from vjepa_hf.evaluation.features import VideoFeatures
 from vjepa_hf.evaluation.probes import HeadSettings
+from vjepa_hf.examples.make_toy_actions import SIZE
 from vjepa_hf.training.log import read_log
 
 transformers.utils.logging.disable_progress_bar()
@@ -228,7 +229,7 @@ def detect(model: Path, actions: Path, num_videos: int, steps: int, seed: int, *
         sources |= {"test_videos": actions / "test", "test_annotations": actions / "test.csv"}
         sources |= {"test_boxes": actions / "test_boxes.csv", "actions": actions / "actions.pbtxt"}
         epochs = max(1, round(steps * BATCH_SIZE / num_videos))
-        settings = {"model": model, "image_size": 72, "batch_size": BATCH_SIZE, "epochs": epochs, "seed": seed}
+        settings = {"model": model, "image_size": SIZE, "batch_size": BATCH_SIZE, "epochs": epochs, "seed": seed}
         run_example("detect_actions", *words, output_dir=Path(scratch) / "model", **sources, **settings)
         result = json.loads((Path(scratch) / "model" / "result.json").read_text())
     values = [value or 0.0 for value in result["average_precision"].values()]
@@ -269,7 +270,7 @@ def detection(
     settings = (
         f"mean and standard deviation over {len(seeds)} encoders, about {head_steps} steps of {BATCH_SIZE} clips"
     )
-    lines += [f"Frame mAP at an intersection over union of 0.5, {settings}, 72 x 72 pixels.", ""]
+    lines += [f"Frame mAP at an intersection over union of 0.5, {settings}, {SIZE} x {SIZE} pixels.", ""]
     columns = [f"{part}, {encoder}" for part in ("all", "heading", "form") for encoder in ENCODERS]
     publish([*lines, *table(["training videos", *columns], rows)], output)
 

@@ -4,11 +4,13 @@ pytest tests/examples/test_make_toy_actions.py
 """
 
 import inspect
+import re
 
 import numpy as np
 import pytest
 
 import make_toy_actions as toy
+from house import REPO
 from make_toy_videos import make_toy_videos
 from vjepa_hf.data import decode_video, probe_video
 from vjepa_hf.evaluation.detection import box_iou, find_videos, read_actions, read_annotations, read_boxes
@@ -38,6 +40,11 @@ def test_same_seed_same_bytes_for_any_number_of_videos(folder, tmp_path):
 
 def test_shapes_have_the_size_in_pixels_of_the_videos_of_pretraining():
     assert toy.SCALE * toy.SIZE == inspect.signature(make_toy_videos).parameters["size"].default
+
+
+def test_the_commands_of_the_page_read_frames_of_their_own_size():
+    page = (REPO / "docs" / "detection.md").read_text()
+    assert set(re.findall(r"--image_size (\d+) --test_boxes output/toy_actions", page)) == {str(toy.SIZE)}
 
 
 def test_shapes_are_only_in_their_boxes(folder):
