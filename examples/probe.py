@@ -74,7 +74,7 @@ class ProbeArguments:
     features_dir: str | None = option("folder that caches features for later probes; None: delete them", None)
     live_features: bool = option("do not cache features: decode, augment and encode in every epoch", False)
     epochs: int = option("passes over the training features", 50)
-    min_steps: int = option("lower bound of the optimizer steps: a few videos get more epochs; 0: none", 0)
+    min_steps: int = option("lower bound of the optimizer steps: a few videos get more epochs; 0: none", 300)
     batch_size: int = option("videos per step", 32)
     learning_rate: list[float] = option("initial learning rate; several values are a sweep", [1e-3])
     weight_decay: list[float] = option("weight decay of AdamW; several values are a sweep", [0.01])

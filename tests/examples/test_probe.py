@@ -23,7 +23,7 @@ from vjepa_hf import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAVide
 from vjepa_hf.data.sources import load_videos
 from vjepa_hf.training.arguments import parse
 
-BASE = {"label": "side", "epochs": 2, "num_workers": 0}
+BASE = {"label": "side", "epochs": 2, "min_steps": 0, "num_workers": 0}
 
 
 @pytest.fixture
