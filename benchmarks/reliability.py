@@ -158,12 +158,12 @@ def health_rows(log: list[dict[str, Any]]) -> list[list[str]]:
 def training(
     videos: Annotated[Path, typer.Option(help="folder of good videos")] = Path("output/toy_videos/train"),
     num_videos: Annotated[int, typer.Option(help="copies, one in eight of them damaged")] = 400,
-    minutes: Annotated[float, typer.Option(help="length of the run")] = 60,
+    minutes: Annotated[float, typer.Option(help="length of the run")] = 30,
     interval: Annotated[float, typer.Option(help="seconds from one sample to the next")] = 5,
     save_steps: Annotated[int, typer.Option(help="steps from one checkpoint to the next")] = 50,
     output: Output = None,
 ) -> None:
-    """Pretrain for an hour with damaged videos and many checkpoints: do memory and descriptors stay flat?
+    """Pretrain with damaged videos and many checkpoints: do memory and descriptors stay flat?
 
     examples/pretrain.py runs with two workers on copies of the toy videos. One in eight is damaged: cut, overwritten,
     emptied, or replaced by text. Every few seconds the memory (PSS) and the open descriptors of all its processes are
@@ -181,7 +181,7 @@ def training(
     more = f"{len(samples)} samples in {minutes:g} min", f"a checkpoint every {save_steps} steps"
     header = ["step", "loss, mean of 50 steps", "target std", "loss ratio", "copy ratio", "target rank"]
     lines = [
-        *opening("An hour of pretraining", "reliability.py training", training.__doc__, *more),
+        *opening(f"{minutes:g} minutes of pretraining", "reliability.py training", training.__doc__, *more),
         f"{num_copies} videos, of them damaged: {damages}. {last['step']} optimizer steps, last loss "
         f"{last['loss']:.3f}; {last['failed_videos']:.0f} clips could not be read.",
         "",
