@@ -60,6 +60,15 @@ def test_the_card_has_data_as_counted_hyperparameters_and_health(share):
     assert card.data.pipeline_tag == "feature-extraction" and card.data.library_name == "vjepa_hf"
 
 
+@pytest.mark.parametrize("used", [False, True])
+def test_the_card_lists_options_of_images_and_context_tokens_only_if_the_run_has_them(share, used):
+    words = "--images photos --image_passes 1 --gradient_accumulation_steps 2 --model.image_tokenizer true"
+    words += " --model.pred_context_head true"
+    card, _ = share(*(words.split() if used else ()))
+    for name in ("image_passes", "image_masks[0]", "context_loss_weight"):
+        assert (f"| `{name}` |" in card.text) == used
+
+
 def test_an_alarm_at_the_end_is_in_the_card(share):
     alarm = ALARMS[0]
     card, _ = share(health=HEALTHY | {alarm.metric: alarm.low / 2})

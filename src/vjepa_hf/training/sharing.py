@@ -98,6 +98,9 @@ class Sharing:
         for name in ("masks", "image_masks"):
             values |= {f"{name}[{index}]": mask for index, mask in enumerate(values.pop(name))}
         values |= {"seed": args.run.seed, "mixed_precision": args.run.mixed_precision}
+        parts = {"image_": bool(args.data.images), "context_loss_": self.config.pred_context_head}
+        without = tuple(prefix for prefix, used in parts.items() if not used)
+        values = {name: value for name, value in values.items() if not name.startswith(without)}
         sections = {
             "Data": f"{videos} from {names}; {drawn} drawn.",
             "Hyperparameters": hyperparameters(values),
