@@ -109,7 +109,7 @@ def probes(
     runs: Runs = RUNS,
     steps: Steps = None,
     splits: Annotated[int, typer.Option(help="draws of the labels")] = 4,
-    epochs: Annotated[int, typer.Option(help="of a probe over its few videos")] = 80,
+    epochs: Annotated[int, typer.Option(help="of a probe: 300 steps, the default of examples/probe.py")] = 150,
     output: Output = None,
 ) -> None:
     """Probe three encoders for what moves how and for what it looks like.
