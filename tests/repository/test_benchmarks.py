@@ -91,7 +91,6 @@ def test_every_benchmark_is_tried():
 
 # Pages of a script or command that has another name today. They are due.
 OUTDATED = {
-    "collapse_runs",
     "data_loader",
     "learning_detection",
     "parity_full_size",
