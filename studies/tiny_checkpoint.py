@@ -81,7 +81,7 @@ def make(
     run: Annotated[Path, typer.Option(help="folder of the pretraining run")] = Path("output/pretrain"),
     videos: Annotated[Path, typer.Option(help="folder of the toy set")] = Path("output/toy_videos"),
     splits: Annotated[int, typer.Option(help="draws of the labels, at least 2")] = 4,
-    epochs: Annotated[int, typer.Option(help="of a probe over its few videos")] = 80,
+    epochs: Annotated[int, typer.Option(help="of a probe: 300 steps, the default of examples/probe.py")] = 150,
     output: Annotated[Path, typer.Option(help="folder to write")] = OUTPUT,
 ) -> None:
     """Store the weights of a run, probe them, and write the card."""
