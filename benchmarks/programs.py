@@ -57,8 +57,7 @@ def probe(model: Path, videos: Path, output: Path, *words: object, **options: ob
 
 def few_label_accuracy(model: Path, videos: Path, output: Path, *words: object, **options: object) -> float:
     """Return the mean test accuracy of attentive probes over draws of 8 labels a class, `splits` of them."""
-    options |= {"labels_per_class": 8, "min_steps": 0}  # `epochs` alone decides how long a probe trains
-    (summary,) = probe(model, videos, output, *words, **options)["summary"].values()
+    (summary,) = probe(model, videos, output, *words, labels_per_class=8, **options)["summary"].values()
     return summary["mean"]
 
 

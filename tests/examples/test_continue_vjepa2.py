@@ -60,7 +60,7 @@ def test_there_and_back_through_training_and_probe(run_example, toy_videos, list
     assert moved[0].any() and not moved[1:].any()
 
     options = ["--model", tmp_path / "run", "--train_videos", lists[0], "--test_videos", lists[1], "--label", "side"]
-    options += ["--epochs", "1", "--min_steps", "0", "--output_dir", tmp_path / "probe"]
+    options += ["--epochs", "1", "--output_dir", tmp_path / "probe"]
     run_example("python", "examples/probe.py", *options)
     for name in ("run", "probe"):
         run_example("vjepa-hf", "convert", "--to_transformers", tmp_path / name, tmp_path / f"{name}_theirs")

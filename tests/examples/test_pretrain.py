@@ -137,7 +137,7 @@ def test_another_seed_gives_another_model(run_example, toy_videos, finished_run,
 @pytest.mark.parametrize("launcher", [ACCELERATE, TWO_PROCESSES], ids=["one", "two"])
 def test_a_probe_of_the_run_answers_in_the_pipeline(run_example, toy_videos, lists, finished_run, tmp_path, launcher):
     options = ["--model", finished_run, "--train_videos", lists[0], "--test_videos", lists[1], "--label", "side"]
-    options += ["--labels_per_class", "4", "--epochs", "3", "--min_steps", "0", "--output_dir", tmp_path / "probe"]
+    options += ["--labels_per_class", "4", "--epochs", "3", "--output_dir", tmp_path / "probe"]
     run_example(*launcher, "examples/probe.py", *options)
     result = json.loads((tmp_path / "probe" / "result.json").read_text())
     assert result["num_samples"] == result["test_videos"] == 8 and result["train_videos"] == 8
@@ -152,7 +152,7 @@ def test_a_probe_of_the_run_answers_in_the_pipeline(run_example, toy_videos, lis
 
 def test_a_random_encoder_is_the_baseline_of_a_probe(run_example, lists, finished_run, tmp_path):
     options = ["--model", finished_run, "--train_videos", lists[0], "--test_videos", lists[1], "--label", "side"]
-    options += ["--epochs", "1", "--min_steps", "0", "--random_init", "--output_dir", tmp_path / "probe"]
+    options += ["--epochs", "1", "--random_init", "--output_dir", tmp_path / "probe"]
     run_example("python", "examples/probe.py", *options)
     assert json.loads((tmp_path / "probe" / "result.json").read_text())["random_init"] is True
 

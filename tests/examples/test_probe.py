@@ -23,7 +23,7 @@ from vjepa_hf import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAVide
 from vjepa_hf.data.sources import load_videos
 from vjepa_hf.training.arguments import parse
 
-BASE = {"label": "side", "epochs": 2, "min_steps": 0, "num_workers": 0}
+BASE = {"label": "side", "epochs": 2, "num_workers": 0}
 
 
 @pytest.fixture
@@ -47,6 +47,15 @@ def run(model: str, *lists: Path, **options) -> dict:
     with torch.random.fork_rng(devices=[]):
         probe.main(words({"model": model} | sources | BASE | options))
     return json.loads((options["output_dir"] / "result.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("line", "epochs", "min_steps"),
+    [([], 50, 300), (["--epochs", "2"], 2, 0), (["--min_steps", "40"], 50, 40)],
+)
+def test_a_probe_has_enough_steps_for_a_few_videos_unless_its_epochs_are_given(line, epochs, min_steps):
+    args = parse(probe.ProbeArguments, line)
+    assert (args.epochs, args.min_steps) == (epochs, min_steps)
 
 
 def test_a_sweep_writes_one_classifier_its_metrics_and_its_confusions(model, lists, tmp_path):
