@@ -244,7 +244,7 @@ def detection(
     steps: Steps = None,
     actions: Annotated[Path, typer.Option(help="toy set with boxes, made if missing")] = Path("output/toy_actions"),
     num_videos: Annotated[list[int], typer.Option(help="training videos; repeat")] = (50, 400),
-    head_steps: Annotated[int, typer.Option(help="steps of a head, about")] = 250,
+    head_steps: Annotated[int, typer.Option(help="steps of a head, about")] = 500,
     output: Output = None,
 ) -> None:
     """Detect actions in boxes with a pretrained and an untrained encoder.

@@ -47,9 +47,9 @@ app = make_app()
 # --- training ------------------------------------------------------------------------------------------------------
 
 DAMAGES = ("cut", "overwritten", "empty", "text")
-# Of a sample: seconds since the start, MiB of all processes together (PSS: pages that several processes hold are
-# divided among them), MiB of the main process, and open descriptors of all.
-COLUMNS = ("seconds", "MiB of all processes (PSS)", "MiB of the main process (PSS)", "open descriptors")
+# Of a sample: seconds since the start, MiB of all processes together and of the main process, as `mebibytes` counts
+# them, and open descriptors of all.
+COLUMNS = ("seconds", "MiB of all processes", "MiB of the main process", "open descriptors")
 
 
 def spoil(video: bytes, damage: str, generator: random.Random) -> bytes:
@@ -96,9 +96,12 @@ def family(root: int) -> list[int]:
 
 
 def mebibytes(process: int) -> float:
-    """Return the proportional set size of a process."""
+    """Return the memory that a process allocated; what it shares with its children is divided among them.
+
+    Mapped files, such as PyTorch's libraries, do not count: their share rises when another program that has them ends.
+    """
     lines = Path("/proc", str(process), "smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 2**10
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:"))) / 2**10
 
 
 def sample(root: int, seconds: float) -> tuple[float, ...]:
@@ -166,9 +169,9 @@ def training(
     """Pretrain with damaged videos and many checkpoints: do memory and descriptors stay flat?
 
     examples/pretrain.py runs with two workers on copies of the toy videos. One in eight is damaged: cut, overwritten,
-    emptied, or replaced by text. Every few seconds the memory (PSS) and the open descriptors of all its processes are
-    read from /proc. The learning rate is constant. Where other programs share the machine, the number of steps says
-    nothing about speed; memory and descriptors do not depend on it.
+    emptied, or replaced by text. Every few seconds the memory that its processes allocated (without mapped files) and
+    their open descriptors are read from /proc. The learning rate is constant. Where other programs share the machine,
+    the number of steps says nothing about speed; memory and descriptors do not depend on it.
     """
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
@@ -352,7 +355,7 @@ def reading(
             rows.append([count, f"{mebibytes(os.getpid()):.1f}", descriptors])
     title, version = "Opening videos again and again", f"PyAV {av.__version__}"
     lines = opening(title, "reliability.py reading", reading.__doc__, version)
-    publish([*lines, *table([f"opens of {len(paths)} videos", "MiB (PSS)", "open files"], rows)], output)
+    publish([*lines, *table([f"opens of {len(paths)} videos", "MiB allocated", "open files"], rows)], output)
 
 
 # --- damaged -------------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ class DetectionArguments:
     fine_tune: bool = option("train the encoder too", False)
     epochs: int = option("passes over the training clips", 20)
     batch_size: int = option("clips per step and process", 16)
-    learning_rate: float = option("peak learning rate", 1e-3)
+    learning_rate: float = option("peak learning rate", 3e-3)
     weight_decay: float = option("weight decay of AdamW", 0.05)
     num_workers: int = option("worker processes that decode, per process", 1)
     seed: int = option("seed of the order of the clips, the initial head and a random encoder", 0)

@@ -119,7 +119,7 @@ SCRIPTS = {
     "detect-actions": (
         "detect_actions",
         "Train and test action detection, on AVA or a data set in its file format.",
-        "--model output/mine --image_size 48",
+        "--model output/mine --image_size 72",
     ),
     "demo": (
         "space.app",
