@@ -167,6 +167,28 @@ with guard.signals():
 """
 
 
+# A process of the user notes that it was asked to end, which it cannot do if it is killed.
+FINISHED_RUN = """
+import multiprocessing
+import signal
+import sys
+import time
+from accelerate import Accelerator
+from vjepa_hf.training.run_guard import RunGuard
+
+def wait(ready):
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(print("asked to end", flush=True)))
+    ready.set()
+    time.sleep(60)
+
+ready = multiprocessing.get_context("fork").Event()
+with RunGuard(Accelerator(cpu=True), max_skipped_steps=1).signals():
+    pass
+multiprocessing.get_context("fork").Process(target=wait, args=(ready,), daemon=True).start()
+ready.wait()
+"""
+
+
 WITHOUT_UNIX = """
 import signal
 import sys
@@ -192,3 +214,8 @@ def test_training_imports_where_windows_lacks_resource_and_sigusr1():
 def test_a_failed_run_does_not_wait_for_its_workers():
     result = subprocess.run([sys.executable, "-c", FAILING_RUN], capture_output=True, text=True, timeout=120)
     assert result.returncode == 1 and "fails while its worker waits" in result.stderr
+
+
+def test_a_run_that_ended_well_leaves_other_processes_alone():
+    result = subprocess.run([sys.executable, "-c", FINISHED_RUN], capture_output=True, text=True, timeout=120)
+    assert result.stdout == "asked to end\n" and result.returncode == 0, result.stderr

@@ -82,6 +82,7 @@ class RunGuard:
         finally:
             for number, handler in handlers:
                 signal.signal(number, handler or signal.SIG_DFL)
+        atexit.unregister(_end_workers)  # the run did not fail
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._received = number
