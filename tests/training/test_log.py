@@ -180,7 +180,7 @@ def test_trackers_get_the_summary_metrics_alarms_and_curves(tmp_path):
     log = RunLog(Accelerator(cpu=True, log_with=tracker), tiny_arguments("--output_dir", str(tmp_path)), 0, "4 videos")
     log.write(1, {"loss": 1.0})
     log.write_health(2, {"target_std": 0.1}, ["constant-features: ..."])
-    log.write_health(2, {"knn_accuracy": 0.5})
+    log.write_evaluation(2, {"knn_accuracy": 0.5})
     log.write_curves("title")
     log.close()
     assert tracker.config["summary"] == "4 videos" and tracker.config["max_steps"] == "10"

@@ -119,13 +119,20 @@ class RunLog:
             f"{metrics['memory_gib']:.1f} GiB"
         )
 
-    def write_health(self, step: int, metrics: dict[str, float], alarms: Sequence[str] | None = None) -> None:
-        """Record the health (with its alarms) or evaluation metrics of a step; print the main ones and the alarms."""
-        self.write(step, metrics | ({} if alarms is None else {"alarms": len(alarms)}))
-        names = [name for name in PRINTED_HEALTH if name in metrics] or metrics
-        self.print(f"step {step} health: " + ", ".join(f"{name} {metrics[name]:.3g}" for name in names))
-        for alarm in alarms or ():
+    def write_health(self, step: int, metrics: dict[str, float], alarms: Sequence[str]) -> None:
+        """Record the health metrics of a step and the number of alarms; print the main ones and the alarms."""
+        self.write(step, metrics | {"alarms": len(alarms)})
+        self._print_metrics(step, "health", {name: metrics[name] for name in PRINTED_HEALTH if name in metrics})
+        for alarm in alarms:
             self.print(f"WARNING {alarm}")
+
+    def write_evaluation(self, step: int, metrics: dict[str, float]) -> None:
+        """Record and print the evaluation metrics of a step."""
+        self.write(step, metrics)
+        self._print_metrics(step, "evaluation", metrics)
+
+    def _print_metrics(self, step: int, title: str, metrics: dict[str, float]) -> None:
+        self.print(f"step {step} {title}: " + ", ".join(f"{name} {value:.3g}" for name, value in metrics.items()))
 
     def write_curves(self, title: str) -> None:
         """Draw `curves.png` from the log, and show it in the trackers that take images."""
@@ -315,7 +322,7 @@ class Monitor:
             self.log.write_health(step, metrics, alarms(metrics, after_warmup))
         if self.evaluate is not None and (is_last or step % self.args.evaluation.eval_steps == 0):
             with callable_in_parts(self.model):
-                self.log.write_health(step, self.evaluate(self.model.vjepa))
+                self.log.write_evaluation(step, self.evaluate(self.model.vjepa))
 
     def close(self) -> None:
         """Draw the curves, and close the progress bar and the trackers."""
