@@ -47,6 +47,11 @@ def test_constant_schedule_stays_at_its_peak_and_linear_one_is_a_line():
     assert rates == pytest.approx([0.75, 0.5, 0.25, 0.0, 0.0, 0.0])
 
 
+def test_an_unknown_schedule_is_refused():
+    with pytest.raises(ValueError, match="must be one of cosine, constant, linear, got 'Linear'"):
+        learning_rate(0, max_steps=10, warmup_steps=4, **RATES, schedule="Linear")
+
+
 def test_cooldown_of_v_jepa_2_ends_where_metas_schedule_ends():
     """Laid out over 1.25 times its 12,000 steps and cut at the end, it stops at a fifth of its peak."""
     values = {"start": 1e-4, "peak": 5.25e-4, "final": 1e-6, "schedule_scale": 1.25, "schedule": "linear"}

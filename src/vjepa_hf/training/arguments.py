@@ -46,6 +46,7 @@ OPTIONS_OF_0_1 = {
 }
 # Limits of a run file; a file beyond them is not a list of options.
 MAX_YAML_BYTES, MAX_YAML_DEPTH = 2**20, 20
+LearningRateSchedule = Literal["cosine", "constant", "linear"]
 # name -> field, type, dataclass with that field
 _Options = dict[str, tuple[dataclasses.Field[Any], Any, type]]
 
@@ -203,7 +204,7 @@ def _keys(part: dataclasses.Field[Any]) -> Mapping[str, Any]:
 def _check_name(name: str, options: _Options) -> None:
     """Check the name of an option, or `option.key` for an option that is a dict."""
     known = [f"{option}.{key}" for option, (part, _, _) in options.items() for key in _keys(part)]
-    known += [option for option in options if option not in known]
+    known += options
     if name in known:
         return
     if name in OPTIONS_OF_0_1:
@@ -379,7 +380,7 @@ class OptimizationArguments:
     max_steps: int = option("number of optimizer steps", 90_000)
     warmup_steps: int = option("steps of the linear learning rate warm-up", 12_000)
     schedule_scale: float = option("length of the schedules as a multiple of max_steps", 1.25)
-    learning_rate_schedule: Literal["cosine", "constant", "linear"] = option(
+    learning_rate_schedule: LearningRateSchedule = option(
         "learning rate after the warm-up: half a cosine or a line to final_learning_rate, or constant", "cosine"
     )
     start_learning_rate: float = option("initial learning rate", 2e-4)
@@ -416,8 +417,8 @@ class OptimizationArguments:
                 f"image_passes must be at least 0 and less than gradient_accumulation_steps="
                 f"{self.gradient_accumulation_steps}, so that a step also has videos, got {self.image_passes}"
             )
-        first, *last = self.context_loss_warmup or (0, 1)
-        if len(last) != 1 or first >= last[0]:
+        warmup = self.context_loss_warmup
+        if warmup and (len(warmup) != 2 or warmup[0] >= warmup[1]):
             raise ValueError(f"context_loss_warmup must be two increasing steps, got {self.context_loss_warmup}")
 
     @property

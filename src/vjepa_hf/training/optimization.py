@@ -1,13 +1,13 @@
 """Parameter groups, schedules and gradient clipping."""
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch.distributed.tensor import DTensor
 
 from ..model.modeling_vjepa import VJEPAForPreTraining
-from .arguments import OptimizationArguments
+from .arguments import LearningRateSchedule, OptimizationArguments
 
 
 def _cosine(progress: float, start: float, final: float) -> float:
@@ -24,13 +24,18 @@ def learning_rate(
     peak: float,
     final: float,
     schedule_scale: float,
-    schedule: str = "cosine",
+    schedule: LearningRateSchedule = "cosine",
 ) -> float:
     """Return the learning rate: linear from `start` to `peak` in `warmup_steps`, then as `schedule` says.
 
     "cosine" (V-JEPA) follows half a cosine and "linear" (the cooldown of V-JEPA 2) a line to `final`; "constant"
     (V-JEPA 2 before its cooldown) stays at `peak`.
+
+    Raises:
+        ValueError: another schedule.
     """
+    if schedule not in (schedules := get_args(LearningRateSchedule)):
+        raise ValueError(f"schedule must be one of {', '.join(schedules)}, got {schedule!r}")
     position, length = step + 1, int(schedule_scale * max_steps)
     if position < warmup_steps:
         return start + (peak - start) * position / warmup_steps
@@ -98,10 +103,12 @@ def hyperparameters(step: int, optimization: OptimizationArguments) -> dict[str,
 
 def context_loss_options(step: int, optimization: OptimizationArguments) -> dict[str, Any]:
     """Return the arguments of `VJEPAForPreTraining.forward` for the loss on context tokens in a step, from 0."""
-    first, last = optimization.context_loss_warmup or (-1, 0)
-    progress = min(1.0, max(0.0, (step - first) / (last - first)))
+    weight = optimization.context_loss_weight
+    if optimization.context_loss_warmup:
+        first, last = optimization.context_loss_warmup
+        weight *= min(1.0, max(0.0, (step - first) / (last - first)))
     return {
-        "context_loss_weight": progress * optimization.context_loss_weight,
+        "context_loss_weight": weight,
         "context_loss_by_distance": optimization.context_loss_by_distance,
     }
 
