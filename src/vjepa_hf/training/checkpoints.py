@@ -30,6 +30,7 @@ from ..files import flush, settle
 MANIFEST_FILE = "manifest.json"
 PROGRESS_FILE = "progress.json"
 SHARDED_WEIGHTS = "pytorch_model_fsdp_0"
+OLDER = "resume from an older checkpoint with --resume_step"
 # Files that file managers leave in folders; not those of `torch.distributed.checkpoint`, which begin with a dot too.
 LEFT_BEHIND = re.compile(r"(?!\.metadata$)\..*|Thumbs\.db|desktop\.ini", re.IGNORECASE)
 
@@ -151,9 +152,12 @@ def load_checkpoint(accelerator: Accelerator, output_dir: str | Path, step: int 
         with patch_environment(TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"):
             accelerator.load_state(str(folder))
     except pickle.UnpicklingError as error:
-        raise ValueError(f"checkpoint {str(folder)!r} contains code, which was not executed") from error
+        raise ValueError(f"checkpoint {str(folder)!r} contains code, which was not executed; {OLDER}") from error
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:  # also from states of our objects
-        raise ValueError(f"checkpoint {str(folder)!r} does not fit the arguments of this run: {error}") from error
+        raise ValueError(
+            f"checkpoint {str(folder)!r} does not fit the arguments of this run: {error}. Resume with the "
+            "arguments.yaml of the run that wrote it"
+        ) from error
     accelerator.step = 0  # gradient accumulation starts with a new optimizer step
     progress = _read_progress(folder)
     accelerator.wait_for_everyone()
@@ -174,7 +178,7 @@ def _read_progress(folder: Path) -> Progress:
     try:
         progress = Progress(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} is not the progress of a run: {error}") from error
+        raise ValueError(f"{str(path)!r} is not the progress of a run: {error}; {OLDER}") from error
     numbers = progress.step, progress.clips, progress.images
     if any(type(number) is not int or not 0 <= number < 2**63 for number in numbers):
         raise ValueError(
@@ -262,7 +266,7 @@ def _code_in_metadata(folder: Path) -> str | None:
         try:
             _MetadataReader(io.BytesIO(file.read_bytes())).load()
         except pickle.UnpicklingError as error:
-            return f"{str(file)!r} contains code ({error}), which was not executed"
+            return f"{str(file)!r} contains code ({error}), which was not executed; {OLDER}"
     return None
 
 

@@ -59,7 +59,10 @@ def balanced_weights(labels: np.ndarray, num_labels: int) -> tuple[float, ...]:
     """
     counts = np.bincount(labels, minlength=num_labels)
     if counts.min() == 0:
-        raise ValueError(f"class {int(counts.argmin())} has no training video, so its weight is undefined")
+        raise ValueError(
+            f"class {int(counts.argmin())} has no training video, so its weight is undefined; add videos of it, "
+            "drop the class, or do not balance the classes"
+        )
     return tuple((len(labels) / (num_labels * counts)).tolist())
 
 

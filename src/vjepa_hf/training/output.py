@@ -100,6 +100,8 @@ def claim_output_dir(accelerator: Accelerator | PartialState, output_dir: str | 
 def check_run_dir(accelerator: Accelerator, run: RunArguments) -> None:
     """Check that a pretraining run may write to its folder, before it reads its data. All processes call it.
 
+    A run to resume from the Hub is downloaded first.
+
     Raises:
         ValueError: the folder is not empty and neither `resume` nor `overwrite_output_dir` is set; there is no
             checkpoint to resume from; the folder to overwrite is not one of a run; or the launched processes are not
@@ -117,6 +119,9 @@ def check_run_dir(accelerator: Accelerator, run: RunArguments) -> None:
             f"Accelerate does not shard models on the device {accelerator.device.type}, so every process would hold "
             "the whole model. Launch without FSDP"
         )
+    if run.resume_from_hub:
+        _on_main_process(accelerator, partial(download_run, run.resume_from_hub, Path(run.output_dir)))
+        run.resume_from_hub = None  # from now on a run like any other
     _on_main_process(accelerator, partial(_check_run_dir, run))
 
 
@@ -135,9 +140,6 @@ def _on_main_process(accelerator: Accelerator | PartialState, action: Callable[[
 
 def _check_run_dir(run: RunArguments) -> None:
     output_dir = Path(run.output_dir)
-    if run.resume_from_hub:
-        download_run(run.resume_from_hub, output_dir)
-        run.resume_from_hub = None  # from now on a run like any other
     if run.resume:
         find_checkpoint(output_dir, run.resume_step)
         return
@@ -200,11 +202,14 @@ def starting_point(
         try:
             change = identity.changes_since(DataIdentity(**progress.data))
         except TypeError as error:
-            raise ValueError(f"the checkpoint of step {progress.step} has an unknown identity of its data") from error
+            raise ValueError(
+                f"the checkpoint of step {progress.step} describes its data in a way that this version does not know; "
+                "resume with the version that wrote it, or from an older checkpoint with --resume_step"
+            ) from error
         if change:
             print(
-                f"WARNING the data is not that of the checkpoint: {change}. The run goes on with the new data, so it "
-                "differs from an uninterrupted one"
+                f"WARNING the data is not that of the checkpoint: {change}. The run continues with the new data, so "
+                "it differs from an uninterrupted one"
             )
     return replace(progress, data=asdict(identity))
 

@@ -54,7 +54,7 @@ class Sharing:
         Raises:
             OSError: the folder cannot be written, or the upload at the end failed.
         """
-        if self.origin is None:  # not the main process
+        if self.origin is None:  # only the main process writes
             return
         strategy, is_last = self.args.hub.hub_strategy, progress.step >= self.args.optimization.max_steps
         uploads = self.repo is not None and (strategy != "end" or at_end and is_last)

@@ -112,7 +112,10 @@ def _read(name: str) -> tuple[VJEPAConfig, dict[str, dict[str, torch.Tensor]]]:
     for key, tensor in tensors.items():
         prefix = next((prefix for prefix in _PREFIXES if key.startswith(prefix)), None)
         if prefix is None:
-            raise ValueError(f"init_from {name!r} contains {key!r}, which is not a weight of a V-JEPA model")
+            raise ValueError(
+                f"init_from {name!r} contains {key!r}, which is not a weight of a V-JEPA model; give "
+                "the folder of a pretrained one"
+            )
         parts.setdefault(_PREFIXES[prefix], {})[key.removeprefix(prefix)] = tensor
     return config, parts
 
