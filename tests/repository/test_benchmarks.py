@@ -92,7 +92,6 @@ def test_every_benchmark_is_tried():
 # Pages of a script or command that has another name today. They are due.
 OUTDATED = {
     "learning_detection",
-    "reliability_training",
 }
 
 
