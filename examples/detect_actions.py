@@ -29,6 +29,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from vjepa_hf import VJEPAConfig, VJEPAForActionDetection, VJEPAVideoProcessor
 from vjepa_hf.evaluation import detection
+from vjepa_hf.files import whole_files
 from vjepa_hf.model_card import accuracy_results, hyperparameters, read_origin, write_card
 from vjepa_hf.training.arguments import HubArguments, mistakes_exit, option, parse
 from vjepa_hf.training.hub import add_remote_code, open_repo
@@ -169,22 +170,23 @@ def main(command_line: Sequence[str] | None = None) -> None:
 
     # 7. Save: the model, the metrics, the detections in AVA's format, and a figure.
     output = Path(args.output_dir)
-    detector.save_pretrained(output)
-    processor.save_pretrained(output)
-    (output / "result.json").write_text(json.dumps(result, indent=2) + "\n")
-    detection.write_results(output / "results.csv", moments, predictions, list(actions))
     drawn = [index for index, moment in enumerate(moments) if moment in annotated and len(predictions[index]["boxes"])]
     drawn = drawn[:NUM_DRAWN]
-    detection.plot_detections(
-        [test_clips.decode(annotated[moments[index]])[processor.num_frames // 2] for index in drawn],
-        [predictions[index] for index in drawn],
-        [truths[index] for index in drawn],
-        names,
-        output / "detections.png",
-        titles=[f"{moments[index][0]}, second {moments[index][1]:g}" for index in drawn],
-    )
-    if args.hub.hub_remote_code:
-        add_remote_code(output)
+    with whole_files(output) as unfinished:
+        detector.save_pretrained(unfinished)
+        processor.save_pretrained(unfinished)
+        if args.hub.hub_remote_code:
+            add_remote_code(unfinished)
+        (unfinished / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+        detection.write_results(unfinished / "results.csv", moments, predictions, list(actions))
+        detection.plot_detections(
+            [test_clips.decode(annotated[moments[index]])[processor.num_frames // 2] for index in drawn],
+            [predictions[index] for index in drawn],
+            [truths[index] for index in drawn],
+            names,
+            unfinished / "detections.png",
+            titles=[f"{moments[index][0]}, second {moments[index][1]:g}" for index in drawn],
+        )
     write_card(
         output,
         "VJEPAForActionDetection",

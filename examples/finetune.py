@@ -30,12 +30,13 @@ from vjepa_hf.data.sources import load_videos
 from vjepa_hf.data.transforms import Chain, RandAugment, RandomErasing, RandomResizedCropFlip, Transform
 from vjepa_hf.evaluation.labels import read_labels
 from vjepa_hf.evaluation.metrics import MeanClassAccuracy, TopKAccuracy, wilson_interval
+from vjepa_hf.files import whole_file
 from vjepa_hf.model_card import Origin, accuracy_results, hyperparameters, read_origin, write_card
 from vjepa_hf.training import finetuning
 from vjepa_hf.training.arguments import HubArguments, mistakes_exit, option, parse
 from vjepa_hf.training.hub import HubRepo, add_remote_code, open_repo
 from vjepa_hf.training.launcher import check_launcher, check_trackers, match_launcher
-from vjepa_hf.training.output import claim_output_dir
+from vjepa_hf.training.output import claim_output_dir, export
 
 
 @dataclass
@@ -255,11 +256,12 @@ def main(command_line: Sequence[str] | None = None) -> None:
         for split, videos in ({"train": train} | evaluated).items()
     }
     if args.method == "lora":
-        trainer.save_model(str(output / "adapter"))
+        export(trainer.accelerator, trainer.model, processor, output / "adapter")
         trainer.model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
-    trainer.save_model()
+    export(trainer.accelerator, trainer.model, processor, output)
     if trainer.is_world_process_zero():
-        (output / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+        with whole_file(output / "result.json") as unfinished:
+            unfinished.write_text(json.dumps(result, indent=2) + "\n")
         if args.hub_remote_code:
             add_remote_code(output)
         write_classifier_card(args, names, origin, result, repo)

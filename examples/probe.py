@@ -36,7 +36,7 @@ from vjepa_hf.evaluation.features import extract_features
 from vjepa_hf.evaluation.labels import draw_labels, read_labels
 from vjepa_hf.evaluation.live_features import LiveFeatures
 from vjepa_hf.evaluation.views import AugmentedClips, Clips, RegularClips, augmentation
-from vjepa_hf.files import named_damage
+from vjepa_hf.files import named_damage, whole_files
 from vjepa_hf.model.names import printable
 from vjepa_hf.model_card import accuracy_results, hyperparameters, read_origin, write_card
 from vjepa_hf.training.arguments import HubArguments, mistakes_exit, option, parse
@@ -179,17 +179,17 @@ def main(command_line: Sequence[str] | None = None) -> None:
     for failure in (failure for split in features.values() for failure in split.failures.values()):
         print(f"skipped {printable(str(failure))}")
     print(json.dumps({name: value for name, value in result.items() if name not in ("per_class", "probes")}))
-    (output / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     best = int(np.argmax([len(draw.rows) for draw in draws])) if draws else 0
-    probes.write_confusion(output, logits[best], test_labels, names)
+    with whole_files(output) as unfinished:
+        (unfinished / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+        probes.write_confusion(unfinished, logits[best], test_labels, names)
+        if trained:
+            probes.head_of(classifier).load_state_dict(heads[best].state_dict())
+            classifier.save_pretrained(unfinished)
+            processor.save_pretrained(unfinished)
+            if args.hub.hub_remote_code:
+                add_remote_code(unfinished)
     if trained:
-        probes.head_of(classifier).load_state_dict(heads[best].state_dict())
-        classifier.save_pretrained(output)
-        for file in output.glob("model*.safetensors"):
-            file.chmod((output / "config.json").stat().st_mode)  # safetensors writes 0600
-        processor.save_pretrained(output)
-        if args.hub.hub_remote_code:
-            add_remote_code(output)
         write_card(
             output,
             "VJEPAForVideoClassification",

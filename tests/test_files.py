@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vjepa_hf.files import flush, settle, whole_file, whole_folder
+from vjepa_hf.files import flush, settle, whole_file, whole_files, whole_folder
 
 
 @pytest.fixture
@@ -64,8 +64,11 @@ def test_files_are_as_readable_as_the_umask_says_though_safetensors_writes_priva
     with whole_folder(tmp_path / "model") as folder:
         save_file(weights, folder / "model.safetensors")
         (folder / "config.json").write_text("{}")
-    files = [tmp_path / "model.safetensors", *(tmp_path / "model").iterdir()]
-    assert {path.name: mode(path) for path in files} == dict.fromkeys(["model.safetensors", "config.json"], expected)
+    with whole_files(tmp_path / "run") as folder:
+        save_file(weights, folder / "model.safetensors")
+        (folder / "config.json").write_text("{}")
+    for files in ([tmp_path / "model.safetensors"], (tmp_path / "model").iterdir(), (tmp_path / "run").iterdir()):
+        assert {mode(path) for path in files} == {expected}
 
 
 def test_a_folder_gets_its_name_when_the_block_ends_and_may_replace_an_empty_one_only(tmp_path):
@@ -89,6 +92,27 @@ def test_a_folder_whose_block_fails_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_several_files_get_their_names_when_the_block_ends_and_the_others_stay(tmp_path):
+    (tmp_path / "config.json").write_text("old")
+    (tmp_path / "log.jsonl").write_text("mine")
+    (tmp_path / "unfinished_export").mkdir()
+    (tmp_path / "unfinished_export" / "half of another one").touch()
+    with whole_files(tmp_path) as unfinished:
+        for name in ("config.json", "model.safetensors"):
+            (unfinished / name).write_text("new")
+        assert (tmp_path / "config.json").read_text() == "old" and not (tmp_path / "model.safetensors").exists()
+    texts = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert texts == {"config.json": "new", "model.safetensors": "new", "log.jsonl": "mine"}
+
+
+def test_several_files_whose_block_fails_change_nothing(tmp_path):
+    (tmp_path / "config.json").write_text("old")
+    with pytest.raises(KeyError), whole_files(tmp_path) as unfinished:
+        (unfinished / "config.json").write_text("new")
+        raise KeyError
+    assert (tmp_path / "config.json").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
 def test_files_are_on_the_disk_before_they_get_their_name(tmp_path, monkeypatch):
     order = []
     fsync, replace = os.fsync, Path.replace
@@ -97,6 +121,11 @@ def test_files_are_on_the_disk_before_they_get_their_name(tmp_path, monkeypatch)
     with whole_file(tmp_path / "a") as unfinished:
         unfinished.write_text("a")
     assert order == ["flushed", "named", "flushed"]
+    order.clear()
+    with whole_files(tmp_path) as unfinished:
+        (unfinished / "a").write_text("a")
+        (unfinished / "b").write_text("b")
+    assert order == ["flushed", "flushed", "flushed", "named", "named", "flushed"]  # a, b and their folder first
 
 
 def test_a_system_that_cannot_open_folders_flushes_the_files(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Files and folders that get their names only when they are complete, and damaged models.
 
-A process that dies while it writes leaves `NAME.unfinished` and does not change an existing `NAME`.
+A process that dies while it writes leaves `NAME.unfinished`, or the folder `unfinished_export`, and does not change an
+existing `NAME`.
 """
 
 import os
@@ -38,6 +39,29 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         flush(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)  # exists only if the block failed
+
+
+@contextmanager
+def whole_files(folder: str | Path) -> Iterator[Path]:
+    """Yield an empty folder in `folder` to write to; its files move to `folder` after the block, or none if it fails.
+
+    They replace the files of their names, and get the mode of the umask. `folder` is made if it is missing.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    unfinished = folder / "unfinished_export"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        settle(unfinished)
+        for file in sorted(unfinished.iterdir()):
+            file.replace(folder / file.name)
+        flush(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 @contextmanager

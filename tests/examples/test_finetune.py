@@ -108,6 +108,7 @@ def test_every_option_of_the_recipe_works_and_a_run_resumes_bit_exact(finetune, 
     assert resumed["test_loss"] == straight["test_loss"]
     assert all(torch.equal(tensor, weights[name]) for name, tensor in again.state_dict().items())
     assert again.config.id2label == {0: "left", 1: "right"}
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "result.json").stat().st_mode
 
 
 @pytest.mark.parametrize(

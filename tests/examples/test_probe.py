@@ -67,6 +67,8 @@ def test_a_sweep_writes_one_classifier_its_metrics_and_its_confusions(model, lis
     assert set(result["per_class"]) == {"left", "right"} and result["num_samples"] == 8
     files = {path.name for path in (tmp_path / "probe").iterdir()}
     assert {"config.json", "model.safetensors", "confusion.csv", "confusion.png", "result.json"} <= files
+    (tmp_path / "new").touch()
+    assert {path.stat().st_mode for path in (tmp_path / "probe").iterdir()} == {(tmp_path / "new").stat().st_mode}
     assert "features" not in files
     classifier = VJEPAForVideoClassification.from_pretrained(tmp_path / "probe")
     assert classifier.config.num_pooler_layers == 4
@@ -253,6 +255,19 @@ def test_a_probe_that_fails_leaves_no_features(model, lists, tmp_path, capsys, m
     monkeypatch.setattr(probe.probes, "fit_probe", full)
     assert "No space left" in error_of(model, lists, capsys, output_dir=tmp_path / "probe")
     assert content(tmp_path / "probe") == {} and not list((tmp_path / "probe").iterdir())
+
+
+def test_a_probe_that_cannot_be_saved_leaves_the_old_one_whole(model, lists, tmp_path, monkeypatch):
+    run(model, *lists, output_dir=tmp_path / "probe")
+    before = content(tmp_path / "probe")
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(VJEPAVideoProcessor, "save_pretrained", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(model, *lists, output_dir=tmp_path / "probe", learning_rate=0.1)
+    assert content(tmp_path / "probe") == before
 
 
 @pytest.mark.parametrize("evaluate_only", [False, True])

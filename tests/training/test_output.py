@@ -123,6 +123,21 @@ def test_the_export_loads_as_the_target_encoder(model, accelerator, tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("unfinished")]
 
 
+def test_an_export_that_fails_leaves_the_old_one_whole(model, accelerator, tmp_path):
+    processor = make_processor(model.config, tiny_arguments().data)
+    export(accelerator, model, processor, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    class FullDisk:
+        def save_pretrained(self, folder):
+            raise OSError(28, "No space left on device")
+
+    model.update_target_encoder(0.5)
+    with pytest.raises(OSError, match="cannot export the model .*No space left"):
+        export(accelerator, model, FullDisk(), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_success_is_said_only_of_the_weights_of_the_run(model, accelerator, tmp_path):
     export(accelerator, model, make_processor(model.config, tiny_arguments().data), tmp_path)
     check_export(accelerator, model, tmp_path)

@@ -6,7 +6,9 @@ pytest tests/visualization/test_curves.py
 import subprocess
 import sys
 
+import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from vjepa_hf.visualization.curves import CURVES, _matching_names, plot_curves
@@ -27,6 +29,19 @@ print(matplotlib.get_backend(), "matplotlib.pyplot" in sys.modules)
 def test_importing_does_not_change_the_backend():
     assert backend_after("import vjepa_hf.evaluation, vjepa_hf.visualization") == "svg false"
     assert backend_after("import matplotlib.pyplot; matplotlib.use('Agg')") == "agg true"  # the test can fail
+
+
+def test_curves_that_cannot_be_written_leave_the_old_ones_whole(tmp_path, monkeypatch):
+    (tmp_path / "curves.png").write_text("old")
+
+    def full(figure, path, **options):
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    with pytest.raises(OSError, match="No space left"):
+        plot_curves([{"step": 1, "loss": 1.0}], tmp_path / "curves.png")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_curves_are_drawn_from_rows_with_different_metrics(tmp_path):

@@ -27,6 +27,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..data.sources import VIDEO_SUFFIXES
 from ..data.videos import VideoFailure, open_video
+from ..files import whole_file
 from ..model.frame_sampling import centered_clip, resolve_frame_step
 from ..model.video_inputs import at_constant_rate
 from ..model.video_io import VideoDecodeError
@@ -155,7 +156,7 @@ def write_results(
         detections: detections of each key frame, as of `to_detections`.
         actions: id of each class.
     """
-    with Path(path).open("w", newline="") as file:
+    with whole_file(path) as unfinished, unfinished.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         for (video, second), entries in zip(moments, detections, strict=True):
             for box, label, score in zip(entries["boxes"], entries["labels"], entries["scores"], strict=True):
@@ -497,7 +498,8 @@ def plot_detections(
         _draw_boxes(axis, detected, truth, names, threshold)
     legend = "green: correct, red: wrong, dashed: annotated, white: not detected"
     figure.suptitle(f"detections with a score of at least {threshold:g}; {legend}", fontsize=9)
-    figure.savefig(path, dpi=100)
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, dpi=100, format="png")
 
 
 def _draw_boxes(

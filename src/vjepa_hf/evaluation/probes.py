@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..data.randomness import generator
+from ..files import whole_file
 from ..model.modeling_vjepa import VJEPAForVideoClassification, average_views
 from ..visualization.confusion import plot_confusion
 from .features import VideoFeatures
@@ -285,7 +286,7 @@ def summarize(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
 def write_confusion(folder: str | Path, logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
     """Write `confusion.csv` and `confusion.png`: counts of true classes (rows) by predicted classes (columns)."""
     matrix = confusion_matrix(logits.argmax(axis=1), labels, len(names))
-    with (Path(folder) / "confusion.csv").open("w", newline="") as file:
+    with whole_file(Path(folder) / "confusion.csv") as unfinished, unfinished.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["true \\ predicted", *names])
         rows.writerows([name, *row] for name, row in zip(names, matrix.tolist(), strict=True))

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from ..conversion.folders import read_weights
 from ..data.sources import Videos
-from ..files import whole_file
+from ..files import whole_files
 from ..model_card import CARD
 from .arguments import ARGUMENTS_FILE, PretrainingArguments, RunArguments
 from .checkpoints import Progress, find_checkpoint, load_checkpoint
@@ -228,16 +228,11 @@ def export(accelerator: Accelerator, model: torch.nn.Module, processor: Any, out
     state = accelerator.get_state_dict(model)
     if not accelerator.is_main_process:
         return
-    unfinished = Path(output_dir) / "unfinished_export"
     try:
-        accelerator.unwrap_model(model).save_pretrained(unfinished, state_dict=state)
-        processor.save_pretrained(unfinished)
-        for file in unfinished.iterdir():
-            with whole_file(Path(output_dir) / file.name) as whole:
-                file.replace(whole)
-        unfinished.rmdir()
+        with whole_files(output_dir) as unfinished:
+            accelerator.unwrap_model(model).save_pretrained(unfinished, state_dict=state)
+            processor.save_pretrained(unfinished)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
         raise OSError(
             f"cannot export the model to {str(output_dir)!r}: {error}. Free disk space or fix permissions"
         ) from error

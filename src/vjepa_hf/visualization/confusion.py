@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..files import whole_file
 from ..model.names import printable
 
 MAX_NAMED = 40  # with more classes, names and counts are omitted
@@ -34,4 +35,5 @@ def plot_confusion(matrix: np.ndarray, names: Sequence[str], path: str | Path) -
             color = "white" if fractions[row, column] > 0.5 else "black"
             axis.text(column, row, matrix[row, column], ha="center", va="center", color=color, fontsize=8)
     figure.colorbar(image, label="fraction of the true class", fraction=0.046)
-    figure.savefig(path, dpi=100)
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, dpi=100, format="png")

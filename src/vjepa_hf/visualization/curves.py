@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from ..files import whole_file
 from ..model.names import printable
 
 # Patterns of the metrics in each plot, and its title.
@@ -51,7 +52,8 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: str | Path, title: str = "
     for axis in axes[-1]:
         axis.set_xlabel("optimizer step")
     figure.suptitle(printable(title), parse_math=False)
-    figure.savefig(path, dpi=100)
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, dpi=100, format="png")
 
 
 def _matching_names(rows: Sequence[dict[str, Any]], patterns: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from ..files import whole_file
 from .strips import plot_strips
 
 
@@ -51,4 +52,5 @@ def plot_masks(
         name: shade_masked(video, mask, tubelet_size, patch_size) for name, mask in context_masks.items()
     }
     arrays = {name: frames.permute(0, 2, 3, 1).numpy() for name, frames in rows.items()}
-    plot_strips(arrays, num_columns).savefig(path, dpi=100)
+    with whole_file(path) as unfinished:
+        plot_strips(arrays, num_columns).savefig(unfinished, dpi=100, format="png")
