@@ -173,15 +173,16 @@ def main(command_line: Sequence[str] | None = None) -> None:
     with mistakes_exit():
         model = VJEPAForPreTraining.from_pretrained(args.model).eval()
         processor = VJEPAVideoProcessor.from_pretrained(args.model)
-        decoder = fit_decoder(model, processor, range(FIRST_FITTED, FIRST_FITTED + args.num_clips))
-        clips = toy_clips(processor, [args.first_clip, args.second_clip])
-        inputs, _, pixels = encode(model, processor, clips)
-        panels = {
-            name: rows_of(model, decoder, hidden, *clip)
-            for (name, hidden), *clip in zip(masks(model.config.grid_size).items(), inputs, pixels, strict=True)
-        }
-        with parents_of(Path(args.output)), whole_file(args.output) as unfinished:
-            draw(panels).savefig(unfinished, dpi=120, format="png")
+    decoder = fit_decoder(model, processor, range(FIRST_FITTED, FIRST_FITTED + args.num_clips))
+    clips = toy_clips(processor, [args.first_clip, args.second_clip])
+    inputs, _, pixels = encode(model, processor, clips)
+    panels = {
+        name: rows_of(model, decoder, hidden, *clip)
+        for (name, hidden), *clip in zip(masks(model.config.grid_size).items(), inputs, pixels, strict=True)
+    }
+    figure = draw(panels)
+    with mistakes_exit(), parents_of(Path(args.output)), whole_file(args.output) as unfinished:
+        figure.savefig(unfinished, dpi=120, format="png")
     print(f"{args.output}: the decoder was fitted to {args.num_clips} other clips")
 
 

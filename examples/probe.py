@@ -112,28 +112,33 @@ def main(command_line: Sequence[str] | None = None) -> None:
     torch.manual_seed(args.seed)
     output = Path(args.output_dir)
 
-    with mistakes_exit(), features_folder(args, accelerator) as folder:
-        # 2. Load: videos with labels, and the frozen encoder with a new head, or the classifier to test.
-        tables = load_tables(args)
-        origin = read_origin(None if args.random_init else args.model)
-        repo = open_repo(accelerator, args.hub, output)
-        classifier = load_classifier(args, tables).to(accelerator.device)
-        names = list(classifier.config.id2label.values())
-        labels = {
-            split: read_labels(table, args.label, f"{split}_videos", names)[0] for split, table in tables.items()
-        }
-        draws = []  # the training rows of each probe
-        if not args.evaluate_only:
-            draws = draw_labels(labels["train"], args.label_fraction, args.splits, args.seed, args.labels_per_class)
+    with ExitStack() as stack:  # keeps the features until the test
+        with mistakes_exit():
+            folder = stack.enter_context(features_folder(args, accelerator))
 
-        # 3. Clips: all views of the processor, but one view of a training video, which may be augmented.
-        processor = args.load_processor()
-        clips: dict[str, Clips] = {split: RegularClips(processor) for split in tables}
-        if "train" in clips:
-            clips["train"] = training_clips(args, processor, classifier.config.pooler_num_clips)
+            # 2. Load: videos with labels, and the frozen encoder with a new head, or the classifier to test.
+            tables = load_tables(args)
+            origin = read_origin(None if args.random_init else args.model)
+            repo = open_repo(accelerator, args.hub, output)
+            classifier = load_classifier(args, tables).to(accelerator.device)
+            names = list(classifier.config.id2label.values())
+            labels = {
+                split: read_labels(table, args.label, f"{split}_videos", names)[0] for split, table in tables.items()
+            }
+            draws = []  # the training rows of each probe
+            if not args.evaluate_only:
+                draws = draw_labels(
+                    labels["train"], args.label_fraction, args.splits, args.seed, args.labels_per_class
+                )
 
-        # 4. Features: all processes extract them, one trains on them. Unreadable videos are skipped, not replaced.
-        features = extract(args, accelerator, classifier, clips, tables, folder)
+            # 3. Clips: all views of the processor, but one view of a training video, which may be augmented.
+            processor = args.load_processor()
+            clips: dict[str, Clips] = {split: RegularClips(processor) for split in tables}
+            if "train" in clips:
+                clips["train"] = training_clips(args, processor, classifier.config.pooler_num_clips)
+
+            # 4. Features: all processes extract them, one trains on them. Unreadable videos are skipped, not replaced.
+            features = extract(args, accelerator, classifier, clips, tables, folder)
         if not accelerator.is_main_process:
             return
 
@@ -304,6 +309,9 @@ def extract(
         features[split] = (
             LiveFeatures(*source, **options) if live else extract_features(*source, folder / split, **options)
         )
+        if not len(features[split].readable):
+            failure = features[split].failures[0]
+            raise ValueError(f"none of the {len(table)} {split}_videos can be read; the first: {failure}")
     return features
 
 

@@ -248,22 +248,37 @@ def test_named_features_are_kept_inside_the_output(model, lists, tmp_path):
         assert len(list(folder.rglob("*.safetensors"))) == 2
 
 
-def test_a_probe_that_fails_leaves_no_features(model, lists, tmp_path, capsys, monkeypatch):
-    def full(*arguments, **options):
-        raise OSError(28, "No space left on device")
+def full(*arguments, **options):
+    raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(probe.probes, "fit_probe", full)
+
+def test_a_disk_that_is_full_of_features_is_one_sentence_and_they_are_removed(
+    model, lists, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(probe, "extract_features", full)
     assert "No space left" in error_of(model, lists, capsys, output_dir=tmp_path / "probe")
-    assert content(tmp_path / "probe") == {} and not list((tmp_path / "probe").iterdir())
+    assert not list((tmp_path / "probe").iterdir())
+
+
+def test_an_error_in_training_keeps_its_traceback_and_leaves_no_features(model, lists, tmp_path, monkeypatch):
+    def broken(*arguments, **options):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(probe.probes, "fit_probe", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        run(model, *lists, output_dir=tmp_path / "probe")
+    assert not list((tmp_path / "probe").iterdir())
+
+
+def test_a_list_without_a_readable_video_is_one_sentence(model, lists, tmp_path, capsys):
+    (tmp_path / "test.csv").write_text(f"video,side\n{tmp_path / 'gone.mp4'},left\n")
+    line = error_of(model, [lists[0], tmp_path / "test.csv"], capsys, output_dir=tmp_path / "probe")
+    assert "none of the 1 test_videos can be read; the first: " in line and "gone.mp4" in line
 
 
 def test_a_probe_that_cannot_be_saved_leaves_the_old_one_whole(model, lists, tmp_path, monkeypatch):
     run(model, *lists, output_dir=tmp_path / "probe")
     before = content(tmp_path / "probe")
-
-    def full(*arguments, **options):
-        raise OSError(28, "No space left on device")
-
     monkeypatch.setattr(VJEPAVideoProcessor, "save_pretrained", full)
     with pytest.raises(OSError, match="No space left"):
         run(model, *lists, output_dir=tmp_path / "probe", learning_rate=0.1)
