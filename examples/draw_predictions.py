@@ -16,8 +16,8 @@ import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from make_toy_videos import APPEARANCES, MOTIONS, render_video
 from vjepa_hf import VJEPAForPreTraining, VJEPAVideoProcessor
+from vjepa_hf.examples.make_toy_videos import APPEARANCES, MOTIONS, render_video
 from vjepa_hf.files import parents_of, whole_file
 from vjepa_hf.model.tubelets import Grid, to_tubelets
 from vjepa_hf.training.arguments import mistakes_exit, option, parse

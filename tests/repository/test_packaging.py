@@ -140,9 +140,9 @@ def test_all_commands_run_in_an_empty_folder_with_only_the_wheel(run_installed, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["detect_actions", "make_toy_actions"])
+@pytest.mark.parametrize("name", ["detect_actions", "draw_predictions", "make_toy_actions"])
 def test_examples_of_a_wheel_run_by_their_module_name(run_installed, tmp_path, name):
-    assert "--output_dir" in run_installed(tmp_path, "python", "-m", f"vjepa_hf.examples.{name}", "--help")
+    assert "--output" in run_installed(tmp_path, "python", "-m", f"vjepa_hf.examples.{name}", "--help")
 
 
 @pytest.mark.slow
