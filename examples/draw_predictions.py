@@ -177,8 +177,8 @@ def main(command_line: Sequence[str] | None = None) -> None:
     clips = toy_clips(processor, [args.first_clip, args.second_clip])
     inputs, _, pixels = encode(model, processor, clips)
     panels = {
-        name: rows_of(model, decoder, hidden, *clip)
-        for (name, hidden), *clip in zip(masks(model.config.grid_size).items(), inputs, pixels, strict=True)
+        name: rows_of(model, decoder, hidden, clip, tubelets)
+        for (name, hidden), clip, tubelets in zip(masks(model.config.grid_size).items(), inputs, pixels, strict=True)
     }
     figure = draw(panels)
     with mistakes_exit(), parents_of(Path(args.output)), whole_file(args.output) as unfinished:

@@ -302,13 +302,18 @@ def extract(
 ) -> dict[str, probes.Features]:
     """Return split -> features of the layers that the classifier reads, cached or computed in every pass."""
     features: dict[str, probes.Features] = {}
-    options = {"num_workers": args.num_workers, "layers": classifier.config.pooler_layers}
     for split, table in tables.items():
-        source = accelerator, classifier.vjepa, clips[split], table["video"]
-        live = args.live_features
-        features[split] = (
-            LiveFeatures(*source, **options) if live else extract_features(*source, folder / split, **options)
-        )
+        options = {
+            "model": classifier.vjepa,
+            "processor": clips[split],
+            "videos": table["video"],
+            "num_workers": args.num_workers,
+            "layers": classifier.config.pooler_layers,
+        }
+        if args.live_features:
+            features[split] = LiveFeatures(accelerator, **options)
+        else:
+            features[split] = extract_features(accelerator, path=folder / split, **options)
         if not len(features[split].readable):
             failure = features[split].failures[0]
             raise ValueError(f"none of the {len(table)} {split}_videos can be read; the first: {failure}")

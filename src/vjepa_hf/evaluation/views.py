@@ -72,8 +72,14 @@ class AugmentedClips:
     def __call__(self, video: Any, row: int) -> torch.Tensor:
         """Return the normalized clips `(V, T, C, H, W)` of a value of the column `video`."""
         processor = self.processor
-        frames = processor.num_frames, processor.frame_step
-        reader = ClipReader(*frames, self.seed, self.transform, processor.short_video, processor.fps)
+        reader = ClipReader(
+            num_frames=processor.num_frames,
+            frame_step=processor.frame_step,
+            seed=self.seed,
+            transform=self.transform,
+            short_video=processor.short_video,
+            fps=processor.fps,
+        )
         indices = [view * self.num_clips + clip for view in self.views for clip in range(self.num_clips)]
         clips = reader.read(video, [ClipRequest(row, index, ()) for index in indices])
         return normalize(torch.stack(clips), processor.image_mean, processor.image_std)
