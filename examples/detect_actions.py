@@ -187,11 +187,13 @@ def main(command_line: Sequence[str] | None = None) -> None:
             unfinished / "detections.png",
             titles=[f"{moments[index][0]}, second {moments[index][1]:g}" for index in drawn],
         )
+    about = f"A detector of {len(names)} actions in given boxes, on a V-JEPA encoder that was "
+    about += "trained too" if args.fine_tune else "frozen"
+    about += ", with random initial weights." if args.random_init else "."
     write_card(
         output,
         "VJEPAForActionDetection",
-        f"A detector of {len(names)} actions in given boxes, on a V-JEPA encoder that was "
-        f"{'trained too' if args.fine_tune else 'frozen'}{', with random initial weights' * args.random_init}.",
+        about,
         origin,
         {
             "Data": f"{len(train_frames):,} training and {len(annotated):,} test key frames; {len(unreadable):,} "

@@ -161,7 +161,8 @@ def main(command_line: Sequence[str] | None = None) -> None:
         installed = get_available_reporting_integrations()
         check_trackers(training.report_to, INTEGRATION_TO_CALLBACK, [*installed, "flyte"])
     # Trainer's label smoothing needs class indices; our labels are soft, so the collator smooths them.
-    smoothing, training.label_smoothing_factor = training.label_smoothing_factor, 0.0
+    label_smoothing = training.label_smoothing_factor
+    training.label_smoothing_factor = 0.0
     set_seed(training.seed)
 
     # 2. Data: the classes are those of the training videos.
@@ -213,7 +214,7 @@ def main(command_line: Sequence[str] | None = None) -> None:
             seed=training.seed,
             mixup_alpha=args.mixup_alpha,
             cutmix_alpha=args.cutmix_alpha,
-            label_smoothing=smoothing,
+            label_smoothing=label_smoothing,
             class_weights=weights,
         )
         groups = finetuning.layer_wise_groups(model, training.learning_rate, training.weight_decay, args.layer_decay)

@@ -105,7 +105,8 @@ def main() -> None:
     # 6. Loop: an optimizer step has one or more batches, and each runs once per mask type; gradients add up.
     summary = run_summary(accelerator, args, None if data.streaming else len(loader.dataset), model)
     accelerator.print(summary)
-    monitor = Monitor(accelerator, args, vjepa, inputs, guard, progress.step, online and online.metrics, summary)
+    evaluate = online.metrics if online else None
+    monitor = Monitor(accelerator, args, vjepa, inputs, guard, progress.step, evaluate=evaluate, summary=summary)
     if progress.step >= optimization.max_steps:  # the run died between its last checkpoint and the export
         export(accelerator, model, processor, run.output_dir)
     with guard.signals(), closing(monitor.log.bar):  # a stop signal ends the run after the current step

@@ -73,8 +73,10 @@ class ProbeArguments:
     augmented_views: int = option("cached augmentations per training video", 1)
     features_dir: str | None = option("folder that caches features for later probes; None: delete them", None)
     live_features: bool = option("do not cache features: decode, augment and encode in every epoch", False)
-    epochs: int | None = option("passes over the training features (None: 50, and at least 300 optimizer steps)", None)
-    min_steps: int = option("lower bound of the optimizer steps: a few videos get more epochs", 0)
+    epochs: int | None = option("passes over the training features (None: 50)", None)
+    min_steps: int | None = option(
+        "lower bound of the optimizer steps: a few videos get more epochs (None: 300, or 0 with epochs)", None
+    )
     batch_size: int = option("videos per step", 32)
     learning_rate: list[float] = option("initial learning rate; several values are a sweep", [1e-3])
     weight_decay: list[float] = option("weight decay of AdamW; several values are a sweep", [0.01])
@@ -87,8 +89,10 @@ class ProbeArguments:
         for name in ("model", "train_videos", "test_videos", "validation_videos", "features_dir", "output_dir"):
             if path := getattr(self, name):
                 setattr(self, name, os.path.expanduser(path))
+        if self.min_steps is None:
+            self.min_steps = 300 if self.epochs is None else 0
         if self.epochs is None:
-            self.epochs, self.min_steps = 50, self.min_steps or 300
+            self.epochs = 50
         if self.attend_across_clips and self.num_clips is None:
             raise ValueError("attend_across_clips needs num_clips, the number of clips to attend to")
         if self.evaluate_only and self.random_init:
@@ -195,11 +199,12 @@ def main(command_line: Sequence[str] | None = None) -> None:
             if args.hub.hub_remote_code:
                 add_remote_code(unfinished)
     if trained:
+        about = f"A video classifier with {len(names)} classes: an attentive probe on the frozen features of a V-JEPA "
+        about += "encoder with random weights, a baseline." if args.random_init else "encoder."
         write_card(
             output,
             "VJEPAForVideoClassification",
-            f"A video classifier with {len(names)} classes: an attentive probe on the frozen features of a V-JEPA "
-            f"encoder{' with random weights, a baseline' * args.random_init}.",
+            about,
             origin,
             {
                 "Data": f"{records[best]['train_videos']:,} training videos with labels, {len(tables['test']):,} test "

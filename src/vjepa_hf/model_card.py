@@ -160,9 +160,10 @@ def snippet(architecture: str, model_id: str = ".", remote_code: bool = False) -
         remote_code: use the code in the folder, so that vjepa_hf need not be installed.
     """
     architecture = architecture if architecture in _USE else "VJEPAModel"
-    model, processor, trust = architecture, "VJEPAVideoProcessor", ", trust_remote_code=True" * remote_code
+    model, processor, trust = architecture, "VJEPAVideoProcessor", ""
     if remote_code:
         model, processor = _AUTO.get(architecture, "AutoModel"), "AutoVideoProcessor"
+        trust = ", trust_remote_code=True"
     note = "" if model_id != "." else "  # this folder; elsewhere its path, or its name on the Hub"
     lines = [
         "import numpy as np",

@@ -51,9 +51,9 @@ def run(model: str, *lists: Path, **options) -> dict:
 
 @pytest.mark.parametrize(
     ("line", "epochs", "min_steps"),
-    [([], 50, 300), (["--epochs", "2"], 2, 0), (["--min_steps", "40"], 50, 40)],
+    [([], 50, 300), (["--epochs", "2"], 2, 0), (["--min_steps", "40"], 50, 40), (["--min_steps", "0"], 50, 0)],
 )
-def test_a_probe_has_enough_steps_for_a_few_videos_unless_its_epochs_are_given(line, epochs, min_steps):
+def test_a_probe_has_enough_steps_for_a_few_videos_unless_told_otherwise(line, epochs, min_steps):
     args = parse(probe.ProbeArguments, line)
     assert (args.epochs, args.min_steps) == (epochs, min_steps)
 

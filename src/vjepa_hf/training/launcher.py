@@ -131,7 +131,9 @@ def find_trackers(names: Sequence[str]) -> list[str]:
     if list(names) == ["none"]:
         return []
     installed = [str(tracker) for tracker in get_available_trackers()]
-    check_trackers(names, [str(tracker) for tracker in LoggerType], installed + ["all"] * bool(installed))
+    if installed:
+        installed.append("all")
+    check_trackers(names, [str(tracker) for tracker in LoggerType], installed)
     return list(names)
 
 
