@@ -21,8 +21,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 from transformers import get_cosine_schedule_with_warmup
@@ -30,9 +32,9 @@ from transformers import get_cosine_schedule_with_warmup
 from vjepa_hf import VJEPAConfig, VJEPAForActionDetection, VJEPAVideoProcessor
 from vjepa_hf.evaluation import detection
 from vjepa_hf.files import whole_files
-from vjepa_hf.model_card import accuracy_results, hyperparameters, read_origin, write_card
+from vjepa_hf.model_card import Origin, accuracy_results, hyperparameters, read_origin, write_card
 from vjepa_hf.training.arguments import HubArguments, mistakes_exit, option, parse
-from vjepa_hf.training.hub import add_remote_code, open_repo
+from vjepa_hf.training.hub import HubRepo, add_remote_code, open_repo
 from vjepa_hf.training.launcher import make_accelerator
 from vjepa_hf.training.output import claim_output_dir
 
@@ -119,59 +121,28 @@ def main(command_line: Sequence[str] | None = None) -> None:
         detector, optimizer, schedule, train_loader, test_loader
     )
 
-    # 4. Train. An unreadable clip has no boxes, so it does not affect the loss.
-    unreadable: set[str] = set()
-    for epoch in range(args.epochs):
-        model.train()
-        detector.vjepa.train(args.fine_tune)
-        losses = []
-        for batch in train_loader:
-            loss = model(batch["pixel_values_videos"], batch["boxes"], batch["box_mask"], batch["labels"]).loss
-            accelerator.backward(loss)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            losses.append(loss.detach())
-            unreadable.update(map(str, batch["failures"]))
-        train_loss = accelerator.gather(torch.stack(losses)).mean().item()
-        accelerator.print(f"epoch {epoch + 1}/{args.epochs}: loss {train_loss:.4f}")
-
-    # 5. Test: every action of every box is a detection, because the metric needs all of them.
-    model.eval()
-    indexed = []
-    for batch in test_loader:
-        with torch.no_grad():
-            logits = model(batch["pixel_values_videos"], batch["boxes"], batch["box_mask"]).logits
-        boxes = (batch[name].cpu() for name in ("boxes", "box_mask", "scores"))
-        indexed += zip(batch["index"].tolist(), detection.to_detections(logits.cpu(), *boxes), strict=True)
-        unreadable.update(map(str, batch["failures"]))
-    detections = {test_frames[index].moment: entries for index, entries in gather_object(indexed)}
-    unreadable = set(gather_object(sorted(unreadable)))
+    # 4. Train and test.
+    train_loss, unreadable = train(accelerator, args, model, optimizer, schedule, train_loader)
+    detections, unreadable_in_test = test(model, test_loader)
+    unreadable = set(gather_object(sorted(unreadable | unreadable_in_test)))
     if not accelerator.is_main_process:
         return
     for failure in sorted(unreadable):
         print(f"skipped {failure}")
 
-    # 6. Metrics. Annotated key frames without detections count too: their boxes were missed.
+    # 5. Metrics. Annotated key frames without detections count too: their boxes were missed.
     annotated = {frame.moment: frame for frame in annotated_frames}
-    moments = sorted({*annotated, *detections})
+    detected = {test_frames[index].moment: entries for index, entries in detections.items()}
+    moments = sorted({*annotated, *detected})
     nothing = {name: torch.empty(0) for name in ("boxes", "labels", "scores")}
-    predictions = [detections.get(moment, nothing) for moment in moments]
+    predictions = [detected.get(moment, nothing) for moment in moments]
     truths = [detection.to_truth(annotated[moment]) if moment in annotated else nothing for moment in moments]
-    metric = detection.FrameMeanAveragePrecision(len(names))
-    result = metric.compute(
-        predictions=[{name: values.tolist() for name, values in entry.items()} for entry in predictions],
-        references=[{name: values.tolist() for name, values in entry.items()} for entry in truths],
-    )
-    precisions = [None if math.isnan(precision) else precision for precision in result.pop("average_precision")]
-    per_action = dict(zip(names, precisions, strict=True))
+    result = score(names, predictions, truths)
     result |= {"random_init": args.random_init, "fine_tune": args.fine_tune, "seed": args.seed}
-    result |= {"train_loss": train_loss, "unreadable_clips": len(unreadable), "average_precision": per_action}
+    result |= {"train_loss": train_loss, "unreadable_clips": len(unreadable)}
 
-    # 7. Save: the model, the metrics, the detections in AVA's format, and a figure.
+    # 6. Save: the model, the metrics, the detections in AVA's format, and a figure.
     output = Path(args.output_dir)
-    drawn = [index for index, moment in enumerate(moments) if moment in annotated and len(predictions[index]["boxes"])]
-    drawn = drawn[:NUM_DRAWN]
     with whole_files(output) as unfinished:
         detector.save_pretrained(unfinished)
         processor.save_pretrained(unfinished)
@@ -179,35 +150,20 @@ def main(command_line: Sequence[str] | None = None) -> None:
             add_remote_code(unfinished)
         (unfinished / "result.json").write_text(json.dumps(result, indent=2) + "\n")
         detection.write_results(unfinished / "results.csv", moments, predictions, list(actions))
-        detection.plot_detections(
-            [test_clips.decode(annotated[moments[index]])[processor.num_frames // 2] for index in drawn],
-            [predictions[index] for index in drawn],
-            [truths[index] for index in drawn],
-            names,
-            unfinished / "detections.png",
-            titles=[f"{moments[index][0]}, second {moments[index][1]:g}" for index in drawn],
-        )
-    about = f"A detector of {len(names)} actions in given boxes, on a V-JEPA encoder that was "
-    about += "trained too" if args.fine_tune else "frozen"
-    about += ", with random initial weights." if args.random_init else "."
-    write_card(
-        output,
-        "VJEPAForActionDetection",
-        about,
-        origin,
-        {
-            "Data": f"{len(train_frames):,} training and {len(annotated):,} test key frames; {len(unreadable):,} "
-            "clips cannot be read.",
-            "Hyperparameters": hyperparameters(asdict(args) | {"hub": None}),
-        },
-        accuracy_results(result, args.test_annotations),
-        repo and repo.name,
-        args.hub.hub_remote_code,
-        tags=["action-detection"],
+    drawn = [index for index, moment in enumerate(moments) if moment in annotated and len(predictions[index]["boxes"])]
+    drawn = drawn[:NUM_DRAWN]
+    detection.plot_detections(
+        [test_clips.decode(annotated[moments[index]])[processor.num_frames // 2] for index in drawn],
+        [predictions[index] for index in drawn],
+        [truths[index] for index in drawn],
+        names,
+        output / "detections.png",
+        titles=[f"{moments[index][0]}, second {moments[index][1]:g}" for index in drawn],
     )
+    write_detector_card(args, origin, result, len(train_frames), len(annotated), repo)
     if repo is not None:
         repo.upload("action detection")
-    for name, precision in per_action.items():
+    for name, precision in result["average_precision"].items():
         print("  -  " if precision is None else f"{precision:.3f}", name)
     print(f"frame mAP {result['mean_average_precision']:.3f}; results and a figure in {output}")
 
@@ -222,6 +178,93 @@ def load_detector(args: DetectionArguments, names: list[str]) -> VJEPAForActionD
         detector = VJEPAForActionDetection.from_pretrained(args.model, **settings)
     detector.vjepa.requires_grad_(args.fine_tune)
     return detector
+
+
+def train(
+    accelerator: Accelerator,
+    args: DetectionArguments,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    loader: DataLoader,
+) -> tuple[float, set[str]]:
+    """Train a detector; return the mean loss of the last epoch, and the unreadable clips of this process.
+
+    An unreadable clip has no boxes, so it does not affect the loss.
+    """
+    unreadable: set[str] = set()
+    for epoch in range(args.epochs):
+        model.train()
+        accelerator.unwrap_model(model).vjepa.train(args.fine_tune)
+        losses = []
+        for batch in loader:
+            loss = model(batch["pixel_values_videos"], batch["boxes"], batch["box_mask"], batch["labels"]).loss
+            accelerator.backward(loss)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            losses.append(loss.detach())
+            unreadable.update(map(str, batch["failures"]))
+        train_loss = accelerator.gather(torch.stack(losses)).mean().item()
+        accelerator.print(f"epoch {epoch + 1}/{args.epochs}: loss {train_loss:.4f}")
+    return train_loss, unreadable
+
+
+@torch.no_grad()
+def test(model: torch.nn.Module, loader: DataLoader) -> tuple[dict[int, Any], set[str]]:
+    """Return the detections in each key frame, by its index, and the unreadable clips of this process.
+
+    Every action of every box is a detection, because the metric needs all of them.
+    """
+    model.eval()
+    indexed, unreadable = [], set()
+    for batch in loader:
+        logits = model(batch["pixel_values_videos"], batch["boxes"], batch["box_mask"]).logits
+        boxes = (batch[name].cpu() for name in ("boxes", "box_mask", "scores"))
+        indexed += zip(batch["index"].tolist(), detection.to_detections(logits.cpu(), *boxes), strict=True)
+        unreadable.update(map(str, batch["failures"]))
+    return dict(gather_object(indexed)), unreadable
+
+
+def score(
+    names: Sequence[str], predictions: Sequence[dict[str, torch.Tensor]], truths: Sequence[dict[str, torch.Tensor]]
+) -> dict[str, Any]:
+    """Compute the frame mAP, and the average precision of each action: None for one that no annotated box has."""
+    result = detection.FrameMeanAveragePrecision(len(names)).compute(
+        predictions=[{name: values.tolist() for name, values in entry.items()} for entry in predictions],
+        references=[{name: values.tolist() for name, values in entry.items()} for entry in truths],
+    )
+    precisions = [None if math.isnan(precision) else precision for precision in result["average_precision"]]
+    return result | {"average_precision": dict(zip(names, precisions, strict=True))}
+
+
+def write_detector_card(
+    args: DetectionArguments,
+    origin: Origin,
+    result: dict[str, Any],
+    num_train: int,
+    num_test: int,
+    repo: HubRepo | None,
+) -> None:
+    """Write the card of a detector, given the number of key frames in training and test."""
+    about = f"A detector of {len(result['average_precision'])} actions in given boxes, on a V-JEPA encoder that was "
+    about += "trained too" if args.fine_tune else "frozen"
+    about += ", with random initial weights." if args.random_init else "."
+    write_card(
+        args.output_dir,
+        "VJEPAForActionDetection",
+        about,
+        origin,
+        {
+            "Data": f"{num_train:,} training and {num_test:,} test key frames; {result['unreadable_clips']:,} clips "
+            "cannot be read.",
+            "Hyperparameters": hyperparameters(asdict(args) | {"hub": None}),
+        },
+        accuracy_results(result, args.test_annotations),
+        repo and repo.name,
+        args.hub.hub_remote_code,
+        tags=["action-detection"],
+    )
 
 
 if __name__ == "__main__":

@@ -71,7 +71,9 @@ class FinetuningArguments:
     validation_videos: str | None = option("source to evaluate on during training, see eval_strategy", None)
     test_videos: str | None = option("source to evaluate on after training", None)
     label: str = option("column with the labels; `label` for folders of classes", "label")
-    resume: bool = option("resume from the newest checkpoint in output_dir", False)
+    resume: bool = option(
+        "resume from the newest checkpoint in output_dir; use resume_from_checkpoint for another one", False
+    )
     method: Literal["full", "frozen", "lora"] = option(
         "trained parts besides the head: all, none, or adapters", "full"
     )
