@@ -152,14 +152,15 @@ def main(command_line: Sequence[str] | None = None) -> None:
         detection.write_results(unfinished / "results.csv", moments, predictions, list(actions))
     drawn = [index for index, moment in enumerate(moments) if moment in annotated and len(predictions[index]["boxes"])]
     drawn = drawn[:NUM_DRAWN]
-    detection.plot_detections(
-        [test_clips.decode(annotated[moments[index]])[processor.num_frames // 2] for index in drawn],
-        [predictions[index] for index in drawn],
-        [truths[index] for index in drawn],
-        names,
-        output / "detections.png",
-        titles=[f"{moments[index][0]}, second {moments[index][1]:g}" for index in drawn],
-    )
+    if drawn:
+        detection.plot_detections(
+            [test_clips.decode(annotated[moments[index]])[processor.num_frames // 2] for index in drawn],
+            [predictions[index] for index in drawn],
+            [truths[index] for index in drawn],
+            names,
+            output / "detections.png",
+            titles=[f"{moments[index][0]}, second {moments[index][1]:g}" for index in drawn],
+        )
     write_detector_card(args, origin, result, len(train_frames), len(annotated), repo)
     if repo is not None:
         repo.upload("action detection")
