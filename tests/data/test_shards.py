@@ -13,7 +13,7 @@ from video_files import write_tar, write_video
 from vjepa_hf.data.input_log import InputLog
 from vjepa_hf.data.mixing import mix_videos
 from vjepa_hf.data.sources import load_videos
-from vjepa_hf.data.videos import probe_video
+from vjepa_hf.data.videos import VideoFailure, probe_video
 from vjepa_hf.model.video_io import VideoDecodeError
 
 
@@ -52,25 +52,26 @@ DAMAGES = {
 }
 
 
-def readable(rows) -> tuple[int, list[str]]:
-    """Return the number of readable videos, and the names of the others."""
+def readable(rows) -> tuple[int, list[VideoFailure]]:
+    """Return the number of readable videos, and the failures of the others."""
     number, failed = 0, []
     for row in rows:
         try:
             probe_video(row["video"])
             number += 1
         except VideoDecodeError as error:
-            failed.append(error.file)
+            failed.append(VideoFailure.of(row["video"], error))
     return number, failed
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_shard_is_an_unreadable_video_that_names_it(shards, damage):
+def test_a_damaged_shard_is_an_unreadable_video_that_names_it_and_the_cause(shards, damage, caplog):
     stream = load_videos(str(shards[0].parent / f"[012]{shards[0].suffix}"), streaming=True)
     assert readable(stream) == (6, [])
     DAMAGES[damage](shards[1])
     number, failed = readable(stream)
-    assert [name.removeprefix("shard ") for name in failed] == [str(shards[1])] and 4 <= number < 6
+    assert [failure.video for failure in failed] == [str(shards[1])] and 4 <= number < 6
+    assert f"{shards[1]}, which cannot be read: {failed[0].cause}" in caplog.text
     assert readable(mix_videos([stream, stream], [0.5, 0.5]))[1]
 
 
@@ -81,8 +82,8 @@ def test_a_header_damaged_in_the_middle_of_a_tar_loses_no_video_in_silence(tmp_p
     content = np.frombuffer((tmp_path / "0.tar").read_bytes(), np.uint8).copy()
     content[1536:1600] ^= 0xFF  # the header of the second member
     (tmp_path / "0.tar").write_bytes(content.tobytes())
-    rows = list(stream)
-    assert rows[-1]["video"] == {"path": f"shard {tmp_path / '0.tar'}", "bytes": b""}
+    with pytest.raises(VideoDecodeError, match="0.tar: cannot read the file: .* damaged after its last readable member"):
+        probe_video(list(stream)[-1]["video"])
     with pytest.raises(ValueError, match="0.tar cannot be read: it is damaged after its last readable member"):
         load_videos(tmp_path / "0.tar")
 
@@ -110,8 +111,6 @@ def test_labels_and_other_columns_stay(tmp_path):
 
 
 def test_failed_shards_count_like_failed_videos(tmp_path):
-    from vjepa_hf.data.videos import VideoFailure
-
     inputs = InputLog(max_failed_share=0.1)
     failure = VideoFailure(str(tmp_path / "0.tar"), "ReadError")
     inputs.update({"failures": [failure] * 20, "clip_keys": [None] * 90})

@@ -15,7 +15,7 @@ from PIL import Image
 
 from video_files import read_all, write_video
 from vjepa_hf.model.names import printable
-from vjepa_hf.model.video_inputs import ArrayFormat, FrameArray, list_videos, open_video, video_name
+from vjepa_hf.model.video_inputs import ArrayFormat, FrameArray, failed_video, list_videos, open_video, video_name
 from vjepa_hf.model.video_io import VideoDecodeError, VideoFile
 
 
@@ -45,6 +45,16 @@ def test_every_kind_of_video_has_the_same_frames(video, frames):
             timed = list(opened.iter_frames([2, 5, 5]))
         assert [frame.number for frame in timed] == [2, 5, 5]
         assert torch.equal(torch.stack([frame.frame for frame in timed]), expected[[2, 5, 5]])
+
+
+def test_a_lost_video_fails_with_its_name_and_cause_as_a_path_and_as_a_row():
+    lost = failed_video("/a/0.tar", "ReadError: unexpected end of data")
+    for kind in (lost, {"bytes": None, "path": lost}):
+        assert video_name(kind) == "/a/0.tar"
+        with pytest.raises(VideoDecodeError) as error, open_video(kind):
+            pass
+        assert (error.value.file, error.value.cause) == ("/a/0.tar", "ReadError: unexpected end of data")
+    assert video_name(failed_video("https://host/0.tar?key=secret", "gone")) == "https://host/0.tar?..."
 
 
 def test_an_open_video_stays_open(video):

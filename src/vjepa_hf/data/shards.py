@@ -9,6 +9,8 @@ from typing import Any
 import datasets
 
 from ..model.names import printable
+from ..model.video_inputs import failed_video, video_name
+from ..model.video_sources import without_secrets
 from .tables import escaped, named_errors, undecoded
 
 logger = logging.getLogger(__name__)
@@ -30,10 +32,9 @@ def shard_features(builder: str, file: str) -> datasets.Features:
 def stream_shards(
     builder: str, files: list[str], features: datasets.Features, video_column: str
 ) -> datasets.IterableDataset:
-    """Stream the rows of shards. A shard that ends with an error has one more row, whose video is the shard itself.
+    """Stream the rows of shards. A shard that ends with an error has one more row, the `failed_video` with the cause.
 
-    So whoever reads the videos names and counts the shard like a damaged video. Bytes of videos become
-    `{"bytes": ..., "path": ...}`.
+    So the shard is named and counted like a damaged video. Bytes of videos become `{"bytes": ..., "path": ...}`.
 
     Args:
         builder: parquet or webdataset.
@@ -56,13 +57,12 @@ def _rows(files: list[str], builder: str, features: datasets.Features, video_col
             if builder == "webdataset":
                 check_end(file)
         except Exception as error:  # noqa: BLE001  readers and file systems raise any type
-            name = file if "://" in file else os.path.abspath(file)
-            cause = printable(f"{type(error).__name__}: {error.__cause__ or error}")
-            logger.warning("skipped the rest of the shard %s, which cannot be read: %s", printable(name), cause)
+            cause = error.__cause__ or error
+            reason = printable(without_secrets(f"{type(cause).__name__}: {cause}", file))
+            video = failed_video(file if "://" in file else os.path.abspath(file), reason)
+            logger.warning("skipped the rest of the shard %s, which cannot be read: %s", video_name(video), reason)
             is_text = getattr(features[video_column], "dtype", None) in ("string", "large_string")
-            yield dict.fromkeys(features) | {
-                video_column: name if is_text else {"path": f"shard {name}", "bytes": b""}
-            }
+            yield dict.fromkeys(features) | {video_column: video if is_text else {"path": video, "bytes": None}}
 
 
 def _open(builder: str, file: str, **options: Any) -> datasets.IterableDataset:

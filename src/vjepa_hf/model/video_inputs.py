@@ -30,6 +30,7 @@ from .video_sources import scheme_of, source_name, without_secrets
 
 IMAGE_SUFFIXES = frozenset(".bmp .jpeg .jpg .png .tif .tiff .webp".split())
 DOWNLOADED = ("http", "https", "file")  # schemes that `VideoFile` reads; fsspec reads the others
+FAILED = "\0cannot be read: "  # between name and cause in a `failed_video`; a path contains no NUL
 RGB = 3  # channels
 
 
@@ -239,6 +240,11 @@ def open_video(video: Any, array_format: ArrayFormat = RGB_BYTES) -> AbstractCon
     return VideoFile(source, name)
 
 
+def failed_video(name: str, cause: str) -> str:
+    """Return a path that stands for a lost video: `open_video` raises a `VideoDecodeError` with this name and cause."""
+    return f"{name}{FAILED}{cause}"
+
+
 def at_constant_rate(opened: Any, numbers: np.ndarray) -> np.ndarray:
     """Replace frame numbers of a constant frame rate by those shown at the same times; only files have times."""
     return opened.at_constant_rate(numbers) if hasattr(opened, "at_constant_rate") else numbers
@@ -277,6 +283,8 @@ def video_name(video: Any) -> str:
         video = video.get("path") or video.get("bytes") or b""
     if hasattr(video, "shape"):
         return f"<array {tuple(video.shape)}>"
+    if isinstance(video, str):
+        video = video.partition(FAILED)[0]
     return printable(source_name(video))
 
 
@@ -323,7 +331,7 @@ def _source(video: Any) -> Any:
     """Return an input of `VideoFile`, or the path of a folder.
 
     Raises:
-        VideoDecodeError: a row has neither a path nor bytes.
+        VideoDecodeError: a row has neither a path nor bytes, or it is a `failed_video`.
         ValueError: it is not a video.
     """
     name = video_name(video)
@@ -335,6 +343,8 @@ def _source(video: Any) -> Any:
         raise VideoDecodeError(name, "the file", "it has 0 bytes" if video == b"" else "neither a path nor bytes")
     if not _is_file(video) or isinstance(video, dict):
         raise ValueError(_not_a_video(video))
+    if isinstance(video, str) and FAILED in video:
+        raise VideoDecodeError(name, "the file", video.partition(FAILED)[2])
     if isinstance(video, bytearray | memoryview):
         return bytes(video)
     return os.fspath(video) if isinstance(video, os.PathLike) else video
