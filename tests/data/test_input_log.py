@@ -53,10 +53,24 @@ def test_a_log_resumes_from_its_state():
     assert other.metrics()["failed_videos"] == 2 and other.num_loaded == 60
 
 
-def test_positions_of_streams_of_0_1_0_load():
+def test_positions_of_streams_are_restored_by_name():
     log = InputLog(0.5)
-    state = {"num_lanes": 2, "epoch": 1, "block": 0, "used": 3, "position": None}
-    log.load_state_dict(log.state_dict() | {"lane_states": {0: state}})
+    log.update(batch_of([], 1) | {"shard_states": {0: ShardState(num_shards=2, epoch=1, used=3)}})
+    log.gather()
+    state = pickle.loads(pickle.dumps(log.state_dict()))
+    fields = dict(reversed(state["shard_states"][0].items()))
+    other = InputLog(0.5)
+    other.load_state_dict(state | {"shard_states": {0: fields}})
+    assert other.shard_states == log.shard_states == {0: ShardState(num_shards=2, epoch=1, used=3)}
+
+
+@pytest.mark.parametrize("name", ["num_lanes", "num_shards"])
+def test_positions_of_streams_of_earlier_versions_load(name):
+    log = InputLog(0.5)
+    state = log.state_dict()
+    del state["shard_states"]
+    fields = {name: 2, "epoch": 1, "block": 0, "used": 3, "position": None}
+    log.load_state_dict(state | {"lane_states": {0: fields}})
     assert log.shard_states == {0: ShardState(num_shards=2, epoch=1, used=3)}
 
 

@@ -85,16 +85,23 @@ class InputLog:
             "num_loaded": self.num_loaded,
             "videos": dict(self.videos),
             "causes": dict(self.causes),
-            # Named as in 0.1.0, so that its checkpoints load.
-            "lane_states": {index: asdict(state) for index, state in self.shard_states.items()},
+            "shard_states": {index: asdict(state) for index, state in self.shard_states.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`."""
+        """Continue from a `state_dict`; the states of shards may have the names of earlier versions."""
         self.num_loaded = state["num_loaded"]
         self.videos, self.causes = Counter(state["videos"]), Counter(state["causes"])
-        self.shard_states = {index: ShardState(*fields.values()) for index, fields in state["lane_states"].items()}
+        states = state["shard_states"] if "shard_states" in state else state["lane_states"]
+        self.shard_states = {index: _shard_state(fields) for index, fields in states.items()}
         self._reset()
+
+
+def _shard_state(fields: dict[str, Any]) -> ShardState:
+    fields = dict(fields)
+    if "num_lanes" in fields:
+        fields["num_shards"] = fields.pop("num_lanes")
+    return ShardState(**fields)
 
 
 def failure_kind(cause: str) -> str:
