@@ -35,8 +35,9 @@ def test_a_copy_is_smaller_has_all_frames_and_key_frames_nearby(original, tmp_pa
     assert list(tmp_path.glob("*.unfinished")) == []
 
 
-def test_frame_i_of_a_copy_is_frame_i_of_the_original(original, tmp_path):
-    shrink_video(original, tmp_path / "copy.mp4", short_side=96, quality=0)
+def test_frame_i_of_a_copy_is_frame_i_of_the_original(original, tmp_path, monkeypatch):
+    monkeypatch.setattr("vjepa_hf.data.checks.CRF", 0)
+    shrink_video(original, tmp_path / "copy.mp4", short_side=96)
     for number in (0, 7, 255, 256, 299):
         copied, expected = (decode_video(path, [number])[0].float() for path in (tmp_path / "copy.mp4", original))
         other = decode_video(original, [(number + 150) % 300])[0].float()

@@ -23,6 +23,7 @@ from .videos import VideoFailure, open_video, video_name
 SMALL_SIDE, ODD_RATIO, ODD_RATES = 64, 3, (5, 120)
 FRAMES_AT_ONCE = 256  # that a copy keeps in memory
 NAME_BYTES = 255  # of a file name, on the file systems in use
+CRF = 20  # of a copy: the quality of libx264, from 0 (lossless) to 51
 DEFAULT_FPS = 25  # of a copy of a folder of frames, whose frame rate is unknown
 
 
@@ -52,9 +53,7 @@ def oddities(info: VideoInfo) -> list[str]:
     return [warning for is_odd, warning in checks if is_odd]
 
 
-def shrink_video(
-    video: Any, path: str | Path, short_side: int = 256, keyframe_interval: int = 16, quality: int = 20
-) -> None:
+def shrink_video(video: Any, path: str | Path, short_side: int = 256, keyframe_interval: int = 16) -> None:
     """Write a copy in H.264 without sound. Its frame i is frame i of the original, at a constant frame rate.
 
     Args:
@@ -63,7 +62,6 @@ def shrink_video(
         short_side: shorter side of the copy in pixels; smaller videos keep their size.
         keyframe_interval: maximum distance between key frames, in frames. A clip decodes half of it in frames that it
             does not need; a smaller interval gives larger files.
-        quality: CRF of libx264, from 0 (lossless) to 51.
 
     Raises:
         ValueError: `short_side` or `keyframe_interval` is too small.
@@ -82,7 +80,7 @@ def shrink_video(
         scale = min(1.0, short_side / min(info.height, info.width))
         # libx264 needs even sides.
         height, width = (max(2, 2 * round(side * scale / 2)) for side in (info.height, info.width))
-        options = {"crf": str(quality), "preset": "fast", "tune": "fastdecode"}
+        options = {"crf": str(CRF), "preset": "fast", "tune": "fastdecode"}
         fps = Fraction(info.fps).limit_denominator(1001) if info.fps > 0 else DEFAULT_FPS
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"

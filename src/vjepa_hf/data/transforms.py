@@ -15,6 +15,10 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode, functional
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Operations per clip and deviation of their strength in "rand-m7-n4-mstd0.5-inc1", the policy of the released recipes.
+NUM_OPERATIONS, MAGNITUDE_STD = 4, 0.5
+# Fraction of the area and width / height of an erased box: the defaults of timm, which the released recipes keep.
+ERASED_AREA, ERASED_ASPECT_RATIO = (0.02, 1 / 3), (0.3, 1 / 0.3)
 Transform = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
 
 
@@ -132,14 +136,12 @@ class ColorJitter:
 
 @dataclass(frozen=True)
 class RandAugment:
-    """Random operations of `OPERATIONS` (arXiv:1909.13719).
+    """`NUM_OPERATIONS` random operations of `OPERATIONS`, drawn with replacement (arXiv:1909.13719).
 
     The defaults are the policy "rand-m7-n4-mstd0.5-inc1" of the released V-JEPA recipes.
 
     Args:
-        magnitude: mean strength, on a scale of 0 to 10.
-        num_operations: number of operations to draw, with replacement.
-        magnitude_std: standard deviation of the strength.
+        magnitude: mean strength, on a scale of 0 to 10; its standard deviation is `MAGNITUDE_STD`.
         probability: probability to apply an operation that was drawn.
 
     Raises:
@@ -147,8 +149,6 @@ class RandAugment:
     """
 
     magnitude: float = 7.0
-    num_operations: int = 4
-    magnitude_std: float = 0.5
     probability: float = 0.5
 
     def __post_init__(self) -> None:
@@ -159,8 +159,8 @@ class RandAugment:
 
     def __call__(self, video: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
         """Augment one clip, uint8 `(T, C, H, W)`."""
-        for name in generator.choice(list(OPERATIONS), self.num_operations):
-            strength = float(np.clip(generator.normal(self.magnitude, self.magnitude_std), 0, 10)) / 10
+        for name in generator.choice(list(OPERATIONS), NUM_OPERATIONS):
+            strength = float(np.clip(generator.normal(self.magnitude, MAGNITUDE_STD), 0, 10)) / 10
             sign = 1 if generator.random() < 0.5 else -1
             if generator.random() < self.probability:
                 video = OPERATIONS[name](video, strength, sign)
@@ -222,16 +222,12 @@ class RandomErasing:
 
     Args:
         probability: probability to erase in a clip.
-        scale: lower and upper fraction of the frame's area that the box covers.
-        aspect_ratio: lower and upper width / height of the box.
 
     Raises:
         ValueError: a probability outside [0, 1].
     """
 
     probability: float = 0.25
-    scale: tuple[float, float] = (0.02, 1 / 3)
-    aspect_ratio: tuple[float, float] = (0.3, 1 / 0.3)
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
@@ -241,7 +237,7 @@ class RandomErasing:
         """Erase in one clip, uint8 `(T, 3, H, W)`."""
         if generator.random() >= self.probability:
             return video
-        box = random_crop_box(video.shape[-2], video.shape[-1], self.scale, self.aspect_ratio, generator)
+        box = random_crop_box(video.shape[-2], video.shape[-1], ERASED_AREA, ERASED_ASPECT_RATIO, generator)
         noise = generator.normal(IMAGENET_MEAN, IMAGENET_STD, size=(box.height, box.width, 3))
         pixels = torch.from_numpy((noise * 255).round().clip(0, 255).astype(np.uint8)).permute(2, 0, 1)
         return functional.erase(video, *box, pixels.to(video.device))
