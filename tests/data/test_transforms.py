@@ -172,7 +172,7 @@ def test_all_transforms_of_a_chain_use_one_generator():
         (lambda: ColorJitter(contrast=-0.1), "contrast must lie in"),
         (lambda: RandAugment(magnitude=11), "magnitude=11"),
         (lambda: RandAugment(probability=2), "probability=2"),
-        (lambda: RandomErasing(1.5), "erase_probability must lie in"),
+        (lambda: RandomErasing(1.5), r"probability=1.5 in \[0, 1\].* erase_probability"),
     ],
 )
 def test_invalid_strengths_are_errors(make, message):

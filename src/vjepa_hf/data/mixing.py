@@ -30,13 +30,18 @@ def mix_videos(sources: Sequence[Videos], weights: Sequence[float] | None = None
         ValueError: `weights` are not one positive number per source, or missing for streams, whose sizes are unknown.
     """
     if weights is not None and (len(weights) != len(sources) or min(weights) <= 0):
-        raise ValueError(f"video_weights {list(weights)} must be a number above 0 for each of {len(sources)} sources")
+        raise ValueError(
+            f"weights={list(weights)} must be a number above 0 for each of {len(sources)} sources; in a run, they are "
+            "video_weights"
+        )
     if len(sources) == 1:
         return sources[0]
     sources = _same_type(sources)
     if weights is None:
         if isinstance(sources[0], datasets.IterableDataset):
-            raise ValueError("video_weights are needed to mix streams, because their sizes are unknown")
+            raise ValueError(
+                "weights are needed to mix streams, because their sizes are unknown; in a run, they are video_weights"
+            )
         return datasets.concatenate_datasets(sources)
     fractions = np.divide(weights, sum(weights)).tolist()
     return datasets.interleave_datasets(sources, fractions, seed, stopping_strategy="all_exhausted")

@@ -231,7 +231,9 @@ class RandomErasing:
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
-            raise ValueError(f"erase_probability must lie in [0, 1], got {self.probability}")
+            raise ValueError(
+                f"RandomErasing needs probability={self.probability} in [0, 1]; in a run, it is erase_probability"
+            )
 
     def __call__(self, video: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
         """Erase in one clip, uint8 `(T, 3, H, W)`."""
