@@ -24,7 +24,6 @@ from .conversion.meta import export_to_meta
 from .conversion.transformers_format import export_to_transformers
 from .data.checks import Check, CheckedVideos, problems, write_list
 from .data.sources import load_videos
-from .data.videos import open_video
 from .evaluation.comparison import generated_names, load_set_encoder, summary, write_comparison
 from .evaluation.dense_features import stream_features, write_features
 from .evaluation.embedding import VectorEncoder
@@ -52,6 +51,7 @@ from .look.page import write_page
 from .look.regions import read_box
 from .model.frame_sampling import clip_span
 from .model.names import printable
+from .model.video_inputs import open_video
 from .training.arguments import mistakes_exit, shipped_configs
 from .training.flops import matmul_rate
 

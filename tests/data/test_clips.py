@@ -14,7 +14,8 @@ from vjepa_hf.data.clips import ClipReader, PretrainingCollator, VideoClipDatase
 from vjepa_hf.data.masking import MaskSampler, MultiBlockMask
 from vjepa_hf.data.order import ClipBatchSampler, ClipRequest
 from vjepa_hf.data.transforms import RandomResizedCropFlip
-from vjepa_hf.data.videos import decode_video, open_video
+from vjepa_hf.data.videos import decode_video
+from vjepa_hf.model.video_inputs import open_video
 
 AUGMENT = RandomResizedCropFlip((32, 32))
 MASKS = PretrainingCollator(MaskSampler([MultiBlockMask(2, (0.3, 0.3))], (2, 4, 4), seed=0))

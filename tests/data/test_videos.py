@@ -9,7 +9,8 @@ import torch
 
 from video_files import picture, write_image
 from vjepa_hf import VJEPAVideoProcessor
-from vjepa_hf.data.videos import VideoFailure, decode_video, open_video, probe_video, video_name
+from vjepa_hf.data.videos import VideoFailure, decode_video, probe_video
+from vjepa_hf.model.video_inputs import open_video, video_name
 from vjepa_hf.model.video_io import VideoDecodeError, VideoFile
 
 

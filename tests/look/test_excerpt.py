@@ -9,8 +9,9 @@ import torch
 
 from video_files import write_video
 from vjepa_hf import VJEPAVideoProcessor
-from vjepa_hf.data.videos import decode_video, open_video
+from vjepa_hf.data.videos import decode_video
 from vjepa_hf.look.excerpt import DISPLAY_SIDE, Excerpt, FramesForDisplay
+from vjepa_hf.model.video_inputs import open_video
 from vjepa_hf.model.video_io import VideoDecodeError
 
 

@@ -11,6 +11,7 @@ import pkgutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 from house import sources
@@ -147,6 +148,32 @@ def test_a_hook_with_other_parameters_is_reported_in_a_sentence():
     hook = Private("transformers:PreTrainedModel._init_weights", "initializes", hook=("module", "depth"))
     (sentence,) = hook_violations(hook, Fine)
     assert "no longer has the parameter depth" in sentence
+
+
+def unbound(sample_indices_fn: object, fps: float) -> list[str]:
+    """Return a sentence if `fps` is not among the settings of a call that transformers binds to `sample_frames`."""
+    if getattr(sample_indices_fn, "keywords", {}).get("fps") == fps:
+        return []
+    return [
+        "transformers no longer passes functools.partial(self.sample_frames, fps=...) to _decode_and_sample_videos, "
+        "so VJEPAVideoProcessor cannot see that frames are chosen by time. Find where fps is now."
+    ]
+
+
+def test_settings_of_a_call_are_bound_to_the_function_that_chooses_frames():
+    from vjepa_hf import VJEPAVideoProcessor
+
+    class Recorder(VJEPAVideoProcessor):
+        def _decode_and_sample_videos(self, *args, sample_indices_fn=None, **kwargs):
+            self.recorded = sample_indices_fn
+            return super()._decode_and_sample_videos(*args, sample_indices_fn=sample_indices_fn, **kwargs)
+
+    frames = np.zeros((30, 32, 32, 3), np.uint8)
+    processor = Recorder(num_frames=2, crop_size=32)
+    processor(frames, fps=5, video_metadata={"total_num_frames": 30, "fps": 10})
+    assert unbound(processor.recorded, fps=5) == []
+    (sentence,) = unbound(lambda metadata: processor.sample_frames(metadata, fps=5), fps=5)
+    assert "cannot see that frames are chosen by time" in sentence
 
 
 # --- what we use ---

@@ -14,9 +14,10 @@
 - `stream`: clips from streams, resumable
 - `tables`: tables of `datasets`, cached by the content of files
 - `transforms`: augmentation, the same for all frames of a clip
-- `videos`: one video of a table: its name, its frames, its properties
+- `videos`: one video of a table: its frames, its properties, its failure
 """
 
+from ..model.video_inputs import open_video
 from ..model.video_io import VideoDecodeError
 from .checks import shrink_video
 from .clips import ClipReader, PretrainingCollator, VideoClipDataset, augment_clips
@@ -28,7 +29,7 @@ from .order import ClipBatchSampler, ClipRequest
 from .sources import load_images, load_videos
 from .stream import ClipStream
 from .transforms import Chain, ColorJitter, RandAugment, RandomErasing, RandomResizedCropFlip, normalize
-from .videos import VideoFailure, decode_video, open_video, probe_video
+from .videos import VideoFailure, decode_video, probe_video
 
 __all__ = [
     "Chain",

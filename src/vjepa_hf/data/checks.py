@@ -16,8 +16,9 @@ from datasets import ClassLabel, Dataset, Value
 
 from ..files import whole_file
 from ..model.names import printable
+from ..model.video_inputs import open_video, video_name
 from ..model.video_io import VideoDecodeError, VideoFile, VideoInfo
-from .videos import VideoFailure, open_video, video_name
+from .videos import VideoFailure
 
 # Thresholds of warnings: minimum short side (px), maximum aspect ratio, range of the frame rate (fps).
 SMALL_SIDE, ODD_RATIO, ODD_RATES = 64, 3, (5, 120)

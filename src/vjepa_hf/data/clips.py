@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from ..model.frame_sampling import clip_span, random_clips, resolve_frame_step
-from ..model.video_inputs import at_constant_rate
+from ..model.video_inputs import open_video, video_name
 from ..model.video_io import VideoDecodeError
 from .masking import MaskSampler
 from .order import ClipRequest
 from .randomness import generator
 from .transforms import Transform
-from .videos import VideoFailure, open_video, video_name
+from .videos import VideoFailure
 
 # (epoch, sample id, number of unreadable videos that were tried first)
 ClipKey = tuple[int, int, int]
@@ -83,7 +83,7 @@ class ClipReader:
             indices = [random_clips(num_frames, self.num_frames, step, rng, short_video=policy) for rng in draws]
             numbers = np.concatenate(indices)
             if self.fps is not None:
-                numbers = at_constant_rate(file, numbers)
+                numbers = file.at_constant_rate(numbers)
             clips = list(file.frames(numbers))
         return clips if self.transform is None else list(augment_clips(clips, keys, self.transform, self.seed))
 

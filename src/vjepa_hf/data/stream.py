@@ -8,13 +8,14 @@ from typing import Any
 import datasets
 import torch
 
+from ..model.video_inputs import video_name
 from ..model.video_io import VideoDecodeError
 from .clips import ClipReader, ClipSample, unreadable_videos
 from .mixing import worker_shard
 from .order import ClipBatchSampler, ClipRequest
 from .randomness import generator
 from .tables import named_errors
-from .videos import VideoFailure, video_name
+from .videos import VideoFailure
 
 
 @dataclass(frozen=True)

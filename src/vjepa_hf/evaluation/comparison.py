@@ -18,11 +18,12 @@ from transformers.utils import cached_file
 from ..conversion.meta import POOLER_PROJECTION
 from ..conversion.released import LICENSE
 from ..data.sources import load_videos
-from ..data.videos import VideoFailure, open_video, video_name
+from ..data.videos import VideoFailure
 from ..files import named_damage, parents_of, whole_file
 from ..model.configuration_vjepa import VJEPAConfig
 from ..model.frame_sampling import regular_clips
 from ..model.modeling_vjepa import VJEPAForVideoClassification, VJEPAModel
+from ..model.video_inputs import open_video, video_name
 from ..model.video_io import VideoDecodeError
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
 from .comparison_page import comparison_page

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..data.videos import open_video
+from ..model.video_inputs import open_video
 from ..model.video_io import VideoDecodeError
 
 THUMBNAILS, SIDE = 4, 96  # frames per video and their height in pixels

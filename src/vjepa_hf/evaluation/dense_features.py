@@ -23,7 +23,7 @@ from ..model.configuration_vjepa import VJEPAConfig
 from ..model.frame_sampling import frame_offsets, resolve_frame_step
 from ..model.modeling_vjepa import VJEPAModel
 from ..model.tubelets import Grid, grid_size
-from ..model.video_inputs import ArrayFormat, FrameArray, at_constant_rate
+from ..model.video_inputs import ArrayFormat, FrameArray
 from ..model.video_io import TimedFrame
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
 
@@ -159,7 +159,7 @@ def stream_windows(
         step = resolve_frame_step(processor.frame_step, processor.fps, opened.info.fps)
         numbers = frame_offsets(math.ceil((opened.info.num_frames - 0.5) / step), step)
         if processor.fps is not None:
-            numbers = at_constant_rate(opened, numbers)
+            numbers = opened.at_constant_rate(numbers)
         windows = plan_windows(math.ceil(len(numbers) / tubelet_size), num_steps, stride // tubelet_size)
         steps = _time_steps(opened.iter_frames(numbers), processor, tubelet_size, num_steps)
         recent: deque[tuple[float, torch.Tensor]] = deque(maxlen=num_steps)

@@ -26,10 +26,10 @@ from matplotlib.patches import Rectangle
 from torch.nn.utils.rnn import pad_sequence
 
 from ..data.sources import VIDEO_SUFFIXES
-from ..data.videos import VideoFailure, open_video
+from ..data.videos import VideoFailure
 from ..files import whole_file
 from ..model.frame_sampling import centered_clip, resolve_frame_step
-from ..model.video_inputs import at_constant_rate
+from ..model.video_inputs import open_video
 from ..model.video_io import VideoDecodeError
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
 
@@ -292,9 +292,9 @@ class KeyFrameClips(torch.utils.data.Dataset):
             step = resolve_frame_step(self.processor.frame_step, self.processor.fps, fps)
             # Seconds, and frames chosen by `fps`, become the frames that a file of varying frame rate shows then.
             if self.processor.fps is None:
-                center = int(at_constant_rate(video, np.array(center)))
+                center = int(video.at_constant_rate(np.array(center)))
             (clip,) = centered_clip(center, info.num_frames, self.processor.num_frames, step)
-            return video.frames(clip if self.processor.fps is None else at_constant_rate(video, clip))
+            return video.frames(clip if self.processor.fps is None else video.at_constant_rate(clip))
 
 
 def collate_key_frames(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -19,9 +19,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..data.videos import VideoFailure, video_name
+from ..data.videos import VideoFailure
 from ..files import whole_file
 from ..model.modeling_vjepa import VJEPAModel
+from ..model.video_inputs import video_name
 from .views import Clips
 
 SHARD_BYTES = 2**28  # maximum size: a shard is held in memory before it is written

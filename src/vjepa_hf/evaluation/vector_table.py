@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..data.videos import VideoFailure, video_name
+from ..data.videos import VideoFailure
 from ..files import whole_file
+from ..model.video_inputs import video_name
 from .shards import video_version
 
 PART_VIDEOS = 64

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from ..model.frame_sampling import resolve_frame_step
-from ..model.video_inputs import at_constant_rate
 from ..model.video_io import TimedFrame, VideoDecodeError
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
 
@@ -56,7 +55,7 @@ class Excerpt:
 
     def at_constant_rate(self, numbers: np.ndarray) -> np.ndarray:
         """Replace frame numbers of a constant frame rate by those shown at the same times."""
-        return at_constant_rate(self._video, numbers + self._first) - self._first
+        return self._video.at_constant_rate(numbers + self._first) - self._first
 
 
 class FramesForDisplay:

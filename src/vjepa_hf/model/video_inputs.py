@@ -6,7 +6,7 @@ A video is
 - the path of a folder of numbered images;
 - frames in memory: an array or tensor `(T, H, W, C)`, `(T, C, H, W)` or gray `(T, H, W)`, a list of frames (PIL images
   or arrays), or one image, which is a video of one frame;
-- an open video: an object with `info`, `frames` and `iter_frames`, such as a `VideoFile`.
+- an open video: an object with `info`, `frames`, `iter_frames` and `at_constant_rate`, such as a `VideoFile`.
 
 Several videos are a list, a column of `datasets` or another iterable, or an array with one more dimension.
 """
@@ -78,6 +78,10 @@ class _Frames:
         """Return the frames with these numbers one by one; their times are nan."""
         for number in frame_numbers(indices).tolist():
             yield TimedFrame(number, number / self.info.fps, self.frames([number])[0])
+
+    def at_constant_rate(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the numbers as they are, because the frames have no times; see `VideoFile.at_constant_rate`."""
+        return numbers
 
     def _check_numbers(self, numbers: np.ndarray) -> None:
         if numbers.max() >= self.info.num_frames:
@@ -216,7 +220,7 @@ OpenVideo: TypeAlias = VideoFile | FrameFolder | FrameArray
 
 
 def open_video(video: Any, array_format: ArrayFormat = RGB_BYTES) -> AbstractContextManager[Any]:
-    """Open a video of any kind in a `with` statement, for its `info`, `frames` and `iter_frames`.
+    """Open a video of any kind in a `with` statement, with the interface of `VideoFile`.
 
     Addresses that `VideoFile` does not read, such as s3:// or hf://, are read by fsspec. An open video stays open.
 
@@ -241,13 +245,8 @@ def open_video(video: Any, array_format: ArrayFormat = RGB_BYTES) -> AbstractCon
 
 
 def failed_video(name: str, cause: str) -> str:
-    """Return a path that stands for a lost video: `open_video` raises a `VideoDecodeError` with this name and cause."""
+    """Return a path that stands for a lost video: opening it raises a `VideoDecodeError` of this name and cause."""
     return f"{name}{FAILED}{cause}"
-
-
-def at_constant_rate(opened: Any, numbers: np.ndarray) -> np.ndarray:
-    """Replace frame numbers of a constant frame rate by those shown at the same times; only files have times."""
-    return opened.at_constant_rate(numbers) if hasattr(opened, "at_constant_rate") else numbers
 
 
 def list_videos(videos: Any, num_channels: int = RGB) -> list[Any]:

@@ -28,7 +28,7 @@ from transformers.video_utils import VideoMetadata
 from .configuration_vjepa import LARGEST, check_spelling, drop_references_to_code
 from .frame_sampling import regular_clips, resolve_frame_step
 from .tubelets import to_tubelets
-from .video_inputs import ArrayFormat, FrameArray, at_constant_rate, is_in_memory, list_videos, open_video
+from .video_inputs import ArrayFormat, FrameArray, is_in_memory, list_videos, open_video
 
 OPENCV = "opencv"  # value of `resample`
 MAX_PIXELS = 2**32  # of all views of a video, which are in memory together
@@ -320,7 +320,7 @@ def _sample(
             metadata = VideoMetadata(info.num_frames, info.fps, info.width, info.height, info.duration, "vjepa_hf")
         indices = sample(metadata=metadata)  # (T,) or (V, T)
         if by_time:
-            indices = at_constant_rate(opened, indices)
+            indices = opened.at_constant_rate(indices)
         metadata.frames_indices = indices  # type: ignore[assignment]
         return opened.frames(indices), metadata
 

@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 
 from ..data.sources import Videos, is_text
-from ..data.videos import video_name
+from ..model.video_inputs import video_name
 
 NUM_FILES, NUM_EMBEDDED = 1000, 100  # videos whose content is compared: files, and raw bytes in a table
 HEAD_BYTES = 2**14  # read of each of them

@@ -18,8 +18,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ..data.labelled import UNREADABLE, LabelledClip, LabelledVideos, TrainingVideos
 from ..data.randomness import generator
 from ..data.transforms import CropBox
-from ..data.videos import video_name
 from ..model.modeling_vjepa import VJEPAForVideoClassification
+from ..model.video_inputs import video_name
 
 # For `peft.LoraConfig`: the four linear layers of every encoder layer get adapters; pooler and classifier are trained.
 LORA_TARGET_MODULES = r"vjepa\.encoder\.layers\.\d+\.(attention\.(qkv|proj)|mlp\.(fc1|fc2))"
