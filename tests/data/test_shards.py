@@ -82,9 +82,7 @@ def test_a_header_damaged_in_the_middle_of_a_tar_loses_no_video_in_silence(tmp_p
     content = np.frombuffer((tmp_path / "0.tar").read_bytes(), np.uint8).copy()
     content[1536:1600] ^= 0xFF  # the header of the second member
     (tmp_path / "0.tar").write_bytes(content.tobytes())
-    with pytest.raises(
-        VideoDecodeError, match="0.tar: cannot read .* damaged after its last readable member"
-    ):
+    with pytest.raises(VideoDecodeError, match="0.tar: cannot read .* damaged after its last readable member"):
         probe_video(list(stream)[-1]["video"])
     with pytest.raises(ValueError, match="0.tar cannot be read: it is damaged after its last readable member"):
         load_videos(tmp_path / "0.tar")

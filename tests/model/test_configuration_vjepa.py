@@ -24,7 +24,9 @@ def test_names_of_vjepa2_are_understood():
 
 
 def test_image_size_may_be_height_and_width():
-    assert VJEPAConfig(image_size=(64, 96)).grid_size == (8, 4, 6)
+    config = VJEPAConfig(image_size=(64, 96))
+    assert (config.frame_size, config.grid_size) == ((64, 96), (8, 4, 6))
+    assert VJEPAConfig(image_size=64).frame_size == VJEPAConfig(image_size=[64, 64]).frame_size == (64, 64)
 
 
 def test_a_saved_configuration_loads_equal(tmp_path):
@@ -62,6 +64,7 @@ def test_what_other_tools_write_is_kept_and_saved(tmp_path):
         ({"image_size": 225}, "image_size=225 is not a positive multiple of patch_size=16"),
         ({"image_size": (224, 30)}, r"image_size=\(224, 30\)"),
         ({"image_size": [32, 32, 32]}, r"image_size=\[32, 32, 32\] must be one number"),
+        ({"image_size": [32]}, r"image_size=\[32\] must be one number"),
         ({"hidden_size": 1000}, "hidden_size=1000 is not a multiple of num_attention_heads=16"),
         ({"pred_hidden_size": 100}, "pred_hidden_size=100 is not a multiple of pred_num_attention_heads=16"),
         ({"pred_num_attention_heads": 0}, "pred_num_attention_heads=0"),

@@ -127,7 +127,7 @@ def prepare(config: Path) -> None:
     args = parse_arguments(["--config", str(config)])
     model = training.model_config(args)
     training.mask_sampler(args.masking, model.grid_size, seed=0)
-    training.make_transform(training.frame_size(model), args.data)
+    training.make_transform(model.frame_size, args.data)
     training.make_processor(model, args.data)
     for source in args.data.videos:
         load_videos(source)

@@ -131,10 +131,10 @@ def new_folder(output: Path) -> Iterator[Path]:
 
 def clip_processor(config: VJEPAConfig) -> VJEPAVideoProcessor:
     """Return a processor that makes clips of the configured size."""
-    side = config.image_size
+    height, width = config.frame_size
     return VJEPAVideoProcessor(
         num_frames=config.num_frames,
-        crop_size=side if isinstance(side, int) else {"height": side[0], "width": side[1]},
+        crop_size={"height": height, "width": width},
         tubelet_size=config.tubelet_size,
         patch_size=config.patch_size,
     )

@@ -116,7 +116,7 @@ def model_card(
 ) -> str:
     """Return the README.md of converted weights: architecture, source, dropped names, license."""
     classifier = "classifier" in report.parts
-    side = config.image_size if isinstance(config.image_size, int) else " x ".join(map(str, config.image_size))
+    height, width = config.frame_size
     loads = ["`VJEPAModel` (the target encoder)"] + ["`VJEPAForPreTraining`"] * ("encoder" in report.parts)
     loads += ["`VJEPAForVideoClassification`"] * classifier
     architecture = "VJEPAForVideoClassification" if classifier else "VJEPAForPreTraining"
@@ -125,8 +125,8 @@ def model_card(
         "# V-JEPA, converted with vjepa_hf",
         "",
         f"Width {config.hidden_size}, {config.num_hidden_layers} layers, {config.num_attention_heads} heads; clips of "
-        f"{config.num_frames} frames, {side} pixels, tubelets of {config.tubelet_size} x {config.patch_size} x "
-        f"{config.patch_size}.",
+        f"{config.num_frames} frames, {height} x {width} pixels, tubelets of {config.tubelet_size} x "
+        f"{config.patch_size} x {config.patch_size}.",
         "",
         snippet(architecture),
         "",

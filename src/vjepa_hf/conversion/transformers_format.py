@@ -292,14 +292,12 @@ def config_to_transformers(config: VJEPAConfig, has_pooler: bool) -> VJEPA2Confi
         if getattr(config, name) not in values:
             value = getattr(config, name)
             raise ValueError(f"{name}={value!r}, but V-JEPA 2 in transformers supports only {values[0]!r}.")
-    side = config.image_size
-    if not isinstance(side, int):
-        if side[0] != side[1]:
-            raise ValueError(
-                f"image_size={side} is not square, but V-JEPA 2 in transformers counts positions on a square; call "
-                "model.resize_position_embeddings(image_size=...) with one number and save the model first."
-            )
-        side = side[0]
+    side, width = config.frame_size
+    if side != width:
+        raise ValueError(
+            f"image_size={config.image_size} is not square, but V-JEPA 2 in transformers counts positions on a "
+            "square; call model.resize_position_embeddings(image_size=...) with one number and save the model first."
+        )
     fields = {name: getattr(config, ours) for name, ours in _FIELDS.items() if name != "num_pooler_layers"}
     fields |= {"crop_size": side, "attention_dropout": config.attention_probs_dropout_prob}
     fields |= {"pred_num_attention_heads": config.pred_num_attention_heads or heads}

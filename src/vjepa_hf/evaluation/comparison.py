@@ -329,11 +329,11 @@ def load_set_encoder(
         else:
             encoder = VJEPAModel.from_pretrained(model, add_predictor=False, dtype=torch.float32)
     size, config = processor.crop_size, encoder.config
-    side = (config.image_size,) * 2 if isinstance(config.image_size, int) else tuple(config.image_size)
-    if (processor.num_frames, size["height"], size["width"]) != (config.num_frames, *side):
+    height, width = config.frame_size
+    if (processor.num_frames, size["height"], size["width"]) != (config.num_frames, height, width):
         raise ValueError(
             f"the processor of {model} makes clips of {processor.num_frames} frames of {size['height']} x "
-            f"{size['width']} pixels, but the model is configured for {config.num_frames} of {side[0]} x {side[1]}"
+            f"{size['width']} pixels, but the model is configured for {config.num_frames} of {height} x {width}"
         )
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     clips = WholeVideoClip(processor, frame_step, value_range)

@@ -161,9 +161,15 @@ class VJEPAConfig(PreTrainedConfig):
         super(VJEPAConfig, config).to_json_file(json_file_path, use_diff=use_diff)
 
     @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of a frame in pixels."""
+        height, width = (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
+        return height, width
+
+    @property
     def grid_size(self) -> tuple[int, int, int]:
         """Token grid (t, h, w) of a clip of the configured size."""
-        height, width = (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
+        height, width = self.frame_size
         return self.num_frames // self.tubelet_size, height // self.patch_size, width // self.patch_size
 
     def _check_names(self, names: Mapping[str, object]) -> None:
@@ -236,10 +242,9 @@ class VJEPAConfig(PreTrainedConfig):
                 f"num_frames={self.num_frames} is not a multiple of tubelet_size={self.tubelet_size}; "
                 "choose a number of frames that tubelets fill."
             )
-        sides = [self.image_size] if isinstance(self.image_size, int) else list(self.image_size)
-        if len(sides) > 2 or not sides:
+        if not isinstance(self.image_size, int) and len(self.image_size) != 2:
             raise ValueError(f"image_size={self.image_size} must be one number or (height, width).")
-        for side in sides:
+        for side in self.frame_size:
             if side <= 0 or side % self.patch_size:
                 raise ValueError(
                     f"image_size={self.image_size} is not a positive multiple of patch_size={self.patch_size}; "

@@ -49,8 +49,7 @@ def model_config(args: PretrainingArguments) -> VJEPAConfig:
 
 def frame_size(config: VJEPAConfig) -> tuple[int, int]:
     """Return height and width of a frame in pixels."""
-    sides = config.image_size
-    return (sides, sides) if isinstance(sides, int) else (sides[0], sides[1])
+    return config.frame_size
 
 
 def compile_layers(model: PreTrainedModel, backend: str = "inductor") -> None:
@@ -79,7 +78,7 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
 
 def make_processor(config: VJEPAConfig, data: DataArguments) -> VJEPAVideoProcessor:
     """Return the processor that makes clips of the same size, number of frames and frame step as in training."""
-    height, width = frame_size(config)
+    height, width = config.frame_size
     return VJEPAVideoProcessor(
         crop_size={"height": height, "width": width},
         num_frames=config.num_frames,
@@ -136,7 +135,7 @@ def make_loader(
     data, optimization, run = args.data, args.optimization, args.run
     weights = data.video_weights or None
     videos = None if data.streaming else mix_videos(sources, weights, run.seed)
-    transform = None if data.augment_on_device else make_transform(frame_size(config), data)
+    transform = None if data.augment_on_device else make_transform(config.frame_size, data)
     reader = ClipReader(config.num_frames, data.frame_step, run.seed, transform, data.short_video, data.fps)
     collate = PretrainingCollator(mask_sampler(args.masking, config.grid_size, run.seed))
     sampler = ClipBatchSampler(
@@ -180,7 +179,7 @@ def make_image_loader(
     data, optimization = args.data, args.optimization
     seed = int(generator("images", args.run.seed).integers(2**32))  # else an image and a clip would share their draws
     images = mix_videos(sources)
-    transform = None if data.augment_on_device else make_transform(frame_size(config), data)
+    transform = None if data.augment_on_device else make_transform(config.frame_size, data)
     batch_size = optimization.per_device_image_batch_size or optimization.per_device_batch_size
     sampler = ClipBatchSampler(
         num_samples=len(images),

@@ -77,11 +77,11 @@ class Sharing:
 
     def _introduction(self, progress: Progress) -> str:
         config = self.config
-        side = config.image_size if isinstance(config.image_size, int) else " x ".join(map(str, config.image_size))
+        height, width = config.frame_size
         return (
             "A V-JEPA video encoder, pretrained without labels by predicting the features of hidden regions "
             f"([paper](https://arxiv.org/abs/2404.08471)). Width {config.hidden_size}, {config.num_hidden_layers} "
-            f"layers; clips of {config.num_frames} frames, {side} pixels. Step {progress.step:,} of "
+            f"layers; clips of {config.num_frames} frames, {height} x {width} pixels. Step {progress.step:,} of "
             f"{self.args.optimization.max_steps:,}.\n\n`VJEPAModel` is the target encoder; `VJEPAForPreTraining` also "
             "loads the context encoder and the predictor."
         )
