@@ -211,6 +211,7 @@ def test_one_remaining_token_is_enough():
         (lambda: make_mask({"type": "random_tube"}), "random_tube: .* missing .*'ratio'"),
         (lambda: make_mask({"type": "random_tube", "fraction": 0.5}), "random_tube has no setting 'fraction'"),
         (lambda: make_mask({"type": "multi_block", "num_blocks": 2.5}), "num_blocks=2.5 must be a number"),
+        (lambda: make_mask({"type": "multi_block", "num_blocks": True}), "num_blocks=True must be a number"),
         (lambda: MaskSampler([], GRID), "masks is empty"),
         (lambda: MaskSampler([SHORT_RANGE], GRID, mode="prefix"), "mode='prefix' must be"),
         (lambda: MaskSampler([SHORT_RANGE], GRID, seed=-1), "seed=-1"),

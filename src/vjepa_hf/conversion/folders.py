@@ -15,6 +15,7 @@ from transformers import BaseVideoProcessor, PreTrainedConfig
 
 from ..files import named_damage, parents_of, whole_folder
 from ..model.configuration_vjepa import VJEPAConfig
+from ..model.names import one_line
 from ..model.video_processing_vjepa import VJEPAVideoProcessor
 
 State = dict[str, torch.Tensor]
@@ -26,8 +27,8 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-_UNREADABLE: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
-_UNREADABLE += (EOFError, RecursionError, SafetensorError, pickle.UnpicklingError)
+_READER_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
+_READER_ERRORS += (EOFError, RecursionError, SafetensorError, pickle.UnpicklingError)
 
 
 def find_folder(source: str | Path) -> Path | None:
@@ -92,9 +93,10 @@ def read_weights(folder: Path) -> State:
             if path.parent != folder:
                 raise ValueError("it lies outside the folder")
             state |= load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except _UNREADABLE as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"cannot read {str(path)!r}, which may be damaged ({reason}); copy it here again.") from error
+    except _READER_ERRORS as error:
+        raise ValueError(
+            f"cannot read {str(path)!r}, which may be damaged ({one_line(error)}); copy it here again."
+        ) from error
     if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f"{first} contains no weights")
     if lost := places.keys() - state.keys():

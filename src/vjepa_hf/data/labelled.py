@@ -111,7 +111,8 @@ class TrainingVideos(LabelledVideos):
         self.balanced = balanced
         # Shared, so that persistent workers see the next epoch.
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self.order: tuple[int, np.ndarray, np.ndarray] = (-1, np.empty(0), np.empty(0))
+        self._ordered_epoch = -1  # of the balanced order
+        self._rows = self._draws = np.empty(0, dtype=np.int64)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, which decides the clips."""
@@ -120,9 +121,10 @@ class TrainingVideos(LabelledVideos):
     def __getitem__(self, index: int) -> LabelledClip:
         row, draw = index, int(self.epoch)
         if self.balanced:
-            if self.order[0] != self.epoch:
-                self.order = (int(self.epoch), *balanced_order(self.labels, self.reader.seed, int(self.epoch)))
-            row, draw = int(self.order[1][index]), int(self.order[2][index])
+            if self._ordered_epoch != draw:
+                self._rows, self._draws = balanced_order(self.labels, self.reader.seed, draw)
+                self._ordered_epoch = draw
+            row, draw = int(self._rows[index]), int(self._draws[index])
         return self._sample(row, key=(draw, row))
 
     def _pixels(self, row: int, key: tuple[int, int] | None) -> torch.Tensor:

@@ -39,7 +39,8 @@ class MultiBlockMask:
     def __post_init__(self) -> None:
         if self.context_steps is not None and self.context_steps < 1:
             raise ValueError(f"context_steps={self.context_steps} must be at least 1, or None to mask only blocks.")
-        if self.num_blocks < (self.context_steps is None):
+        fewest = 1 if self.context_steps is None else 0
+        if self.num_blocks < fewest:
             raise ValueError(f"num_blocks={self.num_blocks} must be at least 1, or 0 with context_steps.")
         for name, high in (("spatial_scale", 1.0), ("temporal_scale", 1.0), ("aspect_ratio", np.inf)):
             pair = getattr(self, name)
@@ -104,7 +105,7 @@ def make_mask(settings: Mapping[str, Any]) -> MaskType:
             raise ValueError(f"{name} has no setting {setting!r}; its settings are {', '.join(known)}.")
         numbers = value if isinstance(value, list | tuple) else [value]
         allowed = (int, type(None)) if setting in ("num_blocks", "context_steps") else (int, float)
-        if not all(isinstance(number, allowed) for number in numbers):
+        if any(isinstance(number, bool) or not isinstance(number, allowed) for number in numbers):
             raise ValueError(f"{setting}={value!r} must be a number, or two numbers if its default is a pair.")
         settings[setting] = tuple(value) if isinstance(value, list) else value
     try:

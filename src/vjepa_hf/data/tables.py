@@ -22,7 +22,7 @@ BATCH_ROWS = 10_000  # rows of a list that are mapped at once
 SHARDS = ("parquet", "webdataset")  # builders of files that may be too large to read whole for their key
 SHARD_BYTES = 2**24  # of the beginning and of the end of a shard that are part of its key
 # Errors of `datasets` and its readers for files that are missing, empty or not of the kind that their suffix says.
-UNREADABLE = (
+READER_ERRORS = (
     datasets.exceptions.DatasetsError,
     pyarrow.ArrowException,
     tarfile.TarError,
@@ -106,7 +106,7 @@ def named_errors(source: str) -> Iterator[None]:
         yield
     except _CacheError:
         raise
-    except UNREADABLE as error:
+    except READER_ERRORS as error:
         if _is_disk_full(error):
             raise _cache_error(str(datasets.config.HF_DATASETS_CACHE), error) from error
         cause = error.__cause__ or error

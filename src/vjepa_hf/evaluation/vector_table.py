@@ -53,7 +53,7 @@ class VectorTable:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.metadata = _read_metadata(self.path)
-        self.failures = [VideoFailure(*failure) for failure in self.metadata.pop("failures")]
+        self.failures = _failures(self.metadata.pop("failures"))
 
     def __len__(self) -> int:
         return pq.read_metadata(self.path).num_rows
@@ -147,7 +147,7 @@ class TableParts:
             self._read(part)
         except (OSError, ValueError):
             return False
-        return metadata == self._metadata(self.rows(part), metadata.get("failures", []))
+        return metadata == self._metadata(self.rows(part), _failures(metadata.get("failures", [])))
 
     def write(self, part: int, results: Sequence[TimedVectors | VideoFailure]) -> None:
         """Write the results of the videos of a part.
@@ -155,27 +155,28 @@ class TableParts:
         Raises:
             ValueError: a vector is not finite.
         """
-        tables, failures = [self.schema.empty_table()], []
+        tables = [self.schema.empty_table()]
+        failures: list[VideoFailure] = []
         for row, result in zip(self.rows(part), results, strict=True):
             if isinstance(result, VideoFailure):
-                failures.append([result.video, result.cause])
+                failures.append(result)
             else:
                 tables.append(self._as_table(video_name(self.videos[row]), result))
         with self._writer(self.files[part], self.rows(part), failures) as writer:
             writer.write_table(pa.concat_tables(tables))
 
-    def failures(self) -> list[list[str]]:
-        """Return name and cause of the unreadable videos of all parts.
+    def failures(self) -> list[VideoFailure]:
+        """Return the unreadable videos of all parts.
 
         Raises:
             ValueError: no video can be read.
         """
-        failures = [failure for file in self.files for failure in _read_metadata(file)["failures"]]
+        failures = [failure for file in self.files for failure in _failures(_read_metadata(file)["failures"])]
         if len(failures) == len(self.videos):
-            raise ValueError(f"none of {len(failures)} videos can be read; the first: {': '.join(failures[0])}")
+            raise ValueError(f"none of {len(failures)} videos can be read; the first: {failures[0]}")
         return failures
 
-    def merge(self, failures: Sequence[Sequence[str]]) -> None:
+    def merge(self, failures: Sequence[VideoFailure]) -> None:
         """Write the table, and remove the parts.
 
         Raises:
@@ -200,7 +201,7 @@ class TableParts:
             return pq.read_table(self.files[part], page_checksum_verification=True).replace_schema_metadata()
 
     @contextmanager
-    def _writer(self, path: Path, rows: range, failures: Sequence[Sequence[str]]) -> Iterator[pq.ParquetWriter]:
+    def _writer(self, path: Path, rows: range, failures: Sequence[VideoFailure]) -> Iterator[pq.ParquetWriter]:
         metadata = {KEY: json.dumps(self._metadata(rows, failures)).encode()}
         with whole_file(path) as unfinished:
             schema = self.schema.with_metadata(metadata)
@@ -209,8 +210,9 @@ class TableParts:
             with pq.ParquetWriter(unfinished, schema, **options) as writer:
                 yield writer
 
-    def _metadata(self, rows: range, failures: Sequence[Sequence[str]]) -> dict[str, Any]:
-        return self.settings | {"videos": self._fingerprint(rows), "failures": list(failures)}
+    def _metadata(self, rows: range, failures: Sequence[VideoFailure]) -> dict[str, Any]:
+        pairs = [[failure.video, failure.cause] for failure in failures]
+        return self.settings | {"videos": self._fingerprint(rows), "failures": pairs}
 
     def _fingerprint(self, rows: range) -> str:
         """Hash names, sizes and modification times of videos."""
@@ -233,6 +235,10 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     if KEY not in metadata:
         raise ValueError(f"{path} is not a table of vectors; write one with `vjepa-hf embed`")
     return json.loads(metadata[KEY])
+
+
+def _failures(pairs: Sequence[Sequence[str]]) -> list[VideoFailure]:
+    return [VideoFailure(video, cause) for video, cause in pairs]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Names in messages."""
+"""Names and texts in messages."""
 
 
 def printable(name: str) -> str:
@@ -8,3 +8,8 @@ def printable(name: str) -> str:
     this function; the escapes are those of Python, for example `\x1b`.
     """
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
+
+
+def one_line(text: object) -> str:
+    """Return a text, such as the message of an error, on one line and printable."""
+    return printable(" ".join(str(text).split()))

@@ -23,10 +23,10 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
 from jsonargparse import ArgumentParser
 
-from ..data.masking import make_mask
+from ..data.masking import LONG_RANGE, SHORT_RANGE, make_mask
 from ..files import whole_file
 from ..model.configuration_vjepa import VJEPAConfig
-from ..model.names import printable
+from ..model.names import one_line
 from ..model.video_io import VideoDecodeError
 
 T = TypeVar("T")
@@ -139,17 +139,13 @@ def mistakes_exit() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, VideoDecodeError, StrictDataclassError) as error:
-        print(f"{Path(sys.argv[0]).name}: {_one_line(error)}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: {one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from error
-
-
-def _one_line(text: object) -> str:
-    return printable(" ".join(str(text).split()))
 
 
 def _readable(error: Exception) -> str:
     """Return the message of jsonargparse without its notation for types and keys."""
-    text = re.sub(r"<class '(\w+)'>|Parser key \"(\w+)\"|typing\.(?=Literal)", r"\1\2", _one_line(error))
+    text = re.sub(r"<class '(\w+)'>|Parser key \"(\w+)\"|typing\.(?=Literal)", r"\1\2", one_line(error))
     optional = (
         r"Does not validate .* Errors: - (Expected .*) - Expected a NoneType Given value type: \w+ Given value: "
     )
@@ -180,7 +176,7 @@ def _make_parser(kind: type, options: _Options) -> ArgumentParser:
     groups: dict[type, Any] = {kind: parser}
     for name, (part, hint, owner) in options.items():
         if owner not in groups:
-            groups[owner] = parser.add_argument_group(_one_line(owner.__doc__).rstrip("."))
+            groups[owner] = parser.add_argument_group(one_line(owner.__doc__).rstrip("."))
         settings: dict[str, Any] = {"type": hint, "help": _help(part)}
         if _is_scalar_list(hint):
             settings |= {"type": get_args(hint)[0], "nargs": "*"}
@@ -243,7 +239,7 @@ def _read_yaml(path: str | Path) -> dict[str, Any]:
         _check_yaml(text)
         values, document = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"not a YAML file: {_one_line(error)}") from error
+        raise ValueError(f"not a YAML file: {one_line(error)}") from error
     if document is None:
         return {}
     if not isinstance(document, yaml.MappingNode):
@@ -339,8 +335,8 @@ class DataArguments:
 
 
 PUBLISHED_MASKS = [
-    {"type": "multi_block", "num_blocks": 8, "spatial_scale": [0.15, 0.15]},
-    {"type": "multi_block", "num_blocks": 2, "spatial_scale": [0.7, 0.7]},
+    {"type": "multi_block", "num_blocks": mask.num_blocks, "spatial_scale": list(mask.spatial_scale)}
+    for mask in (SHORT_RANGE, LONG_RANGE)
 ]
 PUBLISHED_IMAGE_MASKS = [{"type": "multi_block", "num_blocks": 10, "spatial_scale": [0.15, 0.15]}]  # V-JEPA 2.1
 
@@ -527,7 +523,7 @@ def _hub_config(source: str) -> str:
         return hf_hub_download(name, ARGUMENTS_FILE, revision=revision)
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise ValueError(
-            f"resume_from_hub: cannot download the {ARGUMENTS_FILE} of {source!r}: {_one_line(error)}. A run uploads "
+            f"resume_from_hub: cannot download the {ARGUMENTS_FILE} of {source!r}: {one_line(error)}. A run uploads "
             "it with --hub_strategy checkpoint"
         ) from error
 

@@ -15,6 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from ..files import whole_file
 from ..model.configuration_vjepa import VJEPAConfig
+from ..model.names import one_line
 from .arguments import ARGUMENTS_FILE, HubArguments, split_revision
 from .checkpoints import list_checkpoints
 from .log import SKIPPED_STEPS_FILE
@@ -90,7 +91,7 @@ class HubRepo:
             upload: Any = self.api.upload_folder(folder_path=self.folder, **options)
         except _ERRORS as error:
             raise OSError(
-                f"cannot upload {str(self.folder)!r} to {self.name!r}: {_sentence(error)}. The folder is complete; "
+                f"cannot upload {str(self.folder)!r} to {self.name!r}: {one_line(error)}. The folder is complete; "
                 f"upload it with `hf upload {self.name} {self.folder}`"
             ) from error
         self.running = None if wait else upload
@@ -100,10 +101,6 @@ class HubRepo:
         running, self.running = self.running, None
         if running is not None and (error := running.exception()) is not None:
             warnings.warn(f"an upload to {self.name!r} failed, the next one repeats it: {error}", stacklevel=3)
-
-
-def _sentence(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def open_repo(
@@ -128,7 +125,7 @@ def open_repo(
             repo = HubRepo(folder, name, hub.hub_revision, token)
         except _ERRORS as error:
             problem = (
-                f"push_to_hub: cannot create the repository {name!r} on the Hub: {_sentence(error)}. Log in with "
+                f"push_to_hub: cannot create the repository {name!r} on the Hub: {one_line(error)}. Log in with "
                 "`hf auth login`, or run without push_to_hub and upload the folder later"
             )
     (problem,) = broadcast_object_list([problem])
@@ -180,7 +177,7 @@ def download_run(source: str, folder: str | Path) -> None:
     try:
         snapshot_download(name, revision=revision, allow_patterns=files, local_dir=folder)
     except _ERRORS as error:
-        raise ValueError(f"resume_from_hub: cannot download {source!r}: {_sentence(error)}") from error
+        raise ValueError(f"resume_from_hub: cannot download {source!r}: {one_line(error)}") from error
     shutil.rmtree(folder / ".cache", ignore_errors=True)  # notes of huggingface_hub
     if not list_checkpoints(folder):
         raise ValueError(

@@ -12,6 +12,7 @@ from ..conversion.folders import read_config, read_weights
 from ..conversion.transformers_format import read_transformers
 from ..model.configuration_vjepa import VJEPAConfig
 from ..model.modeling_vjepa import VJEPAForPreTraining
+from ..model.names import one_line
 from ..model.tubelets import resize_positions
 
 PARTS = ("context_encoder", "target_encoder", "predictor")
@@ -133,9 +134,9 @@ def _find_folder(name: str) -> Path:
                 snapshot_download(name, allow_patterns=["config.json", "*.safetensors", "*.bin", "*.index.json"])
             )
         except (HFValidationError, HfHubHTTPError, OSError) as error:
-            reason = " ".join(str(error).split())
             raise ValueError(
-                f"init_from {name!r} has no config.json: it is neither a folder nor a model on the Hub ({reason})"
+                f"init_from {name!r} has no config.json: it is neither a folder nor a model on the Hub "
+                f"({one_line(error)})"
             ) from error
     if not (folder / "config.json").is_file():
         raise ValueError(
