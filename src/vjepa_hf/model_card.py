@@ -81,8 +81,8 @@ class Origin:
             if names:
                 return f"{names}, chosen by the publisher: the weights were trained from random ones."
             return (
-                "None yet. The weights were trained from random ones, so no license is inherited. Whoever publishes "
-                "them chooses one and adds it to the metadata above; the licenses of the videos may restrict it."
+                "None yet. The weights were trained from random ones, so no license is inherited. To publish "
+                "them, choose one and add it to the metadata above; the licenses of the videos may restrict it."
             )
         parent = code(self.parent if self.parent in self.base_model else file_name(self.parent))
         if self.license.get("license") == UNKNOWN:

@@ -2,7 +2,7 @@
 
 - `class_names.json`: class names of the released probes
 - `folders`: read and write folders of `save_pretrained`
-- `generation`: tell V-JEPA, V-JEPA 2 and 2.1 apart, and what their files do not contain
+- `generation`: distinguish V-JEPA, V-JEPA 2 and 2.1, and add what their files do not contain
 - `infer`: infer the configuration from the tensors of a checkpoint
 - `meta`: read, check and convert checkpoints in both directions
 - `released`: Meta's released files by name: address, size, download

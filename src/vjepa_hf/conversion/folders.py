@@ -83,12 +83,12 @@ def read_weights(folder: Path) -> State:
             f"{folder} has no weights: none of {', '.join(WEIGHT_FILES)}; copy the whole folder here again."
         )
     path, files = first, [first.name]
-    places: dict[str, str] = {}
+    file_of_tensor: dict[str, str] = {}
     state: State = {}
     try:
         if first.suffix == ".json":
-            places = dict(json.loads(first.read_text(encoding="utf-8"))["weight_map"])
-            files = sorted(map(str, {*places.values()}))
+            file_of_tensor = dict(json.loads(first.read_text(encoding="utf-8"))["weight_map"])
+            files = sorted(map(str, {*file_of_tensor.values()}))
         for path in (folder / file for file in files):
             if path.parent != folder:
                 raise ValueError("it lies outside the folder")
@@ -99,7 +99,7 @@ def read_weights(folder: Path) -> State:
         ) from error
     if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f"{first} contains no weights")
-    if lost := places.keys() - state.keys():
+    if lost := file_of_tensor.keys() - state.keys():
         raise ValueError(f"{folder} lacks {sorted(lost)[:8]}, which {first.name} names.")
     return state
 

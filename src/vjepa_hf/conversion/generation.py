@@ -51,27 +51,29 @@ GENERATIONS = (
 )
 
 
-def find_generation(parts: dict[str, State], asked: str | None = None, released: str | None = None) -> Generation:
+def find_generation(
+    parts: dict[str, State], position_embedding_type: str | None = None, released: str | None = None
+) -> Generation:
     """Return the generation of a checkpoint, and remove the position tables that V-JEPA 2 does not read.
 
     Args:
         parts: tensors of a file by part.
-        asked: `position_embedding_type` that the user gives.
+        position_embedding_type: field of `VJEPAConfig`; None infers it.
         released: name of the released V-JEPA 2 file.
 
     Raises:
-        ValueError: the file is of another generation than asked for, or its generation cannot be told.
+        ValueError: the file is of another generation than asked for, or its generation cannot be inferred.
     """
     known = VJEPA2_FILES[released].position_embedding_type if released else None
     encoder, predictor = parts["target_encoder"], parts.get("predictor", {})
     has_levels = any(name.startswith("norms_block.") for name in encoder)
     num_mask_tokens = sum(name.startswith("mask_tokens.") for name in predictor)
     if has_levels:
-        found = "rope_interpolated"
+        stored_type = "rope_interpolated"
     elif not any(name.endswith("pos_embed") for state in parts.values() for name in state):
-        found = asked or "rope"
-    elif asked or known:
-        found = asked or known or ""
+        stored_type = position_embedding_type or "rope"
+    elif position_embedding_type or known:
+        stored_type = position_embedding_type or known or ""
     elif num_mask_tokens > 2:
         raise ValueError(
             f"the file has position tables and {num_mask_tokens} mask tokens. Released V-JEPA 2 files have 10 and do "
@@ -79,9 +81,9 @@ def find_generation(parts: dict[str, State], asked: str | None = None, released:
             "'rope' or 'sincos'."
         )
     else:
-        found = "sincos"
-    wanted = asked or known or found
-    if wanted != found or (wanted == "rope_interpolated") != has_levels:
+        stored_type = "sincos"
+    wanted = position_embedding_type or known or stored_type
+    if wanted != stored_type or (wanted == "rope_interpolated") != has_levels:
         names = {generation.position_embedding_type: generation.name for generation in GENERATIONS}
         kind = "V-JEPA 2.1 (it has norms_block)" if has_levels else "not V-JEPA 2.1 (it has no norms_block)"
         raise ValueError(
@@ -89,10 +91,10 @@ def find_generation(parts: dict[str, State], asked: str | None = None, released:
             "omit position_embedding_type, or give the other file."
         )
     for generation in GENERATIONS:
-        if generation.position_embedding_type == found:
+        if generation.position_embedding_type == stored_type:
             return generation
     choices = ", ".join(repr(generation.position_embedding_type) for generation in GENERATIONS)
-    raise ValueError(f"position_embedding_type={found!r} must be one of {choices}.")
+    raise ValueError(f"position_embedding_type={stored_type!r} must be one of {choices}.")
 
 
 def drop_tables(parts: dict[str, State]) -> dict[str, str]:

@@ -158,9 +158,9 @@ def problems(check: Check, span: int) -> list[tuple[str, str]]:
     if isinstance(check.result, VideoFailure):
         return [("unreadable", check.result.cause)]
     frames = check.result.num_frames
-    found = [("short", f"{frames} frames, a clip spans {span}")] if frames < span else []
-    found += [("odd", description) for description in oddities(check.result)]
-    return found + ([("not copied", check.copy.cause)] if isinstance(check.copy, VideoFailure) else [])
+    warnings = [("short", f"{frames} frames, a clip spans {span}")] if frames < span else []
+    warnings += [("odd", description) for description in oddities(check.result)]
+    return warnings + ([("not copied", check.copy.cause)] if isinstance(check.copy, VideoFailure) else [])
 
 
 def write_list(path: Path, videos: Dataset, checks: Sequence[Check]) -> int:

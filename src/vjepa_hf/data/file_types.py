@@ -65,5 +65,5 @@ def _head(file: str) -> bytes:
     try:
         with open(file, "rb") as opened:
             return opened.read(HEAD_BYTES)
-    except OSError:  # whoever reads the file reports it
+    except OSError:  # reported when the video is opened
         return b""

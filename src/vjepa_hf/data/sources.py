@@ -90,7 +90,7 @@ def load_videos(
         videos = _open_source(os.path.expanduser(source), video_column, streaming)
     if not streaming or isinstance(videos, datasets.IterableDataset):
         return videos
-    # Neighbors in a list are often alike, and a stream is shuffled only locally.
+    # Neighbors in a list are often alike, and a stream is shuffled only locally; the run's seed orders its parts.
     return videos.shuffle(seed=0).to_iterable_dataset(num_shards=min(len(videos), STREAM_SHARDS))
 
 
@@ -197,7 +197,7 @@ def _from_folder(folder: str, video_column: str | None, streaming: bool) -> Vide
     for parent, names in _walk(folder):
         files = {os.path.join(parent, name): suffix(name) for name in names}
         for kind in tables:
-            tables[kind] += [file for file, found in files.items() if found == kind]
+            tables[kind] += [file for file, file_suffix in files.items() if file_suffix == kind]
         if IMAGE_SUFFIXES.intersection(files.values()):
             frame_folders.append(parent)
         videos += [file for file, kind in files.items() if kind not in TABLES and is_video(file)]

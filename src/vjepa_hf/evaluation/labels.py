@@ -42,8 +42,8 @@ def encode_labels(labels: Sequence[Any], names: Sequence[str] | None = None) -> 
             return indices[str(label)]
         if not are_numbers and isinstance(label, int) and not isinstance(label, bool) and label < len(names):
             return label
-        shown = ", ".join(map(printable, names[:MAX_SHOWN])) + (", ..." if len(names) > MAX_SHOWN else "")
-        raise ValueError(f"label '{printable(str(label))}' is not one of {shown}")
+        first_names = ", ".join(map(printable, names[:MAX_SHOWN])) + (", ..." if len(names) > MAX_SHOWN else "")
+        raise ValueError(f"label '{printable(str(label))}' is not one of {first_names}")
 
     return np.array([encode(value) for value in values], dtype=np.int64), names
 

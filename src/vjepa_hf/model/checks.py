@@ -37,10 +37,10 @@ def check_arguments(model: PreTrainedModel, unknown: Mapping[str, object]) -> No
 def check_clips(pixel_values_videos: torch.Tensor, num_channels: int) -> None:
     """Check type and shape of a batch of clips."""
     if not isinstance(pixel_values_videos, torch.Tensor) or not pixel_values_videos.is_floating_point():
-        found = getattr(pixel_values_videos, "dtype", type(pixel_values_videos).__name__)
+        given_type = getattr(pixel_values_videos, "dtype", type(pixel_values_videos).__name__)
         raise ValueError(
-            f"pixel_values_videos is a tensor of normalized floating point numbers, got {found}; VJEPAVideoProcessor "
-            "makes it from bytes and arrays."
+            f"pixel_values_videos is a tensor of normalized floating point numbers, got {given_type}; "
+            "VJEPAVideoProcessor makes it from bytes and arrays."
         )
     shape = tuple(pixel_values_videos.shape)
     if len(shape) != 5 or shape[2] != num_channels or shape[0] == 0:
@@ -55,8 +55,8 @@ def check_mask(name: str, mask: torch.Tensor | None, tubelets: torch.Tensor) -> 
     if mask is None:
         return
     if not isinstance(mask, torch.Tensor) or mask.dtype != torch.long or mask.ndim != 2:
-        found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, torch.Tensor) else type(mask).__name__
-        raise ValueError(f"{name} is a LongTensor (B, tokens) of token indices, got {found}.")
+        given_type = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, torch.Tensor) else type(mask).__name__
+        raise ValueError(f"{name} is a LongTensor (B, tokens) of token indices, got {given_type}.")
     batch, num_tokens = tubelets.shape[:2]
     if mask.shape[0] != batch or not 0 < mask.shape[1] <= num_tokens:
         raise ValueError(

@@ -44,9 +44,9 @@ class VJEPAConfig(PreTrainedConfig):
         qkv_bias (`bool`, defaults to `True`): Whether queries, keys and values have a bias.
         attention_probs_dropout_prob (`float`, defaults to 0.0): Dropout of attention weights, in training only.
         drop_path_rate (`float`, defaults to 0.0): Stochastic depth of the last layer; grows from 0 linearly.
-        initializer_range (`float`, defaults to 0.02): Standard deviation of the truncated normal start values.
-        initializer_depth_scaling (`bool`, defaults to `False`): Whether the start values of the two output matrices of
-            layer l, counted from 1, are divided by `sqrt(2 * l)`, as in V-JEPA 2.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of the truncated normal initial weights.
+        initializer_depth_scaling (`bool`, defaults to `False`): Whether the initial weights of the two output matrices
+            of layer l, counted from 1, are divided by `sqrt(2 * l)`, as in V-JEPA 2.
         image_size (`int` or `(int, int)`, defaults to 224): Height and width in pixels. Also known as `crop_size`.
         patch_size (`int`, defaults to 16): Height and width of a tubelet in pixels.
         tubelet_size (`int`, defaults to 2): Length of a tubelet in frames.

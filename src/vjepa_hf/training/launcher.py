@@ -47,18 +47,18 @@ def check_launcher(shards: bool = False) -> None:
     Raises:
         ValueError: a variable of Accelerate asks for something else.
     """
-    asked = {name.removeprefix(PREFIX): value for name, value in os.environ.items() if name.startswith(PREFIX)}
-    asked = {name: value for name, value in asked.items() if value.lower() not in OFF}
-    if "DYNAMO_BACKEND" not in asked:
-        asked = {name: value for name, value in asked.items() if not name.startswith("DYNAMO_")}
-    unsupported = sorted(asked.keys() - FOLLOWED, key=lambda name: (name not in ADVICE, name))
+    variables = {name.removeprefix(PREFIX): value for name, value in os.environ.items() if name.startswith(PREFIX)}
+    variables = {name: value for name, value in variables.items() if value.lower() not in OFF}
+    if "DYNAMO_BACKEND" not in variables:
+        variables = {name: value for name, value in variables.items() if not name.startswith("DYNAMO_")}
+    unsupported = sorted(variables.keys() - FOLLOWED, key=lambda name: (name not in ADVICE, name))
     if unsupported:
         name = unsupported[0]
         advice = ADVICE.get(name, "This is not supported. Launch without it, or unset the variable")
-        raise ValueError(f"the launcher sets {PREFIX}{name}={asked[name]}. {advice}")
-    if "USE_FSDP" in asked and not shards:
+        raise ValueError(f"the launcher sets {PREFIX}{name}={variables[name]}. {advice}")
+    if "USE_FSDP" in variables and not shards:
         raise ValueError(f"the launcher asks for FSDP, which this script does not support. {_SHARD}")
-    if "USE_FSDP" in asked and os.environ.get("FSDP_VERSION", "1") != "2":
+    if "USE_FSDP" in variables and os.environ.get("FSDP_VERSION", "1") != "2":
         raise ValueError("the launcher asks for FSDP version 1. Launch with --fsdp_version 2")
 
 
