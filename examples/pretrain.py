@@ -93,7 +93,7 @@ def main() -> None:
 
         # 5. Data: clips and masks are functions of (seed, epoch, sample id); workers decode, augment and draw masks.
         loader = training.make_loader(accelerator, args, config, videos, progress, inputs)
-        augment = training.make_transform(training.frame_size(config), data) if data.augment_on_device else None
+        augment = training.make_transform(config.frame_size, data) if data.augment_on_device else None
         batches = training.ready_batches(loader, accelerator.device, processor, run.seed, augment)
         if images:  # V-JEPA 2.1: some of the forward passes of a step
             image_loader, seed = training.make_image_loader(accelerator, args, config, images, progress)

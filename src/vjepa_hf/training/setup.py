@@ -47,11 +47,6 @@ def model_config(args: PretrainingArguments) -> VJEPAConfig:
     return VJEPAConfig(**{"pred_num_mask_tokens": len(args.masking.masks)} | args.model)
 
 
-def frame_size(config: VJEPAConfig) -> tuple[int, int]:
-    """Return height and width of a frame in pixels."""
-    return config.frame_size
-
-
 def compile_layers(model: PreTrainedModel, backend: str = "inductor") -> None:
     """Compile the transformer layers in place, for any number of tokens; the names of weights do not change.
 
