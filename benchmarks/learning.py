@@ -184,7 +184,7 @@ def finetuning(
     runs: Runs = RUNS,
     steps: Steps = None,
     labels_per_class: Annotated[int, typer.Option(help="training videos of each motion")] = 16,
-    epochs: Annotated[int, typer.Option(help="of every run")] = 40,
+    epochs: Annotated[int, typer.Option(help="of every run")] = 15,
     output: Output = None,
 ) -> None:
     """Fine-tune a pretrained and an untrained encoder in four ways.
