@@ -194,7 +194,8 @@ def pretrain(
     steps = round(options.steps * allowed / flops)
     settings = settings_of(method, steps, options)
     optimizer = optimizer_of(model, settings)
-    began, losses = time.perf_counter(), []
+    # One tensor: a scalar that a loss function returned may keep a large buffer alive.
+    began, losses = time.perf_counter(), torch.zeros(steps, device=device)
     for step, batch in enumerate(make_loader(method, clips, steps, options)):
         batch = to_device(batch, device)
         values = hyperparameters(step, settings)
@@ -206,12 +207,12 @@ def pretrain(
         optimizer.zero_grad()
         if not method.predicts_pixels:
             model.update_target_encoder(values["ema_momentum"])
-        losses.append(outputs.loss.detach())
+        losses[step] = outputs.loss.detach()
     health = {}
     if not method.predicts_pixels:
         metrics = diagnostics.health(model, outputs, batch["context_masks"], batch["target_masks"])
         health = {name: metrics[name] for name in HEALTH}
-    losses, tenth = torch.stack(losses), max(1, steps // 10)
+    tenth = max(1, steps // 10)
     return model, health | {
         "steps": steps,
         "clips": steps * options.batch_size,

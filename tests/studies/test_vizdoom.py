@@ -1,4 +1,4 @@
-"""The study in the levels of a game is fair, and its tables are those of the runs that are done.
+"""The studies in the levels of a game are fair, and their tables are those of the runs that are done.
 
 pytest tests/studies/test_vizdoom.py
 """
@@ -17,7 +17,7 @@ from accelerate import Accelerator
 
 from house import REPO
 
-MODULES = ("levels", "compare")
+MODULES = ("levels", "compare", "masks")
 IMPORTED = ("grouping", "clips", "pretraining", "readers", "report", "videomae")
 
 
@@ -154,6 +154,60 @@ def test_a_run_of_other_settings_is_not_read(study, options):
     compare.check_same_run(replace(options, seeds=[0, 1], methods=["vjepa"]))
     with pytest.raises(ValueError, match="has results of other settings"):
         compare.check_same_run(replace(options, labelled_spots=2))
+
+
+def some_features(seed, shape=(5, 4, 3, 2)):
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape))
+
+
+def test_features_are_divided_into_their_mean_over_time_and_the_changes_from_it(study):
+    tokens, hidden = some_features(0), some_features(1)[..., 0] > 0
+    hidden[0, :, 0] = torch.tensor([True, False, False, False])
+    hidden[1, :, 1] = torch.tensor([True, False, True, False])
+    mean, changes = study.masks.mean_and_changes(tokens, hidden)
+    twice = (hidden & (hidden.sum(1, keepdim=True) > 1))[..., None]
+    assert torch.allclose(mean + changes, tokens * twice) and not mean[0, :, 0].any() and not mean[1, 1, 1].any()
+    assert torch.allclose(mean[1, 0, 1], (tokens[1, 0, 1] + tokens[1, 2, 1]) / 2)
+    assert torch.allclose((mean.square() + changes.square()).sum(), (tokens * twice).square().sum())
+
+
+@pytest.mark.parametrize(("which", "r2"), [("nothing", (0, 0)), ("mean", (1, 0)), ("all", (1, 1))])
+def test_r2_says_which_part_is_predicted(study, which, r2):
+    targets, hidden = some_features(0), torch.ones(5, 4, 3, dtype=torch.bool)
+    mean, changes = study.masks.mean_and_changes(targets, hidden)
+    predictions = {"nothing": 0 * mean, "mean": mean, "all": mean + changes}[which]
+    predicted = study.masks.Predicted(targets, predictions, hidden, hidden.float())
+    assert predicted.explained() == pytest.approx(r2, abs=1e-9)
+    assert (predicted.loss_ratio() == 1) == (which == "nothing")
+    assert (predicted.loss_ratio() < 1e-9) == (which == "all")
+
+
+def test_features_that_never_change_have_no_changes(study):
+    still = some_features(0, (5, 1, 3, 2)).expand(-1, 4, -1, -1)
+    assert study.masks.share_of_changes(still) == pytest.approx(0, abs=1e-9)
+    assert 0.5 < study.masks.share_of_changes(some_features(0)) < 1
+
+
+def test_distances_of_the_future_count_time_steps(study, clips, options):
+    masks = study.masks
+    model = importlib.import_module("pretraining").new_model(study.compare.METHODS["vjepa"], options, 0).eval()
+    predicted = masks.predict(model, study.compare.FUTURE, 2, clips["test"].frames, 4)
+    distances = torch.tensor([0.0, 0.0, 1.0, 2.0])[:, None].expand(4, 4)
+    assert torch.equal(predicted.distances, distances.expand(63, 4, 4))
+    assert torch.equal(predicted.hidden, predicted.distances > 0)
+    assert predicted.targets.mean(dim=0).abs().max() < 1e-5
+    assert [np.isnan(ratio) for ratio in masks.measure("future", predicted).times] == [True, True, False, False]
+    assert masks.measure("future", predicted).shares == pytest.approx([0.5, 0.5, 0])
+
+
+def test_the_page_of_masks_has_the_encoders_that_are_there(study, clips, options):
+    accelerator, compare = Accelerator(cpu=True), study.compare
+    for name in ("untrained", "vjepa", "videomae"):
+        compare.make_encoder(accelerator, compare.Run(name, 0, 4, 24), clips["train"], options)
+    everything = replace(options, methods=list(compare.METHODS), seeds=[0, 1])
+    page = "\n".join(study.masks.page(everything, clips["test"].frames))
+    assert "| V-JEPA, three mask types | 1 |" in page and "| V-JEPA, three mask types: short-range | 0." in page
+    assert "VideoMAE" not in page and "V-JEPA, short-range masks" not in page and "nan" not in page
 
 
 def test_clips_are_decoded_once(study, tmp_path):
