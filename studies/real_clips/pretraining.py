@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from vjepa_hf.data import clips as data
 from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, MaskSampler, MaskType, MultiBlockMask, RandomTubeMask
 from vjepa_hf.data.order import ClipBatchSampler
 from vjepa_hf.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize
+from vjepa_hf.model.tubelets import Grid
 from vjepa_hf.training import diagnostics
 from vjepa_hf.training.arguments import OptimizationArguments, option
 from vjepa_hf.training.optimization import hyperparameters, make_optimizer, parameter_groups, set_hyperparameters
@@ -56,15 +57,16 @@ class Method:
 JEPA = {"predictor_learning_rate_scale": 6.0}
 MAE = {"weight_decay": videomae.WEIGHT_DECAY, "final_weight_decay": videomae.WEIGHT_DECAY}
 BLOCKS = (SHORT_RANGE, LONG_RANGE)
+FUTURE = MultiBlockMask(num_blocks=0, context_steps=2)  # the second half of 4 time steps; see `mask_types`
 METHODS = {
     "untrained": Method("untrained"),
     "vjepa": Method("V-JEPA", BLOCKS, optimization=JEPA),
     "vjepa_reference": Method("V-JEPA, reference masks", BLOCKS, mask_mode="reference", optimization=JEPA),
-    "vjepa_causal": Method(
-        "V-JEPA, second half hidden", (MultiBlockMask(num_blocks=0, context_steps=2),), optimization=JEPA
-    ),
+    "vjepa_causal": Method("V-JEPA, second half hidden", (FUTURE,), optimization=JEPA),
     "videomae": Method("VideoMAE", (RandomTubeMask(0.75),), predicts_pixels=True, optimization=MAE),
-    "vjepa_started": Method("V-JEPA, from the model of --start", BLOCKS, starts=True, optimization=JEPA),
+    "vjepa_started": Method(
+        "V-JEPA, second half hidden, from the model of --start", (FUTURE,), starts=True, optimization=JEPA
+    ),
 }
 BUDGET = METHODS["vjepa"]
 
@@ -128,13 +130,19 @@ def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     return masks | {"pixel_values_videos": pixels}
 
 
+def mask_types(method: Method, grid: Grid) -> list[MaskType]:
+    """Return the mask types of a method; the future is the second half of the clip, however many time steps it has."""
+    return [replace(mask, context_steps=grid[0] // 2) if mask == FUTURE else mask for mask in method.masks]
+
+
 def make_loader(method: Method, clips: Dataset, steps: int, options: PretrainingOptions) -> Any:
     """Return batches of random clips with the masks of a method."""
     grid = new_model(BUDGET, options, options.seed).config.grid_size
+    sampler = MaskSampler(mask_types(method, grid), grid, options.seed, method.mask_mode)
     return torch.utils.data.DataLoader(
         clips,
         batch_sampler=ClipBatchSampler(len(clips), options.batch_size, steps, options.seed),
-        collate_fn=data.PretrainingCollator(MaskSampler(method.masks, grid, options.seed, method.mask_mode)),
+        collate_fn=data.PretrainingCollator(sampler),
         num_workers=options.num_workers,
     )
 

@@ -29,7 +29,7 @@ from transformers import VideoMAEForPreTraining
 
 from vjepa_hf import VJEPAForPreTraining
 from vjepa_hf.data import clips as data
-from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, MultiBlockMask, RandomTubeMask
+from vjepa_hf.data.masking import LONG_RANGE, SHORT_RANGE, RandomTubeMask
 from vjepa_hf.data.order import ClipRequest
 from vjepa_hf.data.videos import decode_video
 from vjepa_hf.evaluation.labels import encode_labels
@@ -39,12 +39,20 @@ HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent / "real_clips"), str(HERE.parents[1] / "benchmarks")]
 import report  # noqa: E402
 from grouping import grouped_interval  # noqa: E402
-from pretraining import HEALTH, JEPA, MAE, Method, PretrainingOptions, pretrain, refuse_other_settings  # noqa: E402
+from pretraining import (  # noqa: E402
+    FUTURE,
+    HEALTH,
+    JEPA,
+    MAE,
+    Method,
+    PretrainingOptions,
+    pretrain,
+    refuse_other_settings,
+)
 from readers import PROBE, RIDGE, RIDGE_STRENGTHS, attentive_probe, encode, ridge, share_right  # noqa: E402
 
 SPLITS = "train", "validation", "test"
 LABELS = "motion", "place"
-FUTURE = MultiBlockMask(num_blocks=0, context_steps=2)
 METHODS = {
     "untrained": Method("untrained"),
     "vjepa": Method("V-JEPA, three mask types", (SHORT_RANGE, LONG_RANGE, FUTURE), optimization=JEPA),

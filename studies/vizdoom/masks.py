@@ -21,7 +21,8 @@ import torch
 import transformers
 
 import compare
-import report  # in a folder that `compare` adds to the path
+import report  # in a folder that `compare` adds to the path, as the next one
+from pretraining import mask_types
 from vjepa_hf import VJEPAForPreTraining
 from vjepa_hf.data.masking import MaskSampler, MaskType, nearest_context
 from vjepa_hf.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize
@@ -172,12 +173,14 @@ def measure_method(name: str, options: compare.Options, frames: np.ndarray) -> t
     method, shares, found = compare.METHODS[name], [], []
     runs = [compare.Run(name, seed, options.steps, options.hidden_size) for seed in options.seeds]
     runs = [run for run in runs if (run.folder(options) / "pretraining.json").exists()]
+    several = len(method.masks) > 1
+    titles = [f"{method.title}: {MASK_TITLES[mask]}" for mask in method.masks] if several else [method.title]
     for run in runs:
         model = VJEPAForPreTraining.from_pretrained(run.folder(options)).eval()
-        masks = method.masks or (compare.FUTURE,)  # any will do: no table has what an untrained predictor says
+        # Any mask will do for an untrained encoder: no table has what its predictor says.
+        masks = mask_types(method, model.config.grid_size) or [compare.FUTURE]
         predicted = [predict(model, mask, index, frames, options.batch_size) for index, mask in enumerate(masks)]
         shares.append(share_of_changes(predicted[0].targets))
-        titles = [f"{method.title}: {MASK_TITLES[mask]}" if len(masks) > 1 else method.title for mask in masks]
         found.append([measure(*pair) for pair in zip(titles, predicted, strict=True)])
     rows = [mean_row(of_seeds) for of_seeds in zip(*found, strict=True)] if method.masks else []
     accuracy = np.mean([motion_accuracy(run, options) for run in runs]) if runs else np.nan

@@ -125,6 +125,19 @@ def test_a_method_that_starts_from_a_model_has_its_weights_at_another_size(study
     assert all(same) and len(same) > 20
 
 
+def test_the_future_is_the_second_half_however_long_the_clip(study, clips, options):
+    pretraining = study.pretraining
+    for num_frames in (4, 8, 16):
+        longer = replace(options, num_frames=num_frames)
+        seen = study.clips.TrainingClips(clips.frames, np.arange(8), num_frames, options.image_size, seed=0)
+        batch = next(iter(pretraining.make_loader(pretraining.METHODS["vjepa_causal"], seen, 1, longer)))
+        num_tokens = num_frames // 2 * (options.image_size // options.patch_size) ** 2
+        assert batch["context_masks"][0][0].tolist() == list(range(num_tokens // 2))
+        assert batch["target_masks"][0][0].tolist() == list(range(num_tokens // 2, num_tokens))
+    blocks = pretraining.METHODS["vjepa"]
+    assert tuple(pretraining.mask_types(blocks, (8, 2, 2))) == blocks.masks
+
+
 def test_results_of_other_settings_are_not_mixed(study, options):
     study.compare.check_same_run(options)
     options.methods = ["videomae"]
