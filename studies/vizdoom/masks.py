@@ -7,8 +7,8 @@ predicts the features of the test clips under the masks it was trained with. Fro
 target of the token position over all clips is subtracted: it is known without any context. What remains at a patch is
 divided into its mean over the hidden time steps and the changes from that mean; a patch counts if it is hidden at two
 or more time steps. R2 is the fraction of the variance that the predictions explain: 1 is perfect, and 0 no better than
-the mean target. The loss ratio is the mean absolute error divided by that of the mean target. Distances are those to
-the nearest context token, in tokens, time included.
+the mean target. The loss ratio is the mean absolute error divided by that of the mean target. A copy is the target at
+the nearest context token. Distances are those to that token, in tokens, time included.
 """
 
 import json
@@ -40,20 +40,25 @@ class Predicted:
     Attributes:
         targets: `(n, t, h * w, D)`.
         predictions: the same, 0 where nothing is hidden.
+        copies: the same, of the target at the nearest context token.
         hidden: `(n, t, h * w)`, true for targets of the mask.
         distances: `(n, t, h * w)` to the nearest context token, 0 where nothing is hidden.
     """
 
     targets: torch.Tensor
     predictions: torch.Tensor
+    copies: torch.Tensor
     hidden: torch.Tensor
     distances: torch.Tensor
 
     def loss_ratio(self, chosen: torch.Tensor | None = None) -> float:
         """Return the loss ratio of hidden tokens, or of those of them that are chosen; nan without any."""
         tokens = self.hidden if chosen is None else self.hidden & chosen
-        targets, predictions = self.targets[tokens], self.predictions[tokens]
-        return ((predictions - targets).abs().mean() / targets.abs().mean()).item()
+        return error_ratio(self.predictions[tokens], self.targets[tokens])
+
+    def copy_ratio(self) -> float:
+        """Return the loss ratio of the copies."""
+        return error_ratio(self.copies[self.hidden], self.targets[self.hidden])
 
     def explained(self) -> list[float]:
         """Return R2 of the mean over time and of the changes, in patches hidden at two or more time steps."""
@@ -62,6 +67,11 @@ class Predicted:
             1 - ((target - prediction).square().sum() / target.square().sum()).item()
             for target, prediction in zip(*parts, strict=True)
         ]
+
+
+def error_ratio(guesses: torch.Tensor, targets: torch.Tensor) -> float:
+    """Return the mean absolute error divided by that of the mean target, which is 0."""
+    return ((guesses - targets).abs().mean() / targets.abs().mean()).item()
 
 
 def mean_and_changes(tokens: torch.Tensor, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,27 +102,27 @@ def predict(model: VJEPAForPreTraining, mask: MaskType, index: int, frames: np.n
     grid: Grid = model.config.grid_size
     sampler, size = MaskSampler([mask], grid), (len(frames), int(np.prod(grid)))
     targets = torch.zeros(*size, model.config.hidden_size)
-    predictions, hidden = torch.zeros_like(targets), torch.zeros(size, dtype=torch.bool)
-    distances = torch.zeros(size)
+    predictions, copies = torch.zeros_like(targets), torch.zeros_like(targets)
+    hidden, distances = torch.zeros(size, dtype=torch.bool), torch.zeros(size)
     for rows in torch.arange(len(frames)).split(batch_size):
         pixels = normalize(torch.from_numpy(frames[rows.numpy()]), IMAGENET_MEAN, IMAGENET_STD)
-        contexts, asked = sampler([(0, row) for row in rows.tolist()])
-        outputs = model(pixels, contexts, asked, mask_type_indices=[index])
+        contexts, (asked,) = sampler([(0, row) for row in rows.tolist()])
+        outputs = model(pixels, contexts, [asked], mask_type_indices=[index])
+        nearest = torch.stack([nearest_context(*pair, grid) for pair in zip(*contexts, asked, strict=True)])
+        clips = rows.unsqueeze(1)
         targets[rows] = outputs.target_hidden_state
-        place = rows.unsqueeze(1), asked[0]
-        predictions[place], hidden[place] = outputs.predictions[0], True
-        distances[place] = torch.stack([distance(*pair, grid) for pair in zip(contexts[0], asked[0], strict=True)])
+        predictions[clips, asked], copies[clips, asked] = outputs.predictions[0], targets[clips, nearest]
+        hidden[clips, asked], distances[clips, asked] = True, distance(nearest, asked, grid)
     mean = targets.mean(dim=0)
-    predictions = (predictions - mean) * hidden.unsqueeze(-1)
-    steps = [tensor.unflatten(1, (grid[0], -1)) for tensor in (targets - mean, predictions, hidden, distances)]
-    return Predicted(*steps)
+    predictions, copies = ((tokens - mean) * hidden.unsqueeze(-1) for tokens in (predictions, copies))
+    tensors = targets - mean, predictions, copies, hidden, distances
+    return Predicted(*(tensor.unflatten(1, (grid[0], -1)) for tensor in tensors))
 
 
-def distance(context: torch.Tensor, targets: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """Return the distance of target tokens `(M,)` to the nearest of the context tokens `(K,)`, in tokens."""
-    nearest = nearest_context(context, targets, grid)
-    between = np.subtract(np.unravel_index(nearest.numpy(), grid), np.unravel_index(targets.numpy(), grid))
-    return torch.from_numpy(np.linalg.norm(between, axis=0)).float()
+def distance(one: torch.Tensor, other: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Return the distances of tokens to other tokens of the grid (t, h, w); indices and distances have one shape."""
+    positions = (torch.stack(torch.unravel_index(tokens, grid)).float() for tokens in (one, other))
+    return (next(positions) - next(positions)).norm(dim=0)
 
 
 @dataclass(frozen=True)
@@ -123,6 +133,7 @@ class Row:
         title: method, and the mask type if there are several.
         hidden: fraction of the tokens.
         loss_ratio: of all hidden tokens.
+        copy_ratio: loss ratio of a copy of the nearest context token.
         mean: R2 of the mean over time.
         changes: R2 of the changes.
         times: loss ratio of each time step.
@@ -133,6 +144,7 @@ class Row:
     title: str
     hidden: float
     loss_ratio: float
+    copy_ratio: float
     mean: float
     changes: float
     times: Sequence[float]
@@ -149,6 +161,7 @@ def measure(title: str, predicted: Predicted) -> Row:
         title,
         hidden.float().mean().item(),
         predicted.loss_ratio(),
+        predicted.copy_ratio(),
         *predicted.explained(),
         times=[predicted.loss_ratio(steps == step) for step in range(hidden.shape[1])],
         near=[predicted.loss_ratio(tokens) for tokens in intervals],
@@ -221,8 +234,17 @@ def page(options: compare.Options, frames: np.ndarray) -> list[str]:
             section(
                 "What is predicted",
                 "Means over seeds, also below.",
-                ["tokens hidden", "loss ratio", "R2 of the mean over time", "R2 of the changes"],
-                [[row.title, *cells([row.hidden, row.loss_ratio, row.mean, row.changes])] for row in rows],
+                [
+                    "tokens hidden",
+                    "loss ratio",
+                    "loss ratio of a copy",
+                    "R2 of the mean over time",
+                    "R2 of the changes",
+                ],
+                [
+                    [row.title, *cells([row.hidden, row.loss_ratio, row.copy_ratio, row.mean, row.changes])]
+                    for row in rows
+                ],
             ),
             section(
                 "Loss ratio and time",

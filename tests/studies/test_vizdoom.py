@@ -176,10 +176,11 @@ def test_r2_says_which_part_is_predicted(study, which, r2):
     targets, hidden = some_features(0), torch.ones(5, 4, 3, dtype=torch.bool)
     mean, changes = study.masks.mean_and_changes(targets, hidden)
     predictions = {"nothing": 0 * mean, "mean": mean, "all": mean + changes}[which]
-    predicted = study.masks.Predicted(targets, predictions, hidden, hidden.float())
+    predicted = study.masks.Predicted(targets, predictions, 0 * mean, hidden, hidden.float())
     assert predicted.explained() == pytest.approx(r2, abs=1e-9)
     assert (predicted.loss_ratio() == 1) == (which == "nothing")
     assert (predicted.loss_ratio() < 1e-9) == (which == "all")
+    assert predicted.copy_ratio() == 1
 
 
 def test_features_that_never_change_have_no_changes(study):
@@ -196,6 +197,9 @@ def test_distances_of_the_future_count_time_steps(study, clips, options):
     assert torch.equal(predicted.distances, distances.expand(63, 4, 4))
     assert torch.equal(predicted.hidden, predicted.distances > 0)
     assert predicted.targets.mean(dim=0).abs().max() < 1e-5
+    # Both copies of a patch are its target at the last visible time step; the mean of each position is subtracted.
+    copies = predicted.copies[:, 2:] - predicted.copies[:, 2:].mean(dim=0)
+    assert torch.allclose(copies, predicted.targets[:, 1:2].expand_as(copies), atol=1e-5)
     assert [np.isnan(ratio) for ratio in masks.measure("future", predicted).times] == [True, True, False, False]
     assert masks.measure("future", predicted).shares == pytest.approx([0.5, 0.5, 0])
 
