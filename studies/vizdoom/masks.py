@@ -13,7 +13,7 @@ the nearest context token. Distances are those to that token, in tokens, time in
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -200,6 +200,21 @@ def measure_method(name: str, options: compare.Options, frames: np.ndarray) -> t
     return [method.title, len(runs), *cells([np.mean(shares) if runs else np.nan, accuracy])], rows
 
 
+def growth(options: compare.Options, frames: np.ndarray) -> list[list[object]]:
+    """Return a row for each run of compare.py's table of clips seen, at the width of the comparison."""
+    rows: list[list[object]] = []
+    for run in compare.growth_runs(replace(options, growth_sizes=[options.hidden_size])):
+        if (run.folder(options) / "pretraining.json").exists():
+            model = VJEPAForPreTraining.from_pretrained(run.folder(options)).eval()
+            future = model.config.pred_num_mask_tokens - 1  # the last mask type of the three
+            (mask,) = mask_types(compare.METHODS["vjepa_future"], model.config.grid_size)
+            predicted = predict(model, mask, future, frames, options.batch_size)
+            seen = 0 if run.method == "untrained" else run.steps * options.batch_size
+            ratios = [predicted.loss_ratio(), predicted.copy_ratio()] if seen else [np.nan, np.nan]
+            rows.append([seen, *cells([share_of_changes(predicted.targets), *ratios, motion_accuracy(run, options)])])
+    return rows
+
+
 def cells(values: Sequence[float], shares: Sequence[float] | None = None) -> list[str]:
     """Return numbers as cells of a table, with fractions in brackets; empty where there is none."""
     texts = [f"{value:.2f}" for value in values]
@@ -208,9 +223,11 @@ def cells(values: Sequence[float], shares: Sequence[float] | None = None) -> lis
     return ["" if np.isnan(value) else text for value, text in zip(values, texts, strict=True)]
 
 
-def section(title: str, text: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """Return the lines of a section with one table, whose first column has no title."""
-    return ["", f"## {title}", "", text, "", *report.table(["", *header], rows)]
+def section(
+    title: str, text: str, header: Sequence[str], rows: Sequence[Sequence[object]], first: str = ""
+) -> list[str]:
+    """Return the lines of a section with one table; `first` is the title of its first column."""
+    return ["", f"## {title}", "", text, "", *report.table([first, *header], rows)]
 
 
 def page(options: compare.Options, frames: np.ndarray) -> list[str]:
@@ -257,6 +274,13 @@ def page(options: compare.Options, frames: np.ndarray) -> list[str]:
                 "In brackets: the fraction of the hidden tokens.",
                 list(DISTANCES),
                 [[row.title, *cells(row.near, row.shares)] for row in rows],
+            ),
+            section(
+                "Clips seen",
+                f"V-JEPA with three mask types, seed {options.seeds[0]}; the ratios are those of its future masks.",
+                ["changes", "loss ratio", "loss ratio of a copy", "accuracy on motion"],
+                growth(options, frames),
+                first="clips seen",
             ),
         )
         for line in lines

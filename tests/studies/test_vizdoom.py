@@ -206,12 +206,16 @@ def test_distances_of_the_future_count_time_steps(study, clips, options):
 
 def test_the_page_of_masks_has_the_encoders_that_are_there(study, clips, options):
     accelerator, compare = Accelerator(cpu=True), study.compare
-    for name in ("untrained", "vjepa", "videomae"):
-        compare.make_encoder(accelerator, compare.Run(name, 0, 4, 24), clips["train"], options)
+    for name, steps in (("untrained", 4), ("vjepa", 4), ("vjepa", 2), ("videomae", 4)):
+        compare.make_encoder(accelerator, compare.Run(name, 0, steps, 24), clips["train"], options)
     everything = replace(options, methods=list(compare.METHODS), seeds=[0, 1])
     page = "\n".join(study.masks.page(everything, clips["test"].frames))
     assert "| V-JEPA, three mask types | 1 |" in page and "| V-JEPA, three mask types: short-range | 0." in page
     assert "VideoMAE" not in page and "V-JEPA, short-range masks" not in page and "nan" not in page
+    seen = [
+        line.split("|")[1].strip() for line in page.split("## Clips seen")[1].splitlines() if line.startswith("| ")
+    ]
+    assert seen == ["clips seen", "---", "0", "8", "16"]
 
 
 def test_clips_are_decoded_once(study, tmp_path):
