@@ -223,11 +223,9 @@ def cells(values: Sequence[float], shares: Sequence[float] | None = None) -> lis
     return ["" if np.isnan(value) else text for value, text in zip(values, texts, strict=True)]
 
 
-def section(
-    title: str, text: str, header: Sequence[str], rows: Sequence[Sequence[object]], first: str = ""
-) -> list[str]:
-    """Return the lines of a section with one table; `first` is the title of its first column."""
-    return ["", f"## {title}", "", text, "", *report.table([first, *header], rows)]
+def section(title: str, text: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """Return the lines of a section with one table."""
+    return ["", f"## {title}", "", text, "", *report.table(header, rows)]
 
 
 def page(options: compare.Options, frames: np.ndarray) -> list[str]:
@@ -237,54 +235,39 @@ def page(options: compare.Options, frames: np.ndarray) -> list[str]:
     features, rows = [row for row, _ in measured if row[1]], [row for _, found in measured for row in found]
     method = " ".join(__doc__.split("\n\n")[2].split())
     environment = report.environment(f"transformers {transformers.__version__}", f"{len(frames)} test clips")
-    opening = ["# What each mask type teaches to predict", "", f"`python studies/vizdoom/masks.py`: {method}", ""]
-    return [*opening, environment] + [
-        line
-        for lines in (
-            section(
-                "Changes in the features",
-                "The fraction of the variance of the target encoder's features that is change over time, and what the "
-                "attentive probe of [the comparison](results.md) reads from them. Means over seeds.",
-                ["seeds", "changes", "accuracy on motion"],
-                features,
-            ),
-            section(
-                "What is predicted",
-                "Means over seeds, also below.",
-                [
-                    "tokens hidden",
-                    "loss ratio",
-                    "loss ratio of a copy",
-                    "R2 of the mean over time",
-                    "R2 of the changes",
-                ],
-                [
-                    [row.title, *cells([row.hidden, row.loss_ratio, row.copy_ratio, row.mean, row.changes])]
-                    for row in rows
-                ],
-            ),
-            section(
-                "Loss ratio and time",
-                "The context of the future mask is the first half of the clip.",
-                [f"time step {step + 1}" for step in range(len(rows[0].times))],
-                [[row.title, *cells(row.times)] for row in rows],
-            ),
-            section(
-                "Loss ratio and distance to the context",
-                "In brackets: the fraction of the hidden tokens.",
-                list(DISTANCES),
-                [[row.title, *cells(row.near, row.shares)] for row in rows],
-            ),
-            section(
-                "Clips seen",
-                f"V-JEPA with three mask types, seed {options.seeds[0]}; the ratios are those of its future masks.",
-                ["changes", "loss ratio", "loss ratio of a copy", "accuracy on motion"],
-                growth(options, frames),
-                first="clips seen",
-            ),
-        )
-        for line in lines
-    ]
+    lines = ["# What each mask type teaches to predict", "", f"`python studies/vizdoom/masks.py`: {method}", ""]
+    lines += [environment]
+    lines += section(
+        "Changes in the features",
+        "The fraction of the variance of the target encoder's features that is change over time, and what the "
+        "attentive probe of [the comparison](results.md) reads from them. Means over seeds.",
+        ["", "seeds", "changes", "accuracy on motion"],
+        features,
+    )
+    lines += section(
+        "What is predicted",
+        "Means over seeds, also below.",
+        ["", "tokens hidden", "loss ratio", "loss ratio of a copy", "R2 of the mean over time", "R2 of the changes"],
+        [[row.title, *cells([row.hidden, row.loss_ratio, row.copy_ratio, row.mean, row.changes])] for row in rows],
+    )
+    lines += section(
+        "Loss ratio and time",
+        "The context of the future mask is the first half of the clip.",
+        ["", *(f"time step {step + 1}" for step in range(len(rows[0].times)))],
+        [[row.title, *cells(row.times)] for row in rows],
+    )
+    lines += section(
+        "Loss ratio and distance to the context",
+        "In brackets: the fraction of the hidden tokens.",
+        ["", *DISTANCES],
+        [[row.title, *cells(row.near, row.shares)] for row in rows],
+    )
+    return lines + section(
+        "Clips seen",
+        f"V-JEPA with three mask types, seed {options.seeds[0]}; the ratios are those of its future masks.",
+        ["clips seen", "changes", "loss ratio", "loss ratio of a copy", "accuracy on motion"],
+        growth(options, frames),
+    )
 
 
 def main() -> None:
