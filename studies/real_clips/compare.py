@@ -15,7 +15,7 @@ second reader.
 The folder `--runs` keeps what is done, so a study that was stopped resumes. One process, on a GPU if there is one;
 with more compute raise `--image_size`, `--num_frames`, `--hidden_size`, `--num_layers` and `--steps`. With `--start
 FOLDER`, the row `vjepa_started` of `--methods` starts from another V-JEPA model of that width and depth, such as one
-of studies/vizdoom; what that model cost is not in its budget.
+of studies/vizdoom, and the row `start` is that model itself; what it cost is not in their budget.
 """
 
 import json

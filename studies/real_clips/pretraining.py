@@ -64,6 +64,7 @@ METHODS = {
     "vjepa_reference": Method("V-JEPA, reference masks", BLOCKS, mask_mode="reference", optimization=JEPA),
     "vjepa_causal": Method("V-JEPA, second half hidden", (FUTURE,), optimization=JEPA),
     "videomae": Method("VideoMAE", (RandomTubeMask(0.75),), predicts_pixels=True, optimization=MAE),
+    "start": Method("the model of --start, as it is", starts=True),
     "vjepa_started": Method(
         "V-JEPA, second half hidden, from the model of --start", (FUTURE,), starts=True, optimization=JEPA
     ),
@@ -97,8 +98,8 @@ class Options(PretrainingOptions):
     videos: str = option("folder with the clips; the list next to it has the same name and .csv")
     output: str | None = option("Markdown page to write", None)
     runs: str = option("folder that keeps encoders and results", "output/real_clips")
-    methods: list[str] = option(f"rows of the tables, of {', '.join(METHODS)}", list(METHODS)[:-1])
-    start: str | None = option("folder of the V-JEPA model that `vjepa_started` starts from", None)
+    methods: list[str] = option(f"rows of the tables, of {', '.join(METHODS)}", list(METHODS)[:-2])
+    start: str | None = option("folder of the V-JEPA model of the rows `start` and `vjepa_started`", None)
     splits: list[int] = option("which of the five splits", list(range(NUM_SPLITS)))
     probes: int = option("probes per encoder, each with its own seed", 2)
     probe_steps: int = option("approximate optimizer steps of a probe, of 32 clips each", 160)

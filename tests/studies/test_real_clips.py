@@ -105,7 +105,7 @@ def test_every_method_gets_the_same_encoder_compute_and_the_page_reports_it(stud
 
 def test_a_method_that_starts_from_a_model_has_its_weights_at_another_size(study, clips, options, tmp_path):
     accelerator, method = Accelerator(cpu=True), study.pretraining.METHODS["vjepa_started"]
-    assert "vjepa_started" not in options.methods
+    assert not {"vjepa_started", "start"} & set(options.methods)
     rows = np.arange(8)
     seen = study.clips.TrainingClips(clips.frames, rows, options.num_frames, options.image_size, seed=0)
     with pytest.raises(ValueError, match="needs --start, the folder of a V-JEPA model"):
@@ -123,6 +123,13 @@ def test_a_method_that_starts_from_a_model_has_its_weights_at_another_size(study
         if value.shape == expected[name].shape
     ]
     assert all(same) and len(same) > 20
+    itself, cost = study.pretraining.pretrain(
+        accelerator, study.pretraining.METHODS["start"], seen, options, start=str(tmp_path)
+    )
+    same = [
+        torch.equal(itself.state_dict()[name], value) for name, value in expected.items() if "position" not in name
+    ]
+    assert all(same) and len(same) > 20 and cost == {}
 
 
 def test_the_future_is_the_second_half_however_long_the_clip(study, clips, options):
