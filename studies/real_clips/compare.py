@@ -134,9 +134,10 @@ class Summary:
         return report.table(["", *self.tasks], rows + (noted if reader == RIDGE else noted[:1]))
 
     def differences(self, reader: str) -> list[str]:
-        """Return the table of the gains over the untrained encoder and over VideoMAE."""
-        trained = [name for name in METHODS if name in self.results and METHODS[name].masks]
-        pairs = [(name, other) for other in ("untrained", "videomae") for name in trained if name != other]
+        """Return the table of the gains over the untrained encoder, over VideoMAE and over the model of a start."""
+        names = [name for name in METHODS if name in self.results and name != "untrained"]
+        pairs = [(name, other) for other in ("untrained", "videomae") for name in names if name != other]
+        pairs += [("vjepa_started", "start")] if "vjepa_started" in names else []
         rows = [
             self.row(
                 f"{self.title(name)} over {self.title(other)}",

@@ -98,7 +98,9 @@ class Options(PretrainingOptions):
     videos: str = option("folder with the clips; the list next to it has the same name and .csv")
     output: str | None = option("Markdown page to write", None)
     runs: str = option("folder that keeps encoders and results", "output/real_clips")
-    methods: list[str] = option(f"rows of the tables, of {', '.join(METHODS)}", list(METHODS)[:-2])
+    methods: list[str] = option(
+        f"rows of the tables, of {', '.join(METHODS)}", [name for name, method in METHODS.items() if not method.starts]
+    )
     start: str | None = option("folder of the V-JEPA model of the rows `start` and `vjepa_started`", None)
     splits: list[int] = option("which of the five splits", list(range(NUM_SPLITS)))
     probes: int = option("probes per encoder, each with its own seed", 2)

@@ -12,7 +12,7 @@ the nearest context token. Distances are those to that token, in tokens, time in
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -39,9 +39,9 @@ class Predicted:
 
     Attributes:
         targets: `(n, t, h * w, D)`.
-        predictions: the same, 0 where nothing is hidden.
-        copies: the same, of the target at the nearest context token.
-        hidden: `(n, t, h * w)`, true for targets of the mask.
+        predictions: `(n, t, h * w, D)`, 0 where nothing is hidden.
+        copies: `(n, t, h * w, D)`, the target at the nearest context token, 0 where nothing is hidden.
+        hidden: `(n, t, h * w)`, true where the mask hides a token.
         distances: `(n, t, h * w)` to the nearest context token, 0 where nothing is hidden.
     """
 
@@ -52,7 +52,7 @@ class Predicted:
     distances: torch.Tensor
 
     def loss_ratio(self, chosen: torch.Tensor | None = None) -> float:
-        """Return the loss ratio of hidden tokens, or of those of them that are chosen; nan without any."""
+        """Return the loss ratio of all hidden tokens, or of the chosen ones; nan if there are none."""
         tokens = self.hidden if chosen is None else self.hidden & chosen
         return error_ratio(self.predictions[tokens], self.targets[tokens])
 
@@ -70,7 +70,7 @@ class Predicted:
 
 
 def error_ratio(guesses: torch.Tensor, targets: torch.Tensor) -> float:
-    """Return the mean absolute error divided by that of the mean target, which is 0."""
+    """Return the mean absolute error, divided by the error of always predicting 0, the mean target."""
     return ((guesses - targets).abs().mean() / targets.abs().mean()).item()
 
 
@@ -90,7 +90,7 @@ def mean_and_changes(tokens: torch.Tensor, hidden: torch.Tensor) -> tuple[torch.
     return mean, tokens * weights - mean
 
 
-def share_of_changes(targets: torch.Tensor) -> float:
+def fraction_of_changes(targets: torch.Tensor) -> float:
     """Return the fraction of the variance of features `(n, t, h * w, D)` that is change over time."""
     _, changes = mean_and_changes(targets, torch.ones(targets.shape[:3], dtype=torch.bool))
     return (changes.square().sum() / targets.square().sum()).item()
@@ -106,15 +106,15 @@ def predict(model: VJEPAForPreTraining, mask: MaskType, index: int, frames: np.n
     hidden, distances = torch.zeros(size, dtype=torch.bool), torch.zeros(size)
     for rows in torch.arange(len(frames)).split(batch_size):
         pixels = normalize(torch.from_numpy(frames[rows.numpy()]), IMAGENET_MEAN, IMAGENET_STD)
-        contexts, (asked,) = sampler([(0, row) for row in rows.tolist()])
-        outputs = model(pixels, contexts, [asked], mask_type_indices=[index])
-        nearest = torch.stack([nearest_context(*pair, grid) for pair in zip(*contexts, asked, strict=True)])
+        contexts, (tokens,) = sampler([(0, row) for row in rows.tolist()])
+        outputs = model(pixels, contexts, [tokens], mask_type_indices=[index])
+        nearest = torch.stack([nearest_context(*pair, grid) for pair in zip(*contexts, tokens, strict=True)])
         clips = rows.unsqueeze(1)
         targets[rows] = outputs.target_hidden_state
-        predictions[clips, asked], copies[clips, asked] = outputs.predictions[0], targets[clips, nearest]
-        hidden[clips, asked], distances[clips, asked] = True, distance(nearest, asked, grid)
+        predictions[clips, tokens], copies[clips, tokens] = outputs.predictions[0], targets[clips, nearest]
+        hidden[clips, tokens], distances[clips, tokens] = True, distance(nearest, tokens, grid)
     mean = targets.mean(dim=0)
-    predictions, copies = ((tokens - mean) * hidden.unsqueeze(-1) for tokens in (predictions, copies))
+    predictions, copies = ((features - mean) * hidden.unsqueeze(-1) for features in (predictions, copies))
     tensors = targets - mean, predictions, copies, hidden, distances
     return Predicted(*(tensor.unflatten(1, (grid[0], -1)) for tensor in tensors))
 
@@ -126,11 +126,10 @@ def distance(one: torch.Tensor, other: torch.Tensor, grid: Grid) -> torch.Tensor
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row of the tables: one mask type of a method.
+class Metrics:
+    """What a model predicts under one mask type, as metrics.
 
     Attributes:
-        title: method, and the mask type if there are several.
         hidden: fraction of the tokens.
         loss_ratio: of all hidden tokens.
         copy_ratio: loss ratio of a copy of the nearest context token.
@@ -138,10 +137,9 @@ class Row:
         changes: R2 of the changes.
         times: loss ratio of each time step.
         near: loss ratio of each of `DISTANCES`.
-        shares: fraction of the hidden tokens at each of them.
+        fractions: of the hidden tokens, at each of `DISTANCES`.
     """
 
-    title: str
     hidden: float
     loss_ratio: float
     copy_ratio: float
@@ -149,77 +147,62 @@ class Row:
     changes: float
     times: Sequence[float]
     near: Sequence[float]
-    shares: Sequence[float]
+    fractions: Sequence[float]
 
 
-def measure(title: str, predicted: Predicted) -> Row:
+def measure(predicted: Predicted) -> Metrics:
     """Summarize what a model predicts."""
     hidden, distances = predicted.hidden, predicted.distances
     steps = torch.arange(hidden.shape[1])[:, None]
     intervals = [(distances > low) & (distances <= high) & hidden for low, high in DISTANCES.values()]
-    return Row(
-        title,
+    return Metrics(
         hidden.float().mean().item(),
         predicted.loss_ratio(),
         predicted.copy_ratio(),
         *predicted.explained(),
         times=[predicted.loss_ratio(steps == step) for step in range(hidden.shape[1])],
         near=[predicted.loss_ratio(tokens) for tokens in intervals],
-        shares=[(tokens.sum() / hidden.sum()).item() for tokens in intervals],
+        fractions=[(tokens.sum() / hidden.sum()).item() for tokens in intervals],
     )
 
 
-def mean_row(rows: Sequence[Row]) -> Row:
-    """Return the mean over seeds."""
-    numbers = [field.name for field in fields(Row) if field.name != "title"]
-    return Row(rows[0].title, *(np.mean([getattr(row, name) for row in rows], axis=0) for name in numbers))
+def mean_metrics(of_seeds: Sequence[Metrics]) -> Metrics:
+    """Return the mean of every metric over seeds."""
+    return Metrics(*(np.mean([getattr(one, field.name) for one in of_seeds], axis=0) for field in fields(Metrics)))
 
 
-def motion_accuracy(run: compare.Run, options: compare.Options) -> float:
-    """Return the accuracy of the attentive probe of compare.py on motion; nan if it was not trained."""
-    kept = run.folder(options) / f"{compare.PROBE.replace(' ', '_')}.json"
-    return float(np.mean(json.loads(kept.read_text())["motion"]["right"])) if kept.exists() else np.nan
+@dataclass(frozen=True)
+class Encoder:
+    """What is measured of one run of compare.py.
+
+    Attributes:
+        changes: fraction of the variance of the features that is change over time.
+        motion: accuracy of the attentive probe on motion; nan if it was not trained.
+        masks: metrics of each mask type of the method; none for an untrained encoder.
+    """
+
+    changes: float
+    motion: float
+    masks: Sequence[Metrics]
 
 
-def measure_method(name: str, options: compare.Options, frames: np.ndarray) -> tuple[list[str], list[Row]]:
-    """Return a row about the features of a method, and one about what it predicts under each of its mask types."""
-    method, shares, found = compare.METHODS[name], [], []
-    runs = [compare.Run(name, seed, options.steps, options.hidden_size) for seed in options.seeds]
-    runs = [run for run in runs if (run.folder(options) / "pretraining.json").exists()]
-    several = len(method.masks) > 1
-    titles = [f"{method.title}: {MASK_TITLES[mask]}" for mask in method.masks] if several else [method.title]
-    for run in runs:
-        model = VJEPAForPreTraining.from_pretrained(run.folder(options)).eval()
-        # Any mask will do for an untrained encoder: no table has what its predictor says.
-        masks = mask_types(method, model.config.grid_size) or [compare.FUTURE]
-        predicted = [predict(model, mask, index, frames, options.batch_size) for index, mask in enumerate(masks)]
-        shares.append(share_of_changes(predicted[0].targets))
-        found.append([measure(*pair) for pair in zip(titles, predicted, strict=True)])
-    rows = [mean_row(of_seeds) for of_seeds in zip(*found, strict=True)] if method.masks else []
-    accuracy = np.mean([motion_accuracy(run, options) for run in runs]) if runs else np.nan
-    return [method.title, len(runs), *cells([np.mean(shares) if runs else np.nan, accuracy])], rows
+def measure_run(run: compare.Run, options: compare.Options, frames: np.ndarray) -> Encoder:
+    """Load the encoder of a run and measure it on uint8 clips `(n, T, 3, H, W)`."""
+    model, method = VJEPAForPreTraining.from_pretrained(run.folder(options)).eval(), compare.METHODS[run.method]
+    # The features do not depend on the mask, so an untrained encoder takes any; its predictor is not measured.
+    masks = mask_types(method, model.config.grid_size) or [compare.FUTURE]
+    predicted = [predict(model, mask, index, frames, options.batch_size) for index, mask in enumerate(masks)]
+    answers = run.folder(options) / f"{compare.PROBE.replace(' ', '_')}.json"
+    motion = float(np.mean(json.loads(answers.read_text())["motion"]["right"])) if answers.exists() else np.nan
+    metrics = [measure(of_mask) for of_mask in predicted] if method.masks else []
+    return Encoder(fraction_of_changes(predicted[0].targets), motion, metrics)
 
 
-def growth(options: compare.Options, frames: np.ndarray) -> list[list[object]]:
-    """Return a row for each run of compare.py's table of clips seen, at the width of the comparison."""
-    rows: list[list[object]] = []
-    for run in compare.growth_runs(replace(options, growth_sizes=[options.hidden_size])):
-        if (run.folder(options) / "pretraining.json").exists():
-            model = VJEPAForPreTraining.from_pretrained(run.folder(options)).eval()
-            future = model.config.pred_num_mask_tokens - 1  # the last mask type of the three
-            (mask,) = mask_types(compare.METHODS["vjepa_future"], model.config.grid_size)
-            predicted = predict(model, mask, future, frames, options.batch_size)
-            seen = 0 if run.method == "untrained" else run.steps * options.batch_size
-            ratios = [predicted.loss_ratio(), predicted.copy_ratio()] if seen else [np.nan, np.nan]
-            rows.append([seen, *cells([share_of_changes(predicted.targets), *ratios, motion_accuracy(run, options)])])
-    return rows
-
-
-def cells(values: Sequence[float], shares: Sequence[float] | None = None) -> list[str]:
+def cells(values: Sequence[float], fractions: Sequence[float] | None = None) -> list[str]:
     """Return numbers as cells of a table, with fractions in brackets; empty where there is none."""
     texts = [f"{value:.2f}" for value in values]
-    if shares is not None:
-        texts = [f"{text} ({share:.2f})" for text, share in zip(texts, shares, strict=True)]
+    if fractions is not None:
+        texts = [f"{text} ({fraction:.2f})" for text, fraction in zip(texts, fractions, strict=True)]
     return ["" if np.isnan(value) else text for value, text in zip(values, texts, strict=True)]
 
 
@@ -228,15 +211,23 @@ def section(title: str, text: str, header: Sequence[str], rows: Sequence[Sequenc
     return ["", f"## {title}", "", text, "", *report.table(header, rows)]
 
 
-def page(options: compare.Options, frames: np.ndarray) -> list[str]:
-    """Measure the V-JEPA encoders of compare.py that are there, and return the lines of the page."""
-    names = [name for name in options.methods if not compare.METHODS[name].predicts_pixels]
-    measured = [measure_method(name, options, frames) for name in names]
-    features, rows = [row for row, _ in measured if row[1]], [row for _, found in measured for row in found]
+def page(encoders: Mapping[compare.Run, Encoder], options: compare.Options, num_clips: int) -> list[str]:
+    """Return the lines of the page: means over the seeds of the comparison, then the runs of the clips seen."""
+    features, titles, metrics = [], [], []
+    for name, method in compare.METHODS.items():
+        runs = [compare.Run(name, seed, options.steps, options.hidden_size) for seed in options.seeds]
+        of_seeds = [encoders[run] for run in runs if run in encoders]
+        if of_seeds:
+            means = np.mean([(encoder.changes, encoder.motion) for encoder in of_seeds], axis=0)
+            features.append([method.title, len(of_seeds), *cells(means)])
+            metrics += [
+                mean_metrics(of_mask) for of_mask in zip(*(encoder.masks for encoder in of_seeds), strict=True)
+            ]
+            several = len(method.masks) > 1
+            titles += [f"{method.title}: {MASK_TITLES[mask]}" if several else method.title for mask in method.masks]
     method = " ".join(__doc__.split("\n\n")[2].split())
-    environment = report.environment(f"transformers {transformers.__version__}", f"{len(frames)} test clips")
     lines = ["# What each mask type teaches to predict", "", f"`python studies/vizdoom/masks.py`: {method}", ""]
-    lines += [environment]
+    lines += [report.environment(f"transformers {transformers.__version__}", f"{num_clips} test clips")]
     lines += section(
         "Changes in the features",
         "The fraction of the variance of the target encoder's features that is change over time, and what the "
@@ -244,39 +235,65 @@ def page(options: compare.Options, frames: np.ndarray) -> list[str]:
         ["", "seeds", "changes", "accuracy on motion"],
         features,
     )
+    rows = list(zip(titles, metrics, strict=True))
     lines += section(
         "What is predicted",
         "Means over seeds, also below.",
         ["", "tokens hidden", "loss ratio", "loss ratio of a copy", "R2 of the mean over time", "R2 of the changes"],
-        [[row.title, *cells([row.hidden, row.loss_ratio, row.copy_ratio, row.mean, row.changes])] for row in rows],
+        [
+            [title, *cells([mask.hidden, mask.loss_ratio, mask.copy_ratio, mask.mean, mask.changes])]
+            for title, mask in rows
+        ],
     )
     lines += section(
         "Loss ratio and time",
         "The context of the future mask is the first half of the clip.",
-        ["", *(f"time step {step + 1}" for step in range(len(rows[0].times)))],
-        [[row.title, *cells(row.times)] for row in rows],
+        ["", *(f"time step {step + 1}" for step in range(len(metrics[0].times)))],
+        [[title, *cells(mask.times)] for title, mask in rows],
     )
     lines += section(
         "Loss ratio and distance to the context",
         "In brackets: the fraction of the hidden tokens.",
         ["", *DISTANCES],
-        [[row.title, *cells(row.near, row.shares)] for row in rows],
+        [[title, *cells(mask.near, mask.fractions)] for title, mask in rows],
     )
     return lines + section(
         "Clips seen",
-        f"V-JEPA with three mask types, seed {options.seeds[0]}; the ratios are those of its future masks.",
+        f"V-JEPA with three mask types, seed {options.seeds[0]}. The loss ratios are those of the future mask.",
         ["clips seen", "changes", "loss ratio", "loss ratio of a copy", "accuracy on motion"],
-        growth(options, frames),
+        [growth_row(run, encoders[run], options) for run in growth_runs(options) if run in encoders],
     )
 
 
+def growth_runs(options: compare.Options) -> list[compare.Run]:
+    """Return the runs of compare.py's table of clips seen, at the width of the comparison."""
+    return compare.growth_runs(replace(options, growth_sizes=[options.hidden_size]))
+
+
+def growth_row(run: compare.Run, encoder: Encoder, options: compare.Options) -> list[object]:
+    """Return the row of a run in the table of clips seen."""
+    seen = run.steps * options.batch_size if encoder.masks else 0
+    ratios = [encoder.masks[-1].loss_ratio, encoder.masks[-1].copy_ratio] if encoder.masks else [np.nan, np.nan]
+    return [seen, *cells([encoder.changes, *ratios, encoder.motion])]
+
+
+def finished_runs(options: compare.Options) -> list[compare.Run]:
+    """Return the V-JEPA and untrained runs that compare.py has finished, each once."""
+    runs = [
+        run for run in (*compare.runs_of(options), *growth_runs(options)) if run.hidden_size == options.hidden_size
+    ]
+    runs = [run for run in runs if not compare.METHODS[run.method].predicts_pixels]
+    return [run for run in dict.fromkeys(runs) if (run.folder(options) / "pretraining.json").exists()]
+
+
 def main() -> None:
-    """Measure all encoders and write the page."""
+    """Measure all finished encoders and write the page."""
     options = parse(compare.Options)
     output = report.refuse_uncommitted_code(Path(options.output) if options.output else None)
     compare.check_same_run(options)
     frames = compare.read_clips(Path(options.videos), "test", options.num_frames).frames
-    report.publish(page(options, frames), output)
+    encoders = {run: measure_run(run, options, frames) for run in finished_runs(options)}
+    report.publish(page(encoders, options, len(frames)), output)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The studies in the levels of a game are fair, and their tables are those of the runs that are done.
+"""In the game, all methods get equal compute, and no level is in two splits; tables contain the finished runs.
 
 pytest tests/studies/test_vizdoom.py
 """
@@ -185,8 +185,8 @@ def test_r2_says_which_part_is_predicted(study, which, r2):
 
 def test_features_that_never_change_have_no_changes(study):
     still = some_features(0, (5, 1, 3, 2)).expand(-1, 4, -1, -1)
-    assert study.masks.share_of_changes(still) == pytest.approx(0, abs=1e-9)
-    assert 0.5 < study.masks.share_of_changes(some_features(0)) < 1
+    assert study.masks.fraction_of_changes(still) == pytest.approx(0, abs=1e-9)
+    assert 0.5 < study.masks.fraction_of_changes(some_features(0)) < 1
 
 
 def test_distances_of_the_future_count_time_steps(study, clips, options):
@@ -200,8 +200,8 @@ def test_distances_of_the_future_count_time_steps(study, clips, options):
     # Both copies of a patch are its target at the last visible time step; the mean of each position is subtracted.
     copies = predicted.copies[:, 2:] - predicted.copies[:, 2:].mean(dim=0)
     assert torch.allclose(copies, predicted.targets[:, 1:2].expand_as(copies), atol=1e-5)
-    assert [np.isnan(ratio) for ratio in masks.measure("future", predicted).times] == [True, True, False, False]
-    assert masks.measure("future", predicted).shares == pytest.approx([0.5, 0.5, 0])
+    assert [np.isnan(ratio) for ratio in masks.measure(predicted).times] == [True, True, False, False]
+    assert masks.measure(predicted).fractions == pytest.approx([0.5, 0.5, 0])
 
 
 def test_the_page_of_masks_has_the_encoders_that_are_there(study, clips, options):
@@ -209,7 +209,9 @@ def test_the_page_of_masks_has_the_encoders_that_are_there(study, clips, options
     for name, steps in (("untrained", 4), ("vjepa", 4), ("vjepa", 2), ("videomae", 4)):
         compare.make_encoder(accelerator, compare.Run(name, 0, steps, 24), clips["train"], options)
     everything = replace(options, methods=list(compare.METHODS), seeds=[0, 1])
-    page = "\n".join(study.masks.page(everything, clips["test"].frames))
+    runs = study.masks.finished_runs(everything)
+    encoders = {run: study.masks.measure_run(run, everything, clips["test"].frames) for run in runs}
+    page = "\n".join(study.masks.page(encoders, everything, 63))
     assert "| V-JEPA, three mask types | 1 |" in page and "| V-JEPA, three mask types: short-range | 0." in page
     assert "VideoMAE" not in page and "V-JEPA, short-range masks" not in page and "nan" not in page
     seen = [
