@@ -26,7 +26,8 @@ def commit_of(checkout: Path) -> str:
 
 def uncommitted_code(checkout: Path) -> str:
     """Return the changes that are not committed, as git lists them. Pages and images are results and do not count."""
-    return git(checkout, "status", "--porcelain", "--", ":/", ":(exclude,glob)**/*.md", ":(exclude,glob)**/*.png")
+    results = (f":(top,exclude,glob)**/*.{suffix}" for suffix in ("md", "png"))
+    return git(checkout, "status", "--porcelain", "--", ":/", *results)
 
 
 # Read at the start, so that a page names the code that was measured and not what was committed in the meantime.

@@ -204,12 +204,14 @@ def test_no_page_is_written_from_uncommitted_code(benchmark, tmp_path):
         subprocess.run(["git", "-C", tmp_path, *identity, *words], check=True, capture_output=True)
 
     git("init")
-    (tmp_path / "results").mkdir()
+    for folder in ("results", "benchmarks", "studies"):
+        (tmp_path / folder).mkdir()
     (tmp_path / "step.py").write_text("1")
     git("add", "-A")
     git("commit", "-m", "a step")
     (tmp_path / "results" / "step.md").write_text("a page of another benchmark is not code")
-    report.HERE = tmp_path
+    (tmp_path / "studies" / "results.md").write_text("nor is a page outside the folder of the benchmarks")
+    report.HERE = tmp_path / "benchmarks"
     assert report.refuse_uncommitted_code(tmp_path / "page.md") == tmp_path / "page.md"
     (tmp_path / "step.py").write_text("2")
     assert report.refuse_uncommitted_code(None) is None
