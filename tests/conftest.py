@@ -45,7 +45,7 @@ def repo() -> Path:
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real videos and reference numbers that stands beside a checkout; not part of the project."""
-    folder = Path(os.environ.get("VJEPA_SHARED", REPO.parent / "shared"))
+    folder = Path(os.environ.get("VJEPA_SHARED") or REPO.parent / "shared")
     if not folder.is_dir():
         pytest.skip(f"no reference material at {folder}; set VJEPA_SHARED to where it is")
     return folder

@@ -19,7 +19,7 @@ from house import REPO
 from vjepa_hf import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
 from vjepa_hf.conversion.meta import convert
 
-FIXTURES = Path(os.environ.get("VJEPA_SHARED", REPO.parent / "shared")) / "fixtures"
+FIXTURES = Path(os.environ.get("VJEPA_SHARED") or REPO.parent / "shared") / "fixtures"
 NO_FIXTURES = f"no recorded numbers at {FIXTURES}; set VJEPA_SHARED to the folder that holds them"
 MODELS = sorted(path.name for path in FIXTURES.glob("model_*")) or [
     pytest.param("none", marks=pytest.mark.skip(reason=NO_FIXTURES))
