@@ -13,16 +13,18 @@ rate is chosen on clips that are training clips in every fold. Ridge regression 
 second reader.
 
 The folder `--runs` keeps what is done, so a study that was stopped resumes. One process, on a GPU if there is one;
-with more compute raise `--image_size`, `--num_frames`, `--hidden_size`, `--num_layers` and `--steps`. With `--start
+with more compute raise `--image_size`, `--num_frames`, `--hidden_size`, `--num_layers` and `--steps`. With several
+`--seeds`, every method is pretrained once per seed in each split; test groups and probes are the same. With `--start
 FOLDER`, the row `vjepa_started` of `--methods` starts from another V-JEPA model of that width and depth, such as one
 of studies/vizdoom, and the row `start` is that model itself; what it cost is not in their budget.
 """
 
+import itertools
 import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,13 +53,16 @@ NOTED = {
 }
 
 
-def run_split(accelerator: Accelerator, clips: Clips, name: str, split: int, options: Options) -> dict[str, Any]:
-    """Pretrain and evaluate one method in one split."""
+def run_split(
+    accelerator: Accelerator, clips: Clips, name: str, split: int, seed: int, options: Options
+) -> dict[str, Any]:
+    """Pretrain one method with one seed in one split, and evaluate it."""
     began, size = time.perf_counter(), options.image_size
     rows = pretraining_rows(clips, split, options.seed)
-    seen = TrainingClips(clips.frames, rows, options.num_frames, size, options.seed)
-    model, pretraining = pretrain(accelerator, METHODS[name], seen, options, start=options.start)
-    model.save_pretrained(Path(options.runs) / f"{name}_{split}")
+    seen = TrainingClips(clips.frames, rows, options.num_frames, size, seed)
+    start = options.start and options.start.replace("{seed}", str(seed))
+    model, pretraining = pretrain(accelerator, METHODS[name], seen, replace(options, seed=seed), start=start)
+    model.save_pretrained(folder_of(name, split, seed, options))
     labelled = np.union1d(clips.rows("ut_interaction"), clips.rows("surv_fight"))
     tokens = read_tokens(accelerator, model, clips.frames[labelled], options)
     place = np.searchsorted(labelled, np.arange(len(clips.paths)))
@@ -68,6 +73,11 @@ def run_split(accelerator: Accelerator, clips: Clips, name: str, split: int, opt
     }
     minutes = (time.perf_counter() - began) / 60
     return {"pretraining": pretraining, "answers": answers, "minutes": minutes, "commit": report.COMMIT}
+
+
+def folder_of(name: str, split: int, seed: int, options: Options) -> Path:
+    """Return the folder of an encoder; its results are in the file of that name."""
+    return Path(options.runs) / f"{name}_{split}_{seed}"
 
 
 def run_baselines(clips: Clips, split: int, options: Options) -> dict[str, dict[str, Any]]:
@@ -81,12 +91,13 @@ def run_baselines(clips: Clips, split: int, options: Options) -> dict[str, dict[
     }
 
 
-Results = Mapping[str, Mapping[int, Mapping[str, Any]]]  # method -> split -> what `run_split` returned
+# method -> (split, seed) -> what `run_split` returned
+Results = Mapping[str, Mapping[tuple[int, int], Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Tables of the results of the splits that every method has."""
+    """Tables of the results of the splits and seeds that every method has."""
 
     results: Results
     group_of: Mapping[str, str]
@@ -96,20 +107,33 @@ class Summary:
         return METHODS[name].title if name in METHODS else name
 
     def right(self, name: str, reader: str, task: str) -> dict[str, float]:
-        """Return path of each tested clip -> fraction of the classifiers that were right about it."""
-        splits = [found["answers"].get(reader, {}).get(task, {"right": {}}) for found in self.results[name].values()]
-        return {path: share for found in splits for path, share in found["right"].items()}
+        """Return path of each tested clip -> fraction of the classifiers that were right about it, mean over seeds."""
+        fractions: dict[str, list[float]] = {}
+        for found in self.results[name].values():
+            for path, fraction in found["answers"].get(reader, {}).get(task, {"right": {}})["right"].items():
+                fractions.setdefault(path, []).append(fraction)
+        return {path: float(np.mean(of_seeds)) for path, of_seeds in fractions.items()}
 
     @property
     def tasks(self) -> list[str]:
         """Return the tasks that at least one split had."""
         had = {
-            task
-            for by_split in self.results.values()
-            for found in by_split.values()
-            for task in found["answers"][RIDGE]
+            task for by_run in self.results.values() for found in by_run.values() for task in found["answers"][RIDGE]
         }
         return [task for task in TASKS if task in had]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Return the seeds of pretraining."""
+        return sorted({seed for by_run in self.results.values() for _, seed in by_run})
+
+    def of_seed(self, seed: int) -> "Summary":
+        """Return the tables of one seed."""
+        runs = {
+            name: {run: found for run, found in by_run.items() if run[1] == seed}
+            for name, by_run in self.results.items()
+        }
+        return replace(self, results=runs)
 
     def row(self, title: str, cell_of: Callable[[str], str]) -> list[str]:
         """Return a row of a table with one column per task."""
@@ -186,30 +210,35 @@ def format_noted(values: Sequence[float | None], task: str) -> str:
 
 
 def page(clips: Clips, results: Results, options: Options) -> list[str]:
-    """Return the lines of the page, from the splits that every method has."""
+    """Return the lines of the page, from the splits and seeds that every method has."""
     values = {name: " ".join(map(str, np.atleast_1d(value))) for name, value in settings_of_results(options).items()}
     settings = " ".join(f"--{name} {value}" for name, value in values.items())
-    splits = sorted(set.intersection(*(set(by_split) for by_split in results.values())))
-    results = {name: {split: by_split[split] for split in splits} for name, by_split in results.items()}
+    done = sorted(set.intersection(*(set(by_run) for by_run in results.values())))
+    results = {name: {run: by_run[run] for run in done} for name, by_run in results.items()}
     summary = Summary(results, dict(zip(clips.paths.tolist(), clips.groups.tolist(), strict=True)))
-    runs = [found for name, by_split in results.items() if name in METHODS for found in by_split.values()]
+    runs = [found for name, by_run in results.items() if name in METHODS for found in by_run.values()]
     commits = ", ".join(sorted({found["commit"] for found in runs}))
     tested = {task: summary.right(next(iter(results)), RIDGE, task) for task in summary.tasks}
     counts = (
         f"{task}: {len(paths)} clips in {len({summary.group_of[path] for path in paths})} groups"
         for task, paths in tested.items()
     )
+    of_seeds: list[str] = []
+    for seed in summary.seeds if len(summary.seeds) > 1 else []:
+        of_seeds += [f"Accuracies of seed {seed}:", "", *summary.of_seed(seed).accuracies(PROBE), ""]
     versions = f"transformers {transformers.__version__}", f"runs of {commits}"
     return [
         *opening(*versions),
         f"Clips are spread over the whole video; tubelets hold 2 frames; predictor and decoder have half the width of "
-        f"the encoder and 3 layers. `{settings}`, {len(splits)} of {NUM_SPLITS} splits, "
+        f"the encoder and 3 layers. `{settings} --seeds {' '.join(map(str, summary.seeds))}`, "
+        f"{len({split for split, _ in done})} of {NUM_SPLITS} splits, "
         f"{sum(found['minutes'] for found in runs) / 60:.1f} hours.",
         "",
         "## Attentive probe",
         "",
         f"Accuracy, mean of {options.probes} probes, with the 95 % interval of a bootstrap that draws whole groups "
-        f"({'; '.join(counts)}). There is one pretraining run a split, so it does not say how another seed would do.",
+        f"({'; '.join(counts)}). Every split has one pretraining run per seed. The interval is over "
+        "groups and does not say how another seed would do.",
         "",
         *summary.accuracies(PROBE),
         "",
@@ -217,6 +246,7 @@ def page(clips: Clips, results: Results, options: Options) -> list[str]:
         "",
         *summary.differences(PROBE),
         "",
+        *of_seeds,
         "## Ridge regression",
         "",
         "On all tokens of a clip, and on pixels, standardized; what has no encoder costs no pretraining.",
@@ -227,7 +257,7 @@ def page(clips: Clips, results: Results, options: Options) -> list[str]:
         "",
         "## What pretraining took",
         "",
-        "Means over the splits. FLOPs are those of the encoders, forward and backward: for V-JEPA the pass of the "
+        "Means over the runs. FLOPs are those of the encoders, forward and backward: for V-JEPA the pass of the "
         "target encoder and one of the context encoder for each mask type, for VideoMAE the pass over the visible "
         "tokens. Predictor and decoder are not counted; minutes are those of the whole training. Losses are means of "
         "the first and of the last tenth of the steps, health metrics those of the last batch (docs/recipe.md).",
@@ -236,7 +266,7 @@ def page(clips: Clips, results: Results, options: Options) -> list[str]:
         "",
         "## What was chosen",
         "",
-        "Learning rate of the probe in each split, and the accuracy there, on clips that no test of the split holds.",
+        "Learning rate of the probe in each run, and the accuracy there, on clips that no test of the split holds.",
         "",
         *summary.choices(PROBE),
         "",
@@ -255,7 +285,7 @@ def opening(*versions: str) -> list[str]:
 
 def settings_of_results(options: Options) -> dict[str, Any]:
     """Return the options that affect the result of a method in a split."""
-    free = ("videos", "output", "runs", "methods", "splits", "num_workers")
+    free = ("videos", "output", "runs", "methods", "splits", "seeds", "num_workers")
     return {name: value for name, value in asdict(options).items() if name not in free}
 
 
@@ -271,16 +301,16 @@ def main() -> None:
     check_same_run(options)
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=options.mixed_precision)
     clips = read_clips(Path(options.videos), options.image_size * 4 // 3, Path(options.runs))
-    results: dict[str, dict[int, dict]] = {}
-    for split in options.splits:
+    results: dict[str, dict[tuple[int, int], dict]] = {}
+    for split, seed in itertools.product(options.splits, options.seeds):
         for name, found in run_baselines(clips, split, options).items():
-            results.setdefault(name, {})[split] = found
+            results.setdefault(name, {})[split, seed] = found
         for name in options.methods:
-            kept = Path(options.runs) / f"{name}_{split}.json"
+            kept = folder_of(name, split, seed, options).with_suffix(".json")
             if not kept.exists():
-                kept.write_text(json.dumps(run_split(accelerator, clips, name, split, options)))
-            results.setdefault(name, {})[split] = found = json.loads(kept.read_text())
-            print(f"split {split}, {METHODS[name].title}: {found['minutes']:.1f} minutes", flush=True)
+                kept.write_text(json.dumps(run_split(accelerator, clips, name, split, seed, options)))
+            results.setdefault(name, {})[split, seed] = found = json.loads(kept.read_text())
+            print(f"split {split}, seed {seed}, {METHODS[name].title}: {found['minutes']:.1f} minutes", flush=True)
         report.publish(page(clips, results, options), output)
 
 

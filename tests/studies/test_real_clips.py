@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 
 from house import REPO
 
@@ -89,18 +90,40 @@ def test_copies_of_a_clip_do_not_narrow_the_interval(study):
 
 def test_every_method_gets_the_same_encoder_compute_and_the_page_reports_it(study, clips, options):
     accelerator, split = Accelerator(cpu=True), 2
-    results = {name: {split: row} for name, row in study.compare.run_baselines(clips, split, options).items()}
+    results = {name: {(split, 0): row} for name, row in study.compare.run_baselines(clips, split, options).items()}
     for name in ("untrained", "vjepa", "videomae"):
-        results[name] = {split: study.compare.run_split(accelerator, clips, name, split, options)}
-    vjepa, videomae = (results[name][split]["pretraining"] for name in ("vjepa", "videomae"))
-    assert results["untrained"][split]["pretraining"] == {}
+        results[name] = {(split, 0): study.compare.run_split(accelerator, clips, name, split, 0, options)}
+    vjepa, videomae = (results[name][split, 0]["pretraining"] for name in ("vjepa", "videomae"))
+    assert results["untrained"][split, 0]["pretraining"] == {}
     assert vjepa["steps"] == options.steps < videomae["steps"]
     step = videomae["encoder_tflop"] / videomae["steps"]
     assert videomae["encoder_tflop"] == pytest.approx(vjepa["encoder_tflop"], abs=step)
-    results["untrained"][3] = results["untrained"][split]  # a split that not every method has is skipped
+    results["untrained"][3, 0] = results["untrained"][split, 0]  # a split that not every method has is skipped
     page = "\n".join(study.compare.page(clips, results, options))
     assert "1 of 5 splits" in page and f"{study.clips.SCENES}: 24 clips in 8 groups" in page
     assert "VideoMAE over untrained" in page and study.clips.SEQUENCES not in page.split("## Attentive probe")[1]
+
+
+def test_every_seed_has_its_own_encoder_and_the_page_has_their_mean(study, clips, options, tmp_path):
+    compare, accelerator, split = study.compare, Accelerator(cpu=True), 2
+    options.start = str(tmp_path / "start_{seed}")
+    for seed in (0, 1):
+        start = study.pretraining.new_model(study.pretraining.METHODS["start"], options, seed + 5)
+        start.save_pretrained(options.start.replace("{seed}", str(seed)))
+    results = {
+        name: {(split, seed): compare.run_split(accelerator, clips, name, split, seed, options) for seed in (0, 1)}
+        for name in ("untrained", "start")
+    }
+    for name in results:
+        one, two = (load_file(compare.folder_of(name, split, seed, options) / "model.safetensors") for seed in (0, 1))
+        assert any(not torch.equal(value, two[weight]) for weight, value in one.items()), name
+    summary, task = compare.Summary(results, dict(zip(clips.paths, clips.groups, strict=True))), study.clips.SCENES
+    for path, mean in summary.right("start", compare.RIDGE, task).items():
+        right = [results["start"][split, seed]["answers"][compare.RIDGE][task]["right"][path] for seed in (0, 1)]
+        assert mean == np.mean(right)
+    page = "\n".join(compare.page(clips, results, options))
+    assert "1 of 5 splits" in page and "--seeds 0 1" in page
+    assert all(f"Accuracies of seed {seed}:" in page for seed in summary.seeds)
 
 
 def test_a_method_that_starts_from_a_model_has_its_weights_at_another_size(study, clips, options, tmp_path):
