@@ -379,8 +379,8 @@ def page(summary: Summary) -> list[str]:
     lines += [report.environment(f"transformers {transformers.__version__}"), "", f"`{command}`", "", LICENCES, ""]
     lines += [
         f"Accuracy with the 95 % interval of a bootstrap over levels ({len(test.frames)} test clips in "
-        f"{len(np.unique(test.columns['level']))} levels), mean over seeds. It says nothing about other seeds. "
-        + (f"{missing} of {len(runs_of(options))} runs are missing; the command makes them." if missing else ""),
+        f"{len(np.unique(test.columns['level']))} levels), mean over seeds. It says nothing about other seeds."
+        + (f" {missing} of {len(runs_of(options))} runs are missing; the command makes them." if missing else ""),
         "",
     ]
     for reader in options.readers:
