@@ -21,7 +21,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch  # noqa: E402
 
-from house import REPO  # noqa: E402
+from house import REPO, SHARED  # noqa: E402
 from programs import cpu_environment  # noqa: E402
 
 
@@ -45,10 +45,9 @@ def repo() -> Path:
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real videos and reference numbers that stands beside a checkout; not part of the project."""
-    folder = Path(os.environ.get("VJEPA_SHARED") or REPO.parent / "shared")
-    if not folder.is_dir():
-        pytest.skip(f"no reference material at {folder}; set VJEPA_SHARED to where it is")
-    return folder
+    if not SHARED.is_dir():
+        pytest.skip(f"no reference material at {SHARED}; set VJEPA_SHARED to where it is")
+    return SHARED
 
 
 @pytest.fixture

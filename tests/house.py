@@ -1,6 +1,7 @@
 """The repository as text, for the tests that guard how it is built. No guard imports the code it reads."""
 
 import ast
+import os
 import subprocess
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 REPO = Path(__file__).resolve().parent.parent
 PACKAGE = REPO / "src" / "vjepa_hf"
+# Real videos and reference numbers, which are not part of the project.
+SHARED = Path(os.environ.get("VJEPA_SHARED") or REPO.parent / "shared")
 
 
 def sources(*patterns: str) -> dict[str, str]:

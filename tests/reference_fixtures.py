@@ -5,7 +5,6 @@ The recordings stand beside a checkout and are not part of the project: without 
 
 import functools
 import json
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from house import REPO
+from house import SHARED
 from vjepa_hf import VJEPAForPreTraining, VJEPAForVideoClassification, VJEPAModel
 from vjepa_hf.conversion.meta import convert
 
-FIXTURES = Path(os.environ.get("VJEPA_SHARED") or REPO.parent / "shared") / "fixtures"
+FIXTURES = SHARED / "fixtures"
 NO_FIXTURES = f"no recorded numbers at {FIXTURES}; set VJEPA_SHARED to the folder that holds them"
 MODELS = sorted(path.name for path in FIXTURES.glob("model_*")) or [
     pytest.param("none", marks=pytest.mark.skip(reason=NO_FIXTURES))

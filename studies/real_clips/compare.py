@@ -5,21 +5,20 @@
 Encoders of one size are pretrained on all clips but those of the test groups, labelled or not, and frozen; the same
 attentive probe then reads their tokens. `ut_interaction` (6 interactions): each of 20 sequences is the test set once,
 and each half of the set (sequences 1 to 10 and 11 to 20) is classified once by a probe that learned from the other
-half alone. `surv_fight` (fight or not): 5 folds of whole scenes. Five runs of a method serve all of it: the encoder
-of run k never sees fold k of `surv_fight`, and those of the first two none of the half of `ut_interaction` that is
-tested, which is stricter than it must be. Every method gets as many encoder FLOPs as V-JEPA with multi-block masks
-spends in `--steps` steps, the same clips, crops, batch size and learning rate, and the same probe, whose learning
-rate is chosen on clips that are training clips in every fold. Ridge regression on the tokens, and on pixels, is a
-second reader.
+half alone. `surv_fight` (fight or not): 5 folds of whole scenes. Five runs of a method, one per split, serve all of
+it: the encoder of run k never sees fold k of `surv_fight`, and those of the first two none of the half of
+`ut_interaction` that is tested, which is stricter than it must be. Every method gets as many encoder FLOPs as V-JEPA
+with multi-block masks spends in `--steps` steps, the same clips, crops, batch size and learning rate, and the same
+probe, whose learning rate is chosen on clips that are training clips in every fold. Ridge regression on the tokens,
+and on pixels, is a second reader.
 
 The folder `--runs` keeps what is done, so a study that was stopped resumes. One process, on a GPU if there is one;
 with more compute raise `--image_size`, `--num_frames`, `--hidden_size`, `--num_layers` and `--steps`. With several
-`--seeds`, every method is pretrained once per seed in each split; test groups and probes are the same. With `--start
-FOLDER`, the row `vjepa_started` of `--methods` starts from another V-JEPA model of that width and depth, such as one
-of studies/vizdoom, and the row `start` is that model itself; what it cost is not in their budget.
+`--seeds`, every method is pretrained once per seed in each split; test groups and seeds of the probes are the same.
+With `--start FOLDER`, the row `vjepa_started` of `--methods` starts from another V-JEPA model of that width and
+depth, such as one of studies/vizdoom, and the row `start` is that model itself; what it cost is not in their budget.
 """
 
-import itertools
 import json
 import sys
 import time
@@ -76,7 +75,7 @@ def run_split(
 
 
 def folder_of(name: str, split: int, seed: int, options: Options) -> Path:
-    """Return the folder of an encoder; its results are in the file of that name."""
+    """Return the folder of an encoder; its results are next to it, with the suffix .json."""
     return Path(options.runs) / f"{name}_{split}_{seed}"
 
 
@@ -112,7 +111,7 @@ class Summary:
         for found in self.results[name].values():
             for path, fraction in found["answers"].get(reader, {}).get(task, {"right": {}})["right"].items():
                 fractions.setdefault(path, []).append(fraction)
-        return {path: float(np.mean(of_seeds)) for path, of_seeds in fractions.items()}
+        return {path: float(np.mean(values)) for path, values in fractions.items()}
 
     @property
     def tasks(self) -> list[str]:
@@ -191,7 +190,7 @@ class Summary:
         return report.table(header, rows)
 
     def choices(self, reader: str) -> list[str]:
-        """Return the table of the settings chosen in each split, with their validation accuracy."""
+        """Return the table of the settings chosen in each run, with their validation accuracy."""
 
         def cell(name: str, task: str) -> str:
             found = [by_task["answers"][reader].get(task) for by_task in self.results[name].values()]
@@ -223,9 +222,9 @@ def page(clips: Clips, results: Results, options: Options) -> list[str]:
         f"{task}: {len(paths)} clips in {len({summary.group_of[path] for path in paths})} groups"
         for task, paths in tested.items()
     )
-    of_seeds: list[str] = []
+    seed_tables: list[str] = []
     for seed in summary.seeds if len(summary.seeds) > 1 else []:
-        of_seeds += [f"Accuracies of seed {seed}:", "", *summary.of_seed(seed).accuracies(PROBE), ""]
+        seed_tables += [f"Accuracies of seed {seed}:", "", *summary.of_seed(seed).accuracies(PROBE), ""]
     versions = f"transformers {transformers.__version__}", f"runs of {commits}"
     return [
         *opening(*versions),
@@ -236,9 +235,9 @@ def page(clips: Clips, results: Results, options: Options) -> list[str]:
         "",
         "## Attentive probe",
         "",
-        f"Accuracy, mean of {options.probes} probes, with the 95 % interval of a bootstrap that draws whole groups "
-        f"({'; '.join(counts)}). Every split has one pretraining run per seed. The interval is over "
-        "groups and does not say how another seed would do.",
+        f"Accuracy, mean over {len(summary.seeds)} seeds of pretraining and {options.probes} probes per encoder, with "
+        f"the 95 % interval of a bootstrap that draws whole groups ({'; '.join(counts)}). The interval is over groups "
+        "and does not say how another seed would do.",
         "",
         *summary.accuracies(PROBE),
         "",
@@ -246,7 +245,7 @@ def page(clips: Clips, results: Results, options: Options) -> list[str]:
         "",
         *summary.differences(PROBE),
         "",
-        *of_seeds,
+        *seed_tables,
         "## Ridge regression",
         "",
         "On all tokens of a clip, and on pixels, standardized; what has no encoder costs no pretraining.",
@@ -284,7 +283,7 @@ def opening(*versions: str) -> list[str]:
 
 
 def settings_of_results(options: Options) -> dict[str, Any]:
-    """Return the options that affect the result of a method in a split."""
+    """Return the options that affect the result of a run."""
     free = ("videos", "output", "runs", "methods", "splits", "seeds", "num_workers")
     return {name: value for name, value in asdict(options).items() if name not in free}
 
@@ -302,15 +301,17 @@ def main() -> None:
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=options.mixed_precision)
     clips = read_clips(Path(options.videos), options.image_size * 4 // 3, Path(options.runs))
     results: dict[str, dict[tuple[int, int], dict]] = {}
-    for split, seed in itertools.product(options.splits, options.seeds):
-        for name, found in run_baselines(clips, split, options).items():
-            results.setdefault(name, {})[split, seed] = found
-        for name in options.methods:
-            kept = folder_of(name, split, seed, options).with_suffix(".json")
-            if not kept.exists():
-                kept.write_text(json.dumps(run_split(accelerator, clips, name, split, seed, options)))
-            results.setdefault(name, {})[split, seed] = found = json.loads(kept.read_text())
-            print(f"split {split}, seed {seed}, {METHODS[name].title}: {found['minutes']:.1f} minutes", flush=True)
+    for split in options.splits:
+        baselines = run_baselines(clips, split, options)
+        for seed in options.seeds:
+            for name, found in baselines.items():
+                results.setdefault(name, {})[split, seed] = found
+            for name in options.methods:
+                kept = folder_of(name, split, seed, options).with_suffix(".json")
+                if not kept.exists():
+                    kept.write_text(json.dumps(run_split(accelerator, clips, name, split, seed, options)))
+                results.setdefault(name, {})[split, seed] = found = json.loads(kept.read_text())
+                print(f"split {split}, seed {seed}, {METHODS[name].title}: {found['minutes']:.1f} minutes", flush=True)
         report.publish(page(clips, results, options), output)
 
 

@@ -88,7 +88,7 @@ class PretrainingOptions:
     num_heads: int = option("attention heads of encoder, predictor, decoder and probe", 4)
     num_workers: int = option("processes that make training clips", 0)
     mixed_precision: Literal["no", "bf16"] = option("precision of the encoders", "no")
-    seed: int = option("seed of the folds; of everything where there are no `seeds`", 0)
+    seed: int = option("seed of the folds, and of all that has no `seeds`", 0)
 
 
 @dataclass(kw_only=True)
@@ -102,10 +102,10 @@ class Options(PretrainingOptions):
         f"rows of the tables, of {', '.join(METHODS)}", [name for name, method in METHODS.items() if not method.starts]
     )
     start: str | None = option(
-        "folder of the V-JEPA model of the rows `start` and `vjepa_started`; `{seed}` in it is that of the run", None
+        "folder of the V-JEPA model of the rows `start` and `vjepa_started`; `{seed}` in it stands for the seed", None
     )
     splits: list[int] = option("which of the five splits", list(range(NUM_SPLITS)))
-    seeds: list[int] = option("pretraining runs of each method in each split", [0])
+    seeds: list[int] = option("seeds of pretraining: in each split, a run of each method per seed", [0])
     probes: int = option("probes per encoder, each with its own seed", 2)
     probe_steps: int = option("approximate optimizer steps of a probe, of 32 clips each", 160)
     probe_learning_rates: list[float] = option("learning rates of a probe, of which one is chosen", [1e-3, 3e-3])

@@ -321,6 +321,20 @@ class Summary:
                 rows.append([f"{method.title} over {METHODS[other].title}", len(pairs), *cells])
         return report.table(["", "seeds", *LABELS], rows)
 
+    def each_seed(self, reader: str) -> list[str]:
+        """Return the table of a classifier with the accuracies of each seed."""
+        columns = [(label, seed) for label in LABELS for seed in self.options.seeds]
+        rows = []
+        for name, method in METHODS.items():
+            runs = {run.seed: run for run in self.runs(name)}
+            cells = [
+                f"{self.right(runs[seed], reader, label).mean():.3f}" if seed in runs else ""
+                for label, seed in columns
+            ]
+            if runs:
+                rows.append([method.title, *cells])
+        return report.table(["", *(f"{label}, seed {seed}" for label, seed in columns)], rows)
+
     def growth(self) -> list[str]:
         """Return the table of accuracy against clips seen."""
         rows = []
@@ -386,6 +400,7 @@ def page(summary: Summary) -> list[str]:
     for reader in options.readers:
         lines += [f"## {reader.capitalize()}", "", *summary.accuracies(reader), ""]
         lines += ["Differences on the same clips and seeds:", "", *summary.differences(reader), ""]
+        lines += ["Accuracies of each seed:", "", *summary.each_seed(reader), ""]
     lines += [
         "## Clips seen",
         "",

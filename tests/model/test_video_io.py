@@ -75,8 +75,8 @@ SOURCES = {
 ENCRYPTED = {"sample_fragmented_sgpd_v2.mp4", "sample_fragmented_variable_length_sgpd.mp4"}
 
 
-def open_files() -> set:
-    """The files that this process holds open."""
+def open_files() -> set[Path]:
+    """Return the files that this process holds open."""
     return {link.resolve() for link in Path("/proc/self/fd").iterdir()}
 
 

@@ -144,6 +144,11 @@ def test_methods_get_equal_encoder_compute_and_runs_are_kept(study, clips, optio
     assert "63 test clips in 3 levels" in page and "missing" not in page
     assert "V-JEPA, three mask types over VideoMAE" in page and "VideoMAE over untrained" in page
     assert "| 24 | 8 |" in page  # two steps of four clips
+    header, _, untrained, *_ = summary.each_seed(compare.RIDGE)
+    means = [summary.right(run, compare.RIDGE, "motion").mean() for run in summary.runs("untrained")]
+    assert "motion, seed 0" in header and untrained.startswith(
+        "| untrained | " + " | ".join(f"{mean:.3f}" for mean in means)
+    )
     part = replace(summary, answers=dict(list(answers.items())[:2]))
     assert f"{len(answers) - 2} of {len(answers)} runs are missing" in "\n".join(compare.page(part))
 
