@@ -235,9 +235,9 @@ def page(clips: Clips, results: Results, options: Options) -> list[str]:
         "",
         "## Attentive probe",
         "",
-        f"Accuracy, mean over {len(summary.seeds)} seeds of pretraining and {options.probes} probes per encoder, with "
-        f"the 95 % interval of a bootstrap that draws whole groups ({'; '.join(counts)}). The interval is over groups "
-        "and does not say how another seed would do.",
+        f"Accuracy, mean over seeds of pretraining ({len(summary.seeds)}) and probes of an encoder "
+        f"({options.probes}), with the 95 % interval of a bootstrap that draws whole groups ({'; '.join(counts)}). "
+        "The interval is over groups and does not say how another seed would do.",
         "",
         *summary.accuracies(PROBE),
         "",

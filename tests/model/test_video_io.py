@@ -471,7 +471,7 @@ class TestSources:
 
     def test_files_are_closed_again(self, video, folder):
         if not os.path.isdir("/proc/self/fd"):
-            pytest.skip("open files are listed in /proc")
+            pytest.skip("this system has no /proc/self/fd, the list of the files that a process holds open")
         broken = folder / "broken.mp4"
         broken.write_bytes(video.read_bytes()[:2000])
         for _ in range(20):

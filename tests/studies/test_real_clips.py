@@ -118,7 +118,9 @@ def test_every_seed_has_its_own_encoder_and_the_page_has_their_mean(study, clips
         one, two = (load_file(compare.folder_of(name, split, seed, options) / "model.safetensors") for seed in (0, 1))
         assert any(not torch.equal(value, two[weight]) for weight, value in one.items()), name
     summary, task = compare.Summary(results, dict(zip(clips.paths, clips.groups, strict=True))), study.clips.SCENES
-    for path, mean in summary.right("start", compare.RIDGE, task).items():
+    means = summary.right("start", compare.RIDGE, task)
+    assert len(means) == 24
+    for path, mean in means.items():
         right = [results["start"][split, seed]["answers"][compare.RIDGE][task]["right"][path] for seed in (0, 1)]
         assert mean == np.mean(right)
     page = "\n".join(compare.page(clips, results, options))
